@@ -1,0 +1,256 @@
+"""Measures a run on held-out customers: TSE with I and N, GRE, BLEU, ESNDCG with F1, exact match and length, violations; or lets you talk to it.
+
+Every row meets the same customers and decodes the same way: the most probable skills, and the most probable tokens (temperature 0).
+Intervals are 95 % percentile bootstraps over dialogues.  GRE and R^A come from the rule judge, which is also the training reward: they
+show what was optimised.  TSE comes from the customer's ear, which the judge knows nothing of; `tse_2nd_ear` plays the same customers
+with a separately written ear, and a difference above .05 is flagged.
+Try it:  python eval.py --run runs/mgshop-gopo-0 --episodes 100 --show 1
+         python eval.py --run runs/mgshop-gopo-0 --chat        you are the customer"""
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Callable, Sequence
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+import data
+from constraints import compile_constraints, violations
+from data import DataError, Dataset, base, fill, slots
+from gopo import Choose, Episode, ExpertState, Gopo, Request, Step, by_chance, by_nobody, by_policy, by_teacher, load_agent, load_gopo, rollout
+from rewards import Judged, dialogue_return, esndcg
+from runs import read_json, write_json
+from tse import bleu, gre, interval, replay_turns, skill_f1, tse
+
+EAR_TOLERANCE = 0.05                             # a larger difference of TSE between the two ears is flagged
+Row = dict[str, dict[str, float | None]]         # metric -> {mean, low, high}
+
+
+# --- metrics ------------------------------------------------------------------------------------------------------------------
+
+def completed(episode: Episode, dataset: Dataset, spoken: bool) -> tuple:
+    """(N_1, N_2, N_3): from the simulated customer; on logs by TSE-replay, from the policy's own skills (and slots, if it speaks)."""
+    if dataset.environment:
+        return episode.seen.info["completed"]
+    def covered(step: Step) -> set[int]:
+        own = [dataset.skills[s] for s in step.skills if s in (step.teacher or ())]
+        said = {base(s) for s in slots(step.replies[0].text)}
+        return {s.task for s in own if s.task and (not spoken or not (known := set(s.needs) & {base(k) for k in step.request.context}) or known & said)}
+    return replay_turns([covered(s) for s in episode.steps])
+
+
+def dialogue_metrics(gopo: Gopo, episode: Episode) -> dict[str, float | None]:
+    """One dialogue as numbers; None where the data does not say."""
+    dataset, steps, info = gopo.dataset, episode.steps, episode.seen.info
+    labelled = [s for s in steps if s.teacher is not None]
+    mean = lambda values: float(np.mean(values)) if len(values) else None
+    has_tasks = any(s.task for s in dataset.skills.values())
+    turns = completed(episode, dataset, gopo.agent is not None) if has_tasks else (None, None, None)
+    scored = [r for s in steps for r in s.r_cs()[:1] if r is not None]
+    rules = [compile_constraints([dataset.skills[k] for k in s.skills], s.request.context, dataset.must_not_say) for s in steps]
+    return {
+        "tse": tse(turns, gamma=gopo.cfg.tse_gamma) if has_tasks else None,
+        **{f"I_{i}": float(n is not None) if has_tasks else None for i, n in enumerate(turns, 1)}, **{f"N_{i}": n for i, n in enumerate(turns, 1)},
+        "turns": len(steps), "success": float(info["success"]) if dataset.environment else None, "gre": gre([s.gre for s in steps]),
+        "esndcg": mean([esndcg(s.skills, s.teacher) for s in labelled]), "f1": mean([skill_f1(s.skills, s.teacher) for s in labelled]),
+        "exact": mean([float(s.skills == s.teacher) for s in labelled]), "length": mean([len(s.skills) for s in steps]), "r_cs": mean(scored),
+        "return": dialogue_return(gopo.rewards(episode, ending=False), dataset.horizon, gopo.gamma, info["success"]) if dataset.environment else None,
+        "mood": info.get("mood"), "vouchers": info.get("vouchers"), "reply_words": mean([len(s.replies[0].text.split()) for s in steps]),
+        "violations": float(sum(len(violations(s.replies[0].text, r)) for s, r in zip(steps, rules))),
+    }
+
+
+def bleu_interval(episodes: Sequence[Episode], seed: int, draws: int = 200) -> dict[str, float | None]:
+    """Corpus BLEU and its bootstrap over dialogues, on text with slots."""
+    pairs = [[(s.replies[0].text, s.reference) for s in e.steps if s.reference] for e in episodes]
+    pairs = [p for p in pairs if p]
+    score = lambda chosen: bleu(*zip(*[x for p in chosen for x in p])) if chosen else None
+    if not pairs or not any(h for p in pairs for h, _ in p):
+        return {"mean": None, "low": None, "high": None}
+    rng = np.random.default_rng(seed)
+    resampled = [score([pairs[i] for i in rng.integers(0, len(pairs), len(pairs))]) for _ in range(draws if len(pairs) > 1 else 1)]
+    low, high = np.percentile(resampled, [2.5, 97.5])
+    return {"mean": score(pairs), "low": float(low), "high": float(high)}
+
+
+def evaluate(gopo: Gopo, choose: Choose, episodes: int, seed: int, split: str = "test", label: str = "", second_ear: bool = False,
+             with_bleu: bool = True) -> tuple[Row, list[Episode]]:
+    """Plays `episodes` held-out dialogues with the most probable skills and tokens."""
+    total = episodes if gopo.dataset.environment else min(episodes, len(getattr(gopo.dataset, split)))
+    plays = (gopo.dataset.play, gopo.dataset.cross_check) if second_ear and gopo.dataset.cross_check else (gopo.dataset.play,)
+    rows, first = {}, []
+    for play in plays:
+        with tqdm(total=total, desc=f"evaluating {label}", unit="dialogue", leave=False) as bar:
+            started = [Episode(n, env, env.reset()) for n in range(total) for env in [play(split, n, seed)]]
+            played = rollout(started, choose, gopo.speaker, gopo.judge, gopo.expert.perception, gopo.dataset.skills, 1, 0.0,
+                             torch.Generator().manual_seed(seed), gopo.cfg.no_expert, bar.update)
+        numbers = [dialogue_metrics(gopo, e) for e in played]
+        if play is plays[0]:
+            first, rows = played, {m: interval([n[m] for n in numbers], seed) for m in numbers[0]}
+        else:
+            rows["tse_2nd_ear"] = interval([n["tse"] for n in numbers], seed)
+    if with_bleu:
+        rows["bleu"] = bleu_interval(first, seed)
+    return rows, first
+
+
+# --- the rows of a run ----------------------------------------------------------------------------------------------------------
+
+def methods(run: Path, dataset: Dataset) -> dict[str, Callable[[], tuple[Gopo, Choose]]]:
+    """Row name -> how to make it.  Loaded one at a time: two large models would not fit."""
+    config = read_json(run / "config.json")
+    lm, alone = config["run"]["replies"] == "lm", config["gopo"]["no_expert"]
+    def stage(expert: str, agent: str) -> Callable[[], tuple[Gopo, Choose]]:
+        def make():
+            g = load_gopo(run, dataset, expert, agent)
+            return g, by_nobody if alone else by_policy(g.expert, greedy=True)
+        return make
+    def with_chooser(choose: Choose) -> Callable[[], tuple[Gopo, Choose]]:
+        return lambda: (load_gopo(run, dataset), choose)
+    rows = {"untrained": stage("untrained.safetensors", "untrained")}
+    if lm:
+        rows["warm_start"] = stage("untrained.safetensors", "warm_start")
+        if not alone and (run / "strategy.safetensors").exists():
+            rows["strategy"] = stage("strategy.safetensors", "warm_start")
+    rows["gopo"] = stage("expert.safetensors", "csagent")
+    if not alone:
+        rows |= {"teacher": with_chooser(by_teacher), "random": with_chooser(by_chance(list(dataset.skills), 0))}
+    if lm and not alone:
+        rows["untrained_lm_teacher"] = lambda: (load_gopo(run, dataset, agent="untrained"), by_teacher)
+    return rows
+
+
+def evaluate_run(run: Path, dataset: Dataset, episodes: int, seed: int, show: int = 0, only: Sequence[str] = ()) -> dict[str, Row]:
+    table = {}
+    for name, make in methods(run, dataset).items():
+        if only and name not in only:
+            continue
+        gopo, choose = make()
+        table[name], played = evaluate(gopo, choose, episodes, seed, label=name, second_ear=name in ("gopo", "teacher"))
+        if name == "gopo":
+            for episode in played[:show]:
+                show_dialogue(gopo, episode)
+    return table
+
+
+COLUMNS = (("tse", "TSE", 3), ("I_1", "I1", 2), ("I_2", "I2", 2), ("I_3", "I3", 2), ("N_1", "N1", 1), ("N_2", "N2", 1), ("N_3", "N3", 1), ("turns", "turns", 1),
+           ("gre", "GRE*", 2), ("bleu", "BLEU", 3), ("esndcg", "ESNDCG", 3), ("f1", "F1", 3), ("exact", "exact", 2), ("length", "len", 1), ("r_cs", "R^A*", 3),
+           ("vouchers", "vouch.", 2), ("violations", "viol.", 2))
+
+
+def print_table(table: dict[str, Row], live: bool) -> None:
+    print(f"{'':20s} " + " ".join(f"{head:>6s}" for _, head, _ in COLUMNS) + f"   {'TSE' if live else 'TSE-replay'} 95 %")
+    for name, row in table.items():
+        cells = " ".join("     —" if row[m]["mean"] is None else f"{row[m]['mean']:6.{digits}f}" for m, _, digits in COLUMNS)
+        spread = "" if row["tse"]["mean"] is None else f"   [{row['tse']['low']:.3f}, {row['tse']['high']:.3f}]"
+        print(f"{name:20s} {cells}{spread}")
+    print("* rule judge, also the training reward; G-Eval — (needs an LLM judge)." + ("" if live else "  Logs are replayed: TSE-replay, GRE —."))
+    for name, row in table.items():
+        if "tse_2nd_ear" in row:
+            difference = row["tse"]["mean"] - row["tse_2nd_ear"]["mean"]
+            flag = "  FLAG: the policy may please one ear only" if abs(difference) > EAR_TOLERANCE else ""
+            print(f"{name}: TSE {row['tse']['mean']:.3f}, under the second ear {row['tse_2nd_ear']['mean']:.3f}{flag}")
+
+
+# --- to read, to talk -------------------------------------------------------------------------------------------------------------
+
+def show_turn(gopo: Gopo, number: int, step: Step, reward: float | None) -> None:
+    rules = compile_constraints([gopo.dataset.skills[k] for k in step.skills], step.request.context, gopo.dataset.must_not_say)
+    r_e, r_a = step.r_expert(gopo.expert.cfg.skill_cost), step.r_cs()[0]
+    number_of = lambda x: "—" if x is None else f"{x:.2f}"
+    print(f"\n[turn {number}] customer: {step.state.user}")
+    print(f"  perceived  intent {step.perceived[0]}, emotion {step.perceived[1]}" + (f"   (in truth {step.truth[0]}, {step.truth[1]})" if any(step.truth) else ""))
+    print(f"  skills     {', '.join(step.skills) or '(none)'}" + (f"   teacher: {', '.join(step.teacher) or '(none)'}" if step.teacher is not None else ""))
+    print(f"  must say   {'; '.join(rules.must_say) or '—'}   must not say {len(rules.must_not_say)} phrases   dropped {'; '.join(rules.dropped) or '—'}")
+    print(f"  reply      {fill(step.replies[0].text, step.request.context)}")
+    print(f"  rewards    R^E {number_of(r_e)}   S {' '.join(number_of(x) for x in step.scores[0] or (None,) * 4)}   R^A {number_of(r_a)}   R_t {number_of(reward)}"
+          f"   violations {len(violations(step.replies[0].text, rules))}")
+
+
+def show_dialogue(gopo: Gopo, episode: Episode) -> None:
+    print(f"\n===== dialogue {episode.number}")
+    for number, (step, reward) in enumerate(zip(episode.steps, gopo.rewards(episode, ending=False)), 1):
+        show_turn(gopo, number, step, reward)
+    info = episode.seen.info
+    print(f"\n  customer: {episode.seen.user}\n  end: " + ("all tasks done" if info["success"] else "not everything done") + f", N = {completed(episode, gopo.dataset, gopo.agent is not None)}")
+
+
+class You:
+    """The person at the terminal as an environment; B_t follows what you say, if the dataset has a public catalogue."""
+
+    def __init__(self, dataset: Dataset):
+        self.context_of, self.said = dataset.context, []
+
+    def reset(self) -> data.Observation:
+        return self.step("")
+
+    def step(self, reply: str) -> data.Observation:
+        try:
+            text = input("\nyou (empty line ends): ").strip()
+        except EOFError:
+            text = ""
+        self.said.append(text)
+        context = self.context_of(self.said) if self.context_of else {}
+        return data.Observation(text, context, terminated=not text, info={"success": False, "completed": (None, None, None)})
+
+
+def chat(gopo: Gopo) -> None:
+    """You play the customer; every turn shows what the two agents perceived, chose, had to say and earned."""
+    print(f"You are the customer of {gopo.dataset.name}. " + ("Try: I am looking for a quiet kettle, at most 40 euros." if gopo.dataset.name == "mgshop" else ""))
+    you = You(gopo.dataset)
+    episode = Episode(0, you, you.reset())
+    choose = by_nobody if gopo.cfg.no_expert else by_policy(gopo.expert, greedy=True)
+    while not episode.over:
+        state = episode.state()
+        perceived = gopo.expert.perception.perceive([state.user])[0]
+        skills = choose([state], [episode])[0]
+        request = Request(state.user, skills, episode.seen.context, *((state.history, *perceived) if gopo.cfg.no_expert else ()))
+        reply = gopo.speaker.generate([request], 1, 0.0, torch.Generator().manual_seed(len(episode.steps)))[0]
+        item = Judged(state.user, request.context, tuple(gopo.dataset.skills[k] for k in skills), reply[0].text, tuple(s.replies[0].text for s in episode.steps))
+        episode.steps.append(Step(state, request, perceived, (None, None), skills, None, reply, gopo.judge.score([item]), None, None))
+        show_turn(gopo, len(episode.steps), episode.steps[-1], None)
+        episode.seen = you.step(reply[0].text)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Measure a run on held-out customers, read its dialogues, or talk to it.", allow_abbrev=False)
+    parser.add_argument("--run", type=Path, required=True, help="a run directory written by train.py")
+    parser.add_argument("--episodes", type=int, default=200, help="held-out dialogues per row (default 200)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the simulated customers and of the bootstrap (default 0)")
+    parser.add_argument("--rows", nargs="*", default=(), help="only these rows: untrained warm_start strategy gopo teacher random untrained_lm_teacher")
+    parser.add_argument("--json", type=Path, help="write all metrics to this file: row -> metric -> {mean, low, high}")
+    parser.add_argument("--show", type=int, default=0, metavar="N", help="print N dialogues of the trained agents with states, constraints and reward parts")
+    parser.add_argument("--chat", action="store_true", help="you play the customer in the terminal")
+    parser.add_argument("--data_dir", default=None, help="where corpora lie (default: the one of the training run, or GOPO_DATA)")
+    args = parser.parse_args(argv)
+    if args.episodes < 1 or args.show < 0:
+        parser.error(f"--episodes must be at least 1 and --show at least 0, got {args.episodes}, {args.show}")
+    try:
+        config = read_json(args.run / "config.json")
+        dataset = data.load(config["run"]["dataset"], args.data_dir or config["run"]["data_dir"])
+        if unknown := set(args.rows) - set(methods(args.run, dataset)):
+            parser.error(f"--rows {' '.join(sorted(unknown))}: this run has {' '.join(methods(args.run, dataset))}")
+        if args.chat:
+            chat(load_gopo(args.run, dataset))
+            return 0
+        table = evaluate_run(args.run, dataset, args.episodes, args.seed, args.show, args.rows)
+        print(f"\n{dataset.name}: {args.episodes} test dialogues, seed {args.seed}")
+        print_table(table, dataset.environment is not None)
+        if args.json:
+            write_json(args.json, table)
+            print(f"written: {args.json}")
+    except (DataError, OSError) as error:
+        print(f"eval.py: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nstopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

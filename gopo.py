@@ -1,0 +1,382 @@
+"""GOPO (Sec. 3): the hierarchical MDP of both agents, played and learned.
+
+One turn, Sec. 3.1: (1) perceive u_t and e_t, (2) the Expert picks skills a^E_t, (3) the Customer Service Agent writes a^A_t under the
+hard constraints these skills compile to, (4) the environment answers and the joint reward R_t (Eq. 10) is formed.
+`rollout` plays many dialogues in lockstep; `Gopo.learn` turns them into one step of Eq. 7 and one of Eqs. 9a-9d; together they climb Eq. 1.
+The customer goes on with sample 0 of the group of replies to a state, never with the best-scored one.
+Try it:  python gopo.py        three steps of strategy learning on the simulated shop, with one dialogue's reward parts
+Exercise: set --outcome_weight 1 and compare TSE: nothing in R_t is TSE (GAP-4)."""
+from __future__ import annotations
+
+import random
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Callable, Protocol, Sequence
+
+import numpy as np
+import torch
+
+import data
+from data import DataError, Dataset, Environment, Observation, Reply, Request, Skill, fill, opt
+from expert import Expert, ExpertBatch, ExpertConfig, ExpertLearner, ExpertState, Perception, gae
+from rewards import (CS_WEIGHTS, DIMENSIONS, Judge, Judged, ReplayJudge, RuleJudge, Scores, cs_reward, end_bonus, esndcg, expert_weight, joint_reward,
+                     skill_gains, skill_reward)
+from runs import load_tensors, read_json, write_json
+from tse import skill_f1, tse
+
+
+@dataclass(frozen=True)
+class GopoConfig:
+    """How both agents are rewarded."""
+    gamma: float | None = opt(None, "discount per turn of Eq. 1, in [0, 1]; default .95 in a live shop, 0 on replayed logs, where the next state ignores the action (GAP-4)")
+    dialogues: int = opt(32, "dialogues per GOPO step, played in lockstep")
+    reward: str = opt("joint", "what the Expert's advantage is made of: joint (Eq. 10), expert (R^E only) or cs (R^A only)")
+    cs_reward: str = opt("cs", "what Eq. 9b rewards: cs (R^A, as printed) or joint (R_t, the other reading of Sec. 3.2, GAP-4)")
+    outcome_weight: float = opt(0.0, "adds this times the dialogue's TSE to its last reward; 0 = the paper, whose R_t holds no outcome (GAP-4)")
+    tse_gamma: float = opt(0.9, "decay of Eq. 11, in (0, 1]; evaluation only, unless --outcome_weight")
+    no_expert: bool = opt(False, "ablation: no Expert; the Customer Service Agent alone, told H_t, u_t, e_t and the shop's global rules")
+
+    def __post_init__(self):
+        if self.gamma is not None and not 0 <= self.gamma <= 1:
+            raise ValueError(f"--gamma must lie in [0, 1], got {self.gamma}")
+        if not 0 < self.tse_gamma <= 1:
+            raise ValueError(f"--tse_gamma must lie in (0, 1], got {self.tse_gamma}")
+        if self.dialogues < 1:
+            raise ValueError(f"--dialogues must be at least 1, got {self.dialogues}")
+        if self.reward not in ("joint", "expert", "cs") or self.cs_reward not in ("cs", "joint"):
+            raise ValueError(f"--reward is joint, expert or cs and --cs_reward is cs or joint, got {self.reward}, {self.cs_reward}")
+        if self.outcome_weight < 0:
+            raise ValueError(f"--outcome_weight must be >= 0, got {self.outcome_weight}")
+
+
+# --- a dialogue being played ------------------------------------------------------------------------------------------------------
+
+@dataclass
+class Step:
+    """One turn: states, actions, and what they earned."""
+    state: ExpertState
+    request: Request                             # s^A_t, what the reply was written from
+    perceived: tuple[str | None, str | None]     # (intent, emotion)
+    truth: tuple[str | None, str | None]
+    skills: tuple[str, ...]                      # a^E_t
+    teacher: tuple[str, ...] | None
+    replies: list[Reply]                         # the group; the customer hears replies[0]
+    scores: list[Scores | None]                  # S_1..S_4 of each
+    gre: tuple[float, float, float] | None
+    reference: str | None
+
+    def r_expert(self, cost: float) -> float | None:
+        """R^E_t, None where nobody labelled the turn."""
+        return None if self.teacher is None else skill_reward(self.skills, self.teacher, cost)
+
+    def r_cs(self) -> list[float | None]:
+        """R^A_t of each reply of the group."""
+        return [None if s is None else cs_reward(s, CS_WEIGHTS) for s in self.scores]
+
+    def r_cs_mean(self) -> float | None:
+        """The Expert's R^A_t: the mean of the group."""
+        scored = [r for r in self.r_cs() if r is not None]
+        return float(np.mean(scored)) if scored else None
+
+
+@dataclass
+class Episode:
+    number: int
+    env: Environment
+    seen: Observation
+    steps: list[Step] = field(default_factory=list)
+
+    @property
+    def over(self) -> bool:
+        return self.seen.terminated or self.seen.truncated
+
+    def state(self) -> ExpertState:
+        """s^E_t of what is on the table now.  Logs dictate H_t; a_{t-1} is always the policy's own."""
+        said = self.seen.history if self.seen.history is not None else tuple((s.state.user, s.replies[0].text) for s in self.steps)
+        return ExpertState(self.seen.user, said, self.steps[-1].skills if self.steps else ())
+
+
+Choose = Callable[[list[ExpertState], list[Episode]], list[tuple[str, ...]]]
+
+
+class Speaker(Protocol):
+    """Writes replies: the Customer Service Agent, or the phrase book."""
+    def generate(self, requests: list[Request], group: int = 1, temperature: float | None = None,
+                 generator: torch.Generator | None = None) -> list[list[Reply]]: ...
+
+
+class PhraseBook:
+    """`--replies template`: skills become text by the dataset's phrase book; strategy alone is learned."""
+
+    def __init__(self, dataset: Dataset):
+        self.template = dataset.template
+
+    def generate(self, requests, group=1, temperature=None, generator=None) -> list[list[Reply]]:
+        seeds = torch.randint(2 ** 31, (len(requests), group), generator=generator).tolist()
+        return [[Reply(self.template(r.skills, r.context, random.Random(s))) for s in row] for r, row in zip(requests, seeds)]
+
+
+class Silence:
+    """No replies: on logs the next state ignores them, so strategy alone can be learned without a phrase book; R_t = R^E_t there."""
+
+    def generate(self, requests, group=1, temperature=None, generator=None) -> list[list[Reply]]:
+        return [[Reply("")] * group for _ in requests]
+
+
+class NoJudge:
+    """Scores nothing: every reply is unscored."""
+    name = "none"
+
+    def score(self, items: Sequence[Judged]) -> list[Scores | None]:
+        return [None] * len(items)
+
+    gre = score
+
+
+def strategy_only(gopo: "Gopo") -> "Gopo":
+    """The same Expert and learner without the language model: the phrase book speaks, or nobody does."""
+    alone = Gopo(gopo.dataset, gopo.expert, None, gopo.judge, gopo.cfg)
+    alone.learner = gopo.learner
+    return alone
+
+
+def by_policy(expert: Expert, generator: torch.Generator | None = None, greedy: bool = False, stops: bool = True) -> Choose:
+    @torch.no_grad()
+    def choose(states: list[ExpertState], episodes: list[Episode]) -> list[tuple[str, ...]]:
+        return expert.act(states, generator, greedy=greedy, stops=stops).skills
+    return choose
+
+
+def by_teacher(states: list[ExpertState], episodes: list[Episode]) -> list[tuple[str, ...]]:
+    return [tuple(e.seen.info["teacher"] or ()) for e in episodes]
+
+
+def by_chance(pool: Sequence[str], seed: int) -> Choose:
+    """1 to 5 random skills, the same for (seed, dialogue, turn)."""
+    def choose(states: list[ExpertState], episodes: list[Episode]) -> list[tuple[str, ...]]:
+        rngs = [random.Random(f"{seed}/{e.number}/{len(e.steps)}") for e in episodes]
+        return [tuple(r.sample(list(pool), min(len(pool), r.randint(1, 5)))) for r in rngs]
+    return choose
+
+
+def by_nobody(states: list[ExpertState], episodes: list[Episode]) -> list[tuple[str, ...]]:
+    """--no_expert: no skills at all."""
+    return [() for _ in states]
+
+
+def rollout(episodes: list[Episode], choose: Choose, speaker: Speaker, judge: Judge, perception, pool: dict, group: int = 1,
+            temperature: float | None = None, generator: torch.Generator | None = None, alone: bool = False, progress: Callable[[int], None] | None = None) -> list[Episode]:
+    """Plays dialogues in lockstep to their ends (Sec. 3.1, steps 1-4).
+
+    alone  no Expert: the reply is written from H_t, u_t, e_t instead of skills (U_t and B_t in both cases)
+    """
+    while live := [e for e in episodes if not e.over]:
+        states = [e.state() for e in live]
+        perceived = perception.perceive([s.user for s in states])
+        skills = choose(states, live)
+        requests = [Request(s.user, k, e.seen.context, *((s.history, *p) if alone else ())) for s, k, e, p in zip(states, skills, live, perceived)]
+        groups = speaker.generate(requests, group, temperature, generator)
+        asked = [Judged(r.user, r.context, tuple(pool[k] for k in r.skills), reply.text, tuple(s.replies[0].text for s in e.steps), e.seen.info.get("reference"))
+                 for e, r, replies in zip(live, requests, groups) for reply in replies]
+        scores, gres = judge.score(asked), judge.gre(asked[::group])
+        for i, (e, r) in enumerate(zip(live, requests)):
+            info, teacher = e.seen.info, e.seen.info.get("teacher")
+            e.steps.append(Step(states[i], r, perceived[i], (info.get("intent"), info.get("emotion")), skills[i], None if teacher is None else tuple(teacher),
+                                groups[i], scores[i * group:(i + 1) * group], gres[i], info.get("reference")))
+            e.seen = e.env.step(groups[i][0].text)
+        if progress:
+            progress(sum(e.over for e in live))
+    return episodes
+
+
+# --- learning ---------------------------------------------------------------------------------------------------------------------
+
+class Gopo:
+    """Both agents and how they learn.  `agent` is a CustomerServiceAgent, or None when the phrase book speaks."""
+
+    def __init__(self, dataset: Dataset, expert: Expert, agent, judge: Judge, cfg: GopoConfig):
+        self.dataset, self.expert, self.agent, self.cfg = dataset, expert, agent, cfg
+        self.learner = ExpertLearner(expert)
+        self.speaker: Speaker = agent or (PhraseBook(dataset) if dataset.template else Silence())
+        self.judge = judge if agent or dataset.template else NoJudge()
+        self.gamma = cfg.gamma if cfg.gamma is not None else (0.95 if dataset.environment else 0.0)
+
+    def episodes(self, split: str, numbers: Sequence[int], seed: int) -> list[Episode]:
+        environments = [self.dataset.play(split, n, seed) for n in numbers]
+        return [Episode(n, env, env.reset()) for n, env in zip(numbers, environments)]
+
+    def step(self, number: int, seed: int, stage: int = 0) -> tuple[dict[str, float | None], list[Episode]]:
+        """GOPO step `number`: all its randomness comes from (seed, stage, number), so a resumed run needs no generator's state."""
+        rng, size = np.random.default_rng([seed, stage, number]), self.cfg.dialogues
+        generator = torch.Generator().manual_seed(int(rng.integers(2 ** 62)))
+        numbers = [int(n) for n in rng.integers(0, 2 ** 30 if self.dataset.environment else len(self.dataset.train), size)]
+        choose = by_nobody if self.cfg.no_expert else by_policy(self.expert, generator)
+        group = self.agent.cfg.group if self.agent else 1
+        played = rollout(self.episodes("train", numbers, seed), choose, self.speaker, self.judge, self.expert.perception, self.dataset.skills,
+                         group, None, generator, self.cfg.no_expert)
+        return {"step": number} | self.summary(played) | self.learn(played), played
+
+    def rewards(self, episode: Episode, ending: bool = True) -> list[float]:
+        """R_t of Eq. 10 per turn (or one of its halves, for ablations), plus, with `ending`, what the end is worth (GAP-4)."""
+        earned = []
+        for t, step in enumerate(episode.steps, 1):
+            r_e, r_a = step.r_expert(self.expert.cfg.skill_cost), step.r_cs_mean()
+            if self.cfg.reward == "cs" or r_e is None:
+                earned.append(r_a or 0.0)
+            else:
+                earned.append(joint_reward(r_e, r_a if self.cfg.reward == "joint" else None, t, self.dataset.horizon))
+        end = episode.seen
+        if not ending:
+            return earned
+        if end.terminated:
+            earned[-1] += end_bonus(len(earned), self.dataset.horizon, self.gamma, end.info["success"])
+        earned[-1] += self.cfg.outcome_weight * tse(end.info.get("completed", (None, None, None)), gamma=self.cfg.tse_gamma)
+        return earned
+
+    def learn(self, played: list[Episode]) -> dict[str, float | None]:
+        """One step of Eq. 7 for the Expert and one of Eqs. 9a-9d for the Customer Service Agent."""
+        row: dict[str, float | None] = {}
+        if not self.cfg.no_expert:
+            row |= self.learner.update(self.expert_batch(played))
+        if self.agent:
+            steps = [s for e in played for s in e.steps]
+            row |= self.agent.update([s.request for s in steps], [s.replies for s in steps], [r for e in played for r in self.reply_rewards(e)])
+        return row
+
+    def expert_batch(self, played: list[Episode]) -> ExpertBatch:
+        batch, ends = ExpertBatch(), [e.state() for e in played]
+        values = self.expert.state_values([s.state for e in played for s in e.steps] + ends)
+        first = 0
+        for episode, last in zip(played, values[len(values) - len(played):]):
+            n = len(episode.steps)
+            v = values[first:first + n] + [0.0 if episode.seen.terminated else last]
+            advantages = gae(self.rewards(episode), v, self.gamma, self.expert.cfg.gae_lambda)
+            batch.states += [s.state for s in episode.steps]
+            batch.skills += [s.skills for s in episode.steps]
+            batch.returns += [a + value for a, value in zip(advantages, v)]
+            batch.gains += [self.gains(s, t) for t, s in enumerate(episode.steps, 1)]
+            first += n
+        return batch
+
+    def gains(self, step: Step, turn: int) -> list[float]:
+        """What each pick of the Expert added to R_t: its share of R^E_t, weighted as in Eq. 10."""
+        if self.cfg.reward == "cs" or step.teacher is None:
+            return [0.0]
+        weight = expert_weight(turn, self.dataset.horizon) if self.cfg.reward == "joint" and step.r_cs_mean() is not None else 1.0
+        return [weight * g for g in skill_gains(step.skills, step.teacher, self.expert.cfg.skill_cost)]
+
+    def reply_rewards(self, episode: Episode) -> list[list[float | None]]:
+        """What Eq. 9b rewards, per turn and reply of the group; None leaves the loss (GAP-7)."""
+        rows = []
+        for t, step in enumerate(episode.steps, 1):
+            r_e, r_a = step.r_expert(self.expert.cfg.skill_cost), step.r_cs()
+            joint = self.cfg.cs_reward == "joint" and r_e is not None
+            rows.append([None if r is None else joint_reward(r_e, r, t, self.dataset.horizon) if joint else r for r in r_a])
+        return rows
+
+    def summary(self, played: list[Episode]) -> dict[str, float | None]:
+        """What a step's dialogues were like: the columns of metrics.jsonl."""
+        steps = [s for e in played for s in e.steps]
+        labelled = [s for s in steps if s.teacher is not None]
+        scored = [s for step in steps for s in step.scores if s is not None]
+        mean = lambda values: float(np.mean(values)) if len(values) else None
+        live = self.dataset.environment is not None
+        row = {
+            "tse": mean([tse(e.seen.info["completed"], gamma=self.cfg.tse_gamma) for e in played]) if live else None,
+            "success": mean([e.seen.info["success"] for e in played]) if live else None,
+            "turns": mean([len(e.steps) for e in played]), "reward": mean([r for e in played for r in self.rewards(e, ending=False)]),
+            "r_expert": mean([s.r_expert(self.expert.cfg.skill_cost) for s in labelled]), "r_cs": mean([r for s in steps for r in s.r_cs() if r is not None]),
+            "w_expert": mean([expert_weight(t, self.dataset.horizon) for e in played for t in range(1, len(e.steps) + 1)]),
+            "esndcg": mean([esndcg(s.skills, s.teacher) for s in labelled]), "f1": mean([skill_f1(s.skills, s.teacher) for s in labelled]),
+            "exact": mean([s.skills == s.teacher for s in labelled]), "length": mean([len(s.skills) for s in steps]),
+            "reply_words": mean([len(r.text.split()) for s in steps for r in s.replies]),
+            "unscored": 1 - len(scored) / max(1, sum(len(s.scores) for s in steps)),
+        }
+        for i, name in enumerate(DIMENSIONS):
+            row[f"S_{name}"] = mean([s[i] for s in scored])
+            row[f"std_{name}"] = mean([np.std([s[i] for s in step.scores if s is not None]) for step in steps if any(step.scores)]) if self.agent else None
+        return row
+
+
+@dataclass
+class Answer:
+    """`load(run)`: a trained pair, ready to answer."""
+    gopo: Gopo
+
+    def respond(self, history: Sequence[str], context: dict[str, str], previous: Sequence[str] = ()) -> tuple[tuple[str, ...], str]:
+        """(skills, reply) to the last customer message.
+
+        history   messages in turn: customer, agent, customer, ...; the last is the customer's
+        context   B_t: what the shop knows, slot -> value; may be empty
+        previous  the skills of the turn before, if known (a_{t-1})
+        """
+        if len(history) % 2 == 0:
+            raise ValueError(f"history must end with a customer's message: got {len(history)} messages")
+        said = tuple(zip(history[:-1:2], history[1:-1:2]))
+        state = ExpertState(history[-1], said, tuple(previous))
+        g = self.gopo
+        skills = () if g.cfg.no_expert else by_policy(g.expert, greedy=True)([state], [])[0]
+        intent, emotion = g.expert.perception.perceive([state.user])[0]
+        request = Request(state.user, skills, context, *((said, intent, emotion) if g.cfg.no_expert else ()))
+        return skills, fill(g.speaker.generate([request], temperature=0.0)[0][0].text, context)
+
+
+# --- a run directory and back -----------------------------------------------------------------------------------------------------
+
+def judge_for(dataset: Dataset) -> Judge:
+    """Rules for a shop that speaks by its skill pool; chrF and slots on logs."""
+    return RuleJudge(dataset.skills) if dataset.environment else ReplayJudge()
+
+
+def save_domain(dataset: Dataset, path: Path) -> None:
+    """dataset.json: all that a trained pair needs of its dataset to answer, without the data."""
+    write_json(path, {"name": dataset.name, "skills": [asdict(s) for s in dataset.skills.values()], "intents": dataset.intents, "emotions": dataset.emotions,
+                      "horizon": dataset.horizon, "must_not_say": dataset.must_not_say})
+
+
+def _read_domain(path: Path) -> Dataset:
+    kept = read_json(path)
+    records = [{k: tuple(v) if isinstance(v, list) else v for k, v in s.items()} for s in kept["skills"]]
+    return Dataset(kept["name"], {s["id"]: Skill(**s) for s in records}, tuple(kept["intents"]), tuple(kept["emotions"]), [], [], [],
+                   horizon=kept["horizon"], must_not_say=tuple(kept["must_not_say"]))
+
+
+def load_gopo(run: str | Path, dataset: Dataset | None = None, expert: str = "expert.safetensors", agent: str | None = "csagent") -> Gopo:
+    """Both agents of a run directory; `expert` and `agent` name other stages of it (strategy.safetensors, untrained, warm_start)."""
+    run = Path(run)
+    config = read_json(run / "config.json")
+    speaks = config["run"]["replies"] == "lm"
+    dataset = dataset or (_read_domain(run / "dataset.json") if speaks else data.load(config["run"]["dataset"], config["run"]["data_dir"]))
+    perception = Perception(dataset.intents, dataset.emotions)
+    model = Expert(list(dataset.skills), perception, ExpertConfig(**config["expert"]))
+    model.load_state_dict(load_tensors(run / expert))
+    speaker = load_agent(run / agent, dataset, config) if speaks and agent else None
+    return Gopo(dataset, model.to(config["device"]), speaker, judge_for(dataset), GopoConfig(**config["gopo"]))
+
+
+def load_agent(folder: Path, dataset: Dataset, config: dict):
+    """The Customer Service Agent saved in `folder`, in the precision that the run was trained in."""
+    from csagent import AgentConfig, CustomerServiceAgent, load_model
+    if not (folder / "config.json").exists():
+        raise DataError(f"{folder}: no trained language model here; the run is not complete: python train.py --resume {folder.parent}")
+    model, tokenizer = load_model(str(folder))
+    return CustomerServiceAgent(model, tokenizer, dataset.skills, dataset.must_not_say, AgentConfig(**config["agent"]), config["device"], config["precision"])
+
+
+def load(run: str | Path) -> Answer:
+    """The two trained agents of a run directory."""
+    return Answer(load_gopo(run))
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    shop = data.load("mgshop")
+    perception = Perception(shop.intents, shop.emotions)
+    print("perception, accuracy on unseen phrasings:", perception.fit(shop))
+    demo = Gopo(shop, Expert(list(shop.skills), perception, ExpertConfig()), None, RuleJudge(shop.skills), GopoConfig())
+    for number in range(1, 4):
+        row, played = demo.step(number, seed=0)
+        print(f"step {number}: R^E {row['r_expert']:.3f}, R^A {row['r_cs']:.3f}, reward {row['reward']:.3f}, TSE {row['tse']:.3f}, entropy {row['entropy_expert']:.2f} nats")
+    for t, (s, reward) in enumerate(zip(played[0].steps, demo.rewards(played[0])), 1):
+        print(f"\nturn {t}: {s.state.user}\n  skills {', '.join(s.skills)}   teacher {', '.join(s.teacher)}\n  reply  {fill(s.replies[0].text, s.request.context)}"
+              f"\n  R^E {s.r_expert(0.1):.2f}, S {tuple(round(x, 2) for x in s.scores[0])}, R^A {s.r_cs()[0]:.2f}, R_t {reward:.2f}")
