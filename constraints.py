@@ -214,7 +214,8 @@ class Rules:
         self.window = max(map(len, self.phrases), default=1) - 1                          # longest first part
         slot_bans = NOTHING if self.free else vocab.breaking(self.names)
         self.static = np.unique(np.concatenate([vocab.control, slot_bans, *map(vocab.containing, self.phrases)]))   # whatever the text so far
-        self.reserve = sum(len(vocab.spell(p.encode())) + 5 for p in c.must_say)          # tokens kept free: phrases and their seams
+        self.room = {p: len(vocab.spell(p.encode())) + 5 for p in c.must_say}             # tokens kept free for each phrase and its seam
+        self.reserve = sum(self.room.values())
         self.inside = cache(self.inside)
 
     def says_forbidden(self, normalised: str) -> bool:
@@ -266,6 +267,11 @@ class Guard:
         self.tail = (self.tail + text)[-self.rules.window:] if self.rules.window else ""
         if not self.rules.free and (self.inside is not None or b"{" in piece):
             self.inside = _walk(piece, self.inside, self.rules.names)[1]
+
+    def reserve(self) -> int:
+        """Tokens that `finish` may still need for the phrases not said so far."""
+        said = _bare(self.text)
+        return sum(room for phrase, room in self.rules.room.items() if _bare(phrase) not in said)
 
     def finish(self) -> list[int]:
         """Ids to insert before the reply ends: the rest of an open slot (it was cut), then each phrase that must be said and was not."""

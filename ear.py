@@ -3,14 +3,19 @@
 No label of the Expert reaches the customer.  `hear` is made of patterns; second_ear.py is a separately written listener, and
 evaluation compares TSE under both, so a policy that merely learned to please these patterns is found out.
 
-Try it:  python ear.py        hit and false-alarm rates of both ears on held-out sentences (mgshop_heldout.json)"""
+Try it:  python ear.py            hit and false-alarm rates of both ears on held-out sentences (ear_sentences.json)
+         python ear.py --misses   and what the first ear missed or misheard"""
 from __future__ import annotations
 
+import json
 import re
+import sys
 from functools import cache, lru_cache
-from typing import NamedTuple
+from pathlib import Path
+from typing import Callable, NamedTuple
 
 from catalogue import skill_pool
+from data import fill
 
 FACT_OF = {"product": "recommend", "order": "confirm_order", "price": "state_price", "stock": "state_stock",
            "eta": "state_delivery", "window": "state_returns", "refund": "state_refund"}      # slot -> the act of saying it
@@ -110,3 +115,38 @@ def _facts(sentence: str, offset: int, values: tuple[tuple[str, str], ...]) -> l
         if name in FACT_OF and not _refused(sentence, at, at + len(value)) and not sentence.rstrip().endswith("?"):
             said.setdefault((at, FACT_OF[name]), set()).add(number)
     return [(offset + at, Act(kind, frozenset(numbers))) for (at, kind), numbers in said.items()]
+
+
+# --- how well an ear hears -----------------------------------------------------------------------------------------------------
+
+Ear = Callable[[str, dict[str, str]], list]
+
+
+def examine(ear: Ear, part: str = "held_out") -> dict[str, float | list]:
+    """Rates of an ear on sentences of ear_sentences.json.
+
+    hit           acts heard of the acts affirmed
+    false_alarm   sentences in which something was heard that was not said; `per_act`: of all chances to mishear one of the 21 kinds
+    """
+    book = json.loads(Path(__file__).with_name("ear_sentences.json").read_text(encoding="utf-8"))
+    said = hits = alarms = chances = false = 0
+    errors = []
+    for item in book[part]:
+        context, wanted = book[item["talk"]], {kind for kind, _ in item["acts"]}
+        got = {a.kind for a in ear(fill(item["text"], context), context)}
+        said, hits = said + len(wanted), hits + len(wanted & got)
+        alarms, chances, false = alarms + bool(got - wanted), chances + len(COMPILED) + len(FACT_OF) - len(wanted), false + len(got - wanted)
+        if got != wanted:
+            errors.append((item["text"], sorted(wanted - got), sorted(got - wanted)))
+    return {"sentences": len(book[part]), "hit": hits / said, "false_alarm": alarms / len(book[part]), "per_act": false / chances, "errors": errors}
+
+
+if __name__ == "__main__":
+    import second_ear
+    for part in ("development", "held_out"):
+        for name, ear in (("patterns (ear.py)", hear), ("exemplars (second_ear.py)", second_ear.hear)):
+            rates = examine(ear, part)
+            print(f"{part:12s} {name:26s} {rates['sentences']} sentences: hit {rates['hit']:.3f}, sentences with a false alarm {rates['false_alarm']:.3f}"
+                  f" ({rates['per_act']:.4f} of all chances)")
+    for text, missed, misheard in examine(hear)["errors"] if "--misses" in sys.argv else ():
+        print(f"  {text}   missed {', '.join(missed) or '—'}   misheard {', '.join(misheard) or '—'}")

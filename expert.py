@@ -28,9 +28,9 @@ BUCKETS = 1 << 13                                # rows of the hashed text table
 @dataclass(frozen=True)
 class ExpertConfig:
     """What the Expert learns with; every number is ours unless it says otherwise (GAP-9)."""
-    expert_lr: float = opt(1e-3, "Adam step size of the Expert [ours: the paper gives none]")
-    alpha: float = opt(0.03, "weight of the entropy term in Eq. 7, >= 0")
-    gae_lambda: float = opt(0.9, "lambda of GAE, in [0, 1]: 0 trusts the critic, 1 the sampled return")
+    expert_lr: float = opt(2e-3, "Adam step size of the Expert [ours: the paper gives none]")
+    alpha: float = opt(0.04, "weight of the entropy term in Eq. 7, >= 0")
+    gae_lambda: float = opt(0.7, "lambda of GAE, in [0, 1]: 0 trusts the critic, 1 the sampled return")
     history: int = opt(3, "k of H_t: how many turns before this one the Expert reads")
     width: int = opt(192, "hidden width of the policy and the critic")
     skill_cost: float = opt(0.1, "c of R^E = ESNDCG - c max(0, m - n): the price of a skill beyond the teacher's number (GAP-2); 0 = the paper")

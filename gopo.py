@@ -29,7 +29,7 @@ from tse import skill_f1, tse
 class GopoConfig:
     """How both agents are rewarded."""
     gamma: float | None = opt(None, "discount per turn of Eq. 1, in [0, 1]; default .95 in a live shop, 0 on replayed logs, where the next state ignores the action (GAP-4)")
-    dialogues: int = opt(32, "dialogues per GOPO step, played in lockstep")
+    dialogues: int | None = opt(None, "dialogues per GOPO step, played in lockstep; default 32 without a language model, 16 with one")
     reward: str = opt("joint", "what the Expert's advantage is made of: joint (Eq. 10), expert (R^E only) or cs (R^A only)")
     cs_reward: str = opt("cs", "what Eq. 9b rewards: cs (R^A, as printed) or joint (R_t, the other reading of Sec. 3.2, GAP-4)")
     outcome_weight: float = opt(0.0, "adds this times the dialogue's TSE to its last reward; 0 = the paper, whose R_t holds no outcome (GAP-4)")
@@ -41,7 +41,7 @@ class GopoConfig:
             raise ValueError(f"--gamma must lie in [0, 1], got {self.gamma}")
         if not 0 < self.tse_gamma <= 1:
             raise ValueError(f"--tse_gamma must lie in (0, 1], got {self.tse_gamma}")
-        if self.dialogues < 1:
+        if self.dialogues is not None and self.dialogues < 1:
             raise ValueError(f"--dialogues must be at least 1, got {self.dialogues}")
         if self.reward not in ("joint", "expert", "cs") or self.cs_reward not in ("cs", "joint"):
             raise ValueError(f"--reward is joint, expert or cs and --cs_reward is cs or joint, got {self.reward}, {self.cs_reward}")
@@ -199,6 +199,7 @@ class Gopo:
         self.learner = ExpertLearner(expert)
         self.speaker: Speaker = agent or (PhraseBook(dataset) if dataset.template else Silence())
         self.judge = judge if agent or dataset.template else NoJudge()
+        self.size = cfg.dialogues or (16 if agent else 32)
         self.gamma = cfg.gamma if cfg.gamma is not None else (0.95 if dataset.environment else 0.0)
 
     def episodes(self, split: str, numbers: Sequence[int], seed: int) -> list[Episode]:
@@ -207,9 +208,9 @@ class Gopo:
 
     def step(self, number: int, seed: int, stage: int = 0) -> tuple[dict[str, float | None], list[Episode]]:
         """GOPO step `number`: all its randomness comes from (seed, stage, number), so a resumed run needs no generator's state."""
-        rng, size = np.random.default_rng([seed, stage, number]), self.cfg.dialogues
+        rng = np.random.default_rng([seed, stage, number])
         generator = torch.Generator().manual_seed(int(rng.integers(2 ** 62)))
-        numbers = [int(n) for n in rng.integers(0, 2 ** 30 if self.dataset.environment else len(self.dataset.train), size)]
+        numbers = [int(n) for n in rng.integers(0, 2 ** 30 if self.dataset.environment else len(self.dataset.train), self.size)]
         choose = by_nobody if self.cfg.no_expert else by_policy(self.expert, generator)
         group = self.agent.cfg.group if self.agent else 1
         played = rollout(self.episodes("train", numbers, seed), choose, self.speaker, self.judge, self.expert.perception, self.dataset.skills,

@@ -38,7 +38,7 @@ class RunConfig:
     dataset: str = opt("mgshop", "mgshop (simulated shop), multiwoz (real dialogues), or the path of your own logs, logs.jsonl")
     replies: str = opt("lm", "lm: a language model writes them; template: the shop's phrase book does, strategy alone is learned in half a minute")
     steps: int | None = opt(None, "GOPO steps; default 40 with a language model, 300 with template replies")
-    strategy_steps: int = opt(200, "GOPO steps of the Expert alone before the language model speaks (replies by phrase book; none on logs); not counted in --steps")
+    strategy_steps: int = opt(300, "GOPO steps of the Expert alone before the language model speaks (replies by phrase book; none on logs); not counted in --steps")
     seed: int = opt(0, "one number seeds everything")
     output_dir: str | None = opt(None, "run directory; default runs/<dataset>-<gopo|alone>-<seed>, numbered if it exists")
     data_dir: str = opt(os.environ.get("GOPO_DATA", "data"), "where corpora are stored and downloaded to; default data, or the environment's GOPO_DATA")
@@ -222,20 +222,26 @@ def evaluate_dev(gopo: Gopo, step: int, log: Log, seed: int) -> str:
 
 
 class Alarms:
-    """What goes wrong silently: a judge's score without variance within groups, an Expert without entropy."""
+    """What goes wrong silently: a judge's score without variance within groups, an Expert without entropy, an LM whose entropy runs away."""
 
     def __init__(self, patience: int = 20):
-        self.patience, self.flat = patience, {}
+        self.patience, self.runs, self.first = patience, {}, None
 
     def __call__(self, row: dict[str, Any]) -> list[str]:
-        raised = []
-        for name in [k for k in row if k.startswith("std_") and row[k] is not None] + ["entropy_expert"]:
-            low = row.get(name) is not None and row[name] < 1e-6 + 0.05 * (name == "entropy_expert")
-            self.flat[name] = self.flat.get(name, 0) + 1 if low else 0
-            if self.flat[name] == self.patience:
-                raised.append(f"{name} has been 0 for {self.patience} steps: " + ("the Expert no longer explores, raise --alpha" if name == "entropy_expert"
-                                                                                   else "this score no longer tells replies apart"))
+        entropy = row.get("entropy")
+        self.first = self.first or entropy
+        signs = {f"{k} has been 0 for {self.patience} steps: this score no longer tells replies apart": row[k] < 1e-6
+                 for k in row if k.startswith("std_") and row[k] is not None}
+        if row.get("entropy_expert") is not None:
+            signs[f"entropy_expert below 0.05 nats for {self.patience} steps: the Expert no longer explores, raise --alpha"] = row["entropy_expert"] < 0.05
+        raised = [text for text, bad in signs.items() if self._count(text, bad) == self.patience]
+        if entropy and self._count("runaway", entropy > 4 * self.first) == 1:
+            raised.append(f"the LM's entropy rose from {self.first:.2f} to {entropy:.2f} nats: lower --lambda_d or --agent_lr")
         return raised
+
+    def _count(self, sign: str, bad: bool) -> int:
+        self.runs[sign] = self.runs.get(sign, 0) + 1 if bad else 0
+        return self.runs[sign]
 
 
 def write_samples(run: Path, step: int, gopo: Gopo, played: list) -> None:
