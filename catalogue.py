@@ -183,7 +183,7 @@ def template(skills: Sequence[str], context: dict[str, str], rng: random.Random)
     said, number = [], best_candidate(context)
     for skill in (skill_pool()[s] for s in skills):
         if any(f"{need}_{number}" not in context for need in skill.needs):
-            said.append("I have nothing on that.")
+            said += ["I have nothing on that.", *skill.must_say]
             continue
         phrase = rng.choice(skill.examples)
         for need in skill.needs:

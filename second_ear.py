@@ -23,11 +23,11 @@ FACTS = {"product": "recommend", "order": "confirm_order", "price": "state_price
 # Exemplars, "/" between them, written as skeletons: small talk only dilutes.  xwindow, xorder, ... stand for a value of that base.
 # One with a negator is heard in negated clauses only ("do not hesitate"), one without in affirmed clauses only.
 EXEMPLARS = {
-    "greet": "hello / hi / hey / welcome / greetings / good morning / good afternoon / good evening / nice to meet you",
+    "greet": "thank you for contacting us / thank you for contacting / hello / hi / hey / welcome / greetings / good morning / good afternoon / good evening / nice to meet you",
     "ask_need": """what look for / have in mind / which product / what kind / what sort / what budget / have a budget / want to spend / how spend /
-        which feature / what matters / what need / tell need / you prefer / what size / what use / which like / price range""",
+        which feature / what matters / what need / tell need / you prefer / what size / what use / which like / price range / up to which price / what able to do""",
     "ask_order": "order number / number of your order / which order / what order / the number on the confirmation",
-    "empathise": "understand how feel / understand upset / sorry to hear / be upset / i feel for you / how upset / real pity / not expected",
+    "empathise": "understand how feel / understand upset / sorry to hear / be upset / i feel for you / how upset / real pity / not expected / why let down / you are let down",
     "apologise": "sorry / sorry for the upset / sorry for the trouble / forgive us / excuse the delay / excuse the mistake",
     "reassure": """no worry / fix / take care of it / take care of this / in good hands / everything fine / be assured / find a solution / stay calm
         / relax / under control / put it right""",
@@ -41,12 +41,12 @@ EXEMPLARS = {
     "offer_voucher": """offer a voucher / tell you a voucher / here is a voucher / send a voucher / add a voucher / get a voucher / goodwill gesture
         / voucher for next order / percent off / euros off / use the voucher / accept voucher / like voucher / voucher for the trouble""",
     "upsell": """also like / also suggest / suggest too / also recommend / also need / goes well with / pairs well with / customers also buy / extra
-        interest / extra also / add a second / how add / whynot add / like to add / also add / perfect addition / also interest you""",
+        interest / extra also / add a second / how add / whynot add / like to add / also add / perfect addition / also interest you / suggest accessory / suggest a matching accessory / extra equipment / look at extra equipment""",
     "close": """thank you / anything else / something else / other question / further question / more questions / do not hesitate / have a nice day
         / have a nice evening / nice weekend / goodbye / bye""",
     "promise": "guarantee / promise / hundred percent / nomatter what / absolutely certain / whatever happens / tell you my word",
     # Neutral clauses that share words with an act.  Heard in full, they explain away every exemplar they contain (see `_fired`).
-    "": """track shows it / return it within xwindow / xwindow return it / get voucher already / have voucher already / year guarantee / guarantee
+    "": """send it back within xwindow / as thank you / track shows it / return it within xwindow / xwindow return it / get voucher already / have voucher already / year guarantee / guarantee
         period / guarantee covers / send back money / xorder order number / which order xorder / add swap filter / already sent it back""",
 }
 # One term for words that mean the same here, "head: others"; the exemplars are read through this table too.
@@ -191,7 +191,8 @@ def hear(text: str, context: dict[str, str]) -> list[Act]:
             for i, slot in ((i, slot) for i in range(start, start + len(piece)) for slot in found.get(i, ())):
                 facts.setdefault(FACTS[slot.rpartition("_")[0]], (i, set()))[1].add(slot.rpartition("_")[2])
         heard += [(i, kind, frozenset(owners)) for kind, (i, owners) in facts.items()]
-    return [Act(kind, owners) for _, kind, owners in sorted(heard, key=lambda h: h[0])]
+    acts = [Act(kind, owners) for _, kind, owners in sorted(heard, key=lambda h: h[0])]
+    return [act for i, act in enumerate(acts) if i == 0 or act != acts[i - 1]]            # one act over two clauses is one act
 
 if __name__ == "__main__":
     b_t = {"product_1": "Larch kettle", "price_1": "39 euros", "price_2": "39 euros", "eta_1": "on Friday", "eta_2": "on Monday"}
