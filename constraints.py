@@ -23,7 +23,7 @@ from functools import cache
 
 import numpy as np
 
-from data import DataError, SLOT, Skill, fill, sayable, slots
+from data import SLOT, DataError, Skill, fill, sayable, slots
 
 Ban = tuple[str, np.ndarray]                     # ("ban", ids that may not come) or ("allow", the only ids that may)
 NOTHING = np.empty(0, dtype=np.int64)

@@ -7,8 +7,8 @@ What is fast here, and why nothing else is (performance.md): replies to one stat
 the update; logits exist only where the agent spoke; one uniform per draw; bf16 where the start-up probe finds it faster.
 Departures from the paper: GAP-1 (sign of 9d), GAP-5 (9c), GAP-6 (baseline, average).  Knows no dataset and no judge.
 Try it:  python csagent.py                        an untrained model under hard constraints, and the four terms of 9a
-         python csagent.py --speed                sampling and update against plain transformers
-         python csagent.py --violations 20000     what the hard constraint is worth: random weights, random rules
+         python bench.py --speed                  sampling and update against plain transformers
+         python bench.py --violations 20000       what the hard constraint is worth: random weights, random rules
 Exercise: pass literal=True to negative_entropy in `update`, train, and watch `entropy` in metrics.jsonl."""
 from __future__ import annotations
 
@@ -16,8 +16,6 @@ import contextlib
 import math
 import random
 import re
-import sys
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,10 +26,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import DynamicCache
 
 from constraints import Ban, Constraints, Guard, Rules, Vocabulary, compile_constraints, violations
-from data import DataError, Reply, Request, Skill, base, opt
+from data import Reply, Request, Skill, base, opt
+from models import build_tiny
 
 # B replies, L tokens of a reply, V vocabulary, S states, P tokens of a prompt, D width of an embedding
 INF = float("inf")
@@ -533,52 +532,7 @@ def _batches(data: list, size: int, rng: random.Random) -> list[list]:
     return batches
 
 
-# ---------------------------------------------------------------------------------------------------- models
-CHAT = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
-
-
-def build_tiny(texts: Iterable[str], slot_names: Iterable[str], seed: int, width: int = 192, layers: int = 3, vocabulary: int = 1024):
-    """(model, tokenizer): Qwen3's architecture at 1.4 M parameters, random; byte-level BPE of `texts`, each slot `{price_1}` one token."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    special = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
-    bpe.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-                                                       show_progress=False))
-    bpe.add_tokens([AddedToken(f"{{{name}}}", normalized=False) for name in sorted(set(slot_names))])
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token="<|pad|>", eos_token="<|end|>", chat_template=CHAT,
-                                        additional_special_tokens=special[2:])
-    torch.manual_seed(seed)
-    config = Qwen3Config(vocab_size=-(-len(tokenizer) // 64) * 64, hidden_size=width, intermediate_size=width * 8 // 3, num_hidden_layers=layers, head_dim=32,
-                         num_attention_heads=width // 32, num_key_value_heads=2, max_position_embeddings=4096, tie_word_embeddings=True,
-                         pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, bos_token_id=None)
-    return Qwen3ForCausalLM(config), tokenizer
-
-
-def load_model(name: str, texts: Iterable[str] = (), slot_names: Iterable[str] = (), seed: int = 0):
-    """(model, tokenizer).  "tiny" is built; anything else is loaded from the hub or a folder (full precision; QLoRA comes with the large models)."""
-    if name == "tiny":
-        return build_tiny(texts, slot_names, seed)
-    try:
-        return AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, attn_implementation="sdpa"), AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        cause = str(error).splitlines()[0]
-        raise DataError(f"--model {name}: not 'tiny', nor a folder or a reachable hub id of a causal LM ({cause})") from error
-
-
-def pick_precision(device: str | torch.device = "cpu") -> str:
-    """"bf16" if a matrix product is clearly faster in it on this machine, else "fp32"."""
-    def seconds(dtype) -> float:
-        a, times = torch.randn(512, 512, device=device).to(dtype), []
-        for _ in range(8):
-            start = time.perf_counter()
-            float((a @ a @ a @ a)[0, 0])                                             # reading a number waits for a GPU
-            times.append(time.perf_counter() - start)
-        return min(times)
-    return "bf16" if seconds(torch.bfloat16) < 0.67 * seconds(torch.float32) else "fp32"
-
-
-# ---------------------------------------------------------------------------------------------------- to look at, to measure
+# ---------------------------------------------------------------------------------------------------- to look at
 TALK = ("We are sorry that your parcel is late, it arrives on {eta}.", "The blue lamp costs {price_1}, the red one {price_2}.",
         "I understand, that is annoying.", "Would you like me to order {product_1} for you?", "Terms and conditions apply.",
         "很抱歉，您的包裹 {eta} 送达。", "这款灯的价格是 {price_1}，需要我帮您下单吗？")
@@ -607,84 +561,5 @@ def demo() -> None:
     print("\nEqs. 9a-9d with rewards 1, 0, 0, None:", {k: round(v, 4) for k, v in row.items()})
 
 
-def speed(rounds: int = 7) -> None:
-    """Median ratios of one interleaved run: 8 states x 8 replies x 48 tokens, random tiny model, against plain transformers in fp32."""
-    agent, chance = demo_agent(max_new_tokens=48, group=8), torch.Generator().manual_seed(0)
-    requests = [Request("I ordered a lamp some days ago. " * (2 + i % 3) + "Where is it?", ("soothe",), dict.fromkeys(SLOTS, "30")) for i in range(8)]
-    prompts = [agent.prompt(r) for r in requests for _ in range(8)]
-    width = max(map(len, prompts))
-    padded = torch.tensor([[0] * (width - len(p)) + p for p in prompts])
-    seen = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
-    replies = agent.generate(requests, 8, generator=chance)
-    flat = [r for group in replies for r in group]
-    said = torch.tensor([r.ids + [0] * (48 - len(r.ids)) for r in flat])
-    weight = torch.tensor([r.mask + [False] * (48 - len(r.mask)) for r in flat])
-
-    def plain_generate():
-        return agent.model.generate(input_ids=padded, attention_mask=seen, do_sample=True, top_k=0, max_new_tokens=48, min_new_tokens=48)
-
-    def plain_update() -> None:                                                      # whole sequences, all logits, the same terms
-        agent.optimizer.zero_grad()
-        for k in (slice(i, i + 16) for i in range(0, 64, 16)):
-            mask = torch.cat([seen[k], torch.ones_like(said[k])], 1)
-            logp = agent.model(input_ids=torch.cat([padded[k], said[k]], 1), attention_mask=mask).logits.log_softmax(-1)
-            entropy = -(logp.exp() * logp)[:, width - 1:-1].sum(-1)
-            (-(logp[:, width - 1:-1].gather(-1, said[k, :, None])[..., 0] * weight[k]).mean() - .01 * entropy.mean()).backward()
-        agent.optimizer.step()
-
-    def here(precision: str, update: bool) -> None:
-        agent.precision = precision
-        if update:
-            agent.update(requests, replies, [[i / 8 for i in range(8)]] * 8)
-        else:
-            agent.generate(requests, 8, generator=chance)
-
-    tasks = {"generate, transformers fp32": plain_generate,
-             "generate, here fp32": lambda: here("fp32", False), "generate, here bf16": lambda: here("bf16", False),
-             "update, plain fp32": plain_update, "update, here fp32": lambda: here("fp32", True), "update, here bf16": lambda: here("bf16", True)}
-    times: dict[str, list[float]] = {name: [] for name in tasks}
-    for _ in range(rounds + 1):
-        for name, task in tasks.items():
-            start = time.perf_counter()
-            task()
-            times[name].append(time.perf_counter() - start)
-    median = {name: sorted(seconds[1:])[rounds // 2] for name, seconds in times.items()}                    # the first round warms up
-    for name, seconds in median.items():
-        plain = median["update, plain fp32" if "update" in name else "generate, transformers fp32"]
-        print(f"{name:30} {1000 * seconds:8.1f} ms   {plain / seconds:5.2f}x")
-    print(f"{width} prompt tokens at most, {int(weight.sum())} drawn; start-up probe: {pick_precision()}")
-
-
-def random_request(agent: CustomerServiceAgent, rng: random.Random, number: int) -> Request:
-    """A turn under random rules: phrases cut from the model's own tokens, case and spaces shuffled, and from Chinese characters."""
-    def phrase(parts: int) -> str:
-        words = [rng.choice(agent.vocab.pieces).decode("utf-8", "ignore") for _ in range(parts)] + [rng.choice(["", "", *"很抱歉您的包裹"])]
-        text = re.sub(r"[{}]|<\|.*?\|>", "", (" " * rng.randrange(2)).join(words))
-        return text.swapcase() if rng.random() < .5 else text
-
-    bans = [p for p in (phrase(rng.randint(1, 2)) for _ in range(rng.randrange(12))) if any(c.isalnum() for c in p)]
-    name = f"random{number}"
-    agent.skills[name] = Skill(name, must_not_say=tuple(bans), must_say=tuple(f"Note {phrase(1)}" for _ in range(rng.randrange(3))))
-    return Request("Hello?", (name,), dict.fromkeys(rng.sample(SLOTS, rng.randrange(len(SLOTS))), "1"))
-
-
-def violation_study(n: int, seed: int) -> dict[str, int]:
-    """Replies of n that break a rule, with random weights and random rules: once hard, once soft."""
-    count = {"hard": 0, "soft": 0}
-    for mode in count:
-        agent, rng, chance = demo_agent(seed=seed, constraints=mode), random.Random(seed), torch.Generator().manual_seed(seed)
-        for start in tqdm(range(0, n, 256), desc=mode):
-            requests = [random_request(agent, rng, i) for i in range(-(-min(256, n - start) // 4))]
-            replies = agent.generate(requests, 4, temperature=rng.choice([0.5, 1.0, 2.0]), generator=chance)
-            count[mode] += sum(bool(violations(r.text, agent.constraints(q))) for q, group in zip(requests, replies) for r in group)
-    return count
-
-
 if __name__ == "__main__":
-    if "--speed" in sys.argv:
-        speed()
-    elif "--violations" in sys.argv:
-        number = int(sys.argv[sys.argv.index("--violations") + 1])
-        print(f"replies of {number} that break a rule:", violation_study(number, seed=0))
-    else:
-        demo()
+    demo()

@@ -9,7 +9,6 @@ Try it:  python eval.py --run runs/mgshop-gopo-0 --episodes 100 --show 1
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Callable, Sequence
@@ -21,7 +20,7 @@ from tqdm import tqdm
 import data
 from constraints import compile_constraints, violations
 from data import DataError, Dataset, base, fill, slots
-from gopo import Choose, Episode, ExpertState, Gopo, Request, Step, by_chance, by_nobody, by_policy, by_teacher, load_agent, load_gopo, rollout
+from gopo import Choose, Episode, Gopo, Request, Step, by_chance, by_nobody, by_policy, by_teacher, load_gopo, rollout
 from rewards import Judged, dialogue_return, esndcg
 from runs import read_json, write_json
 from tse import bleu, gre, interval, replay_turns, skill_f1, tse
@@ -160,23 +159,25 @@ def print_table(table: dict[str, Row], live: bool) -> None:
 
 def show_turn(gopo: Gopo, number: int, step: Step, reward: float | None) -> None:
     rules = compile_constraints([gopo.dataset.skills[k] for k in step.skills], step.request.context, gopo.dataset.must_not_say)
-    r_e, r_a = step.r_expert(gopo.expert.cfg.skill_cost), step.r_cs()[0]
-    number_of = lambda x: "—" if x is None else f"{x:.2f}"
+    r_e, r_a, scores = step.r_expert(gopo.expert.cfg.skill_cost), step.r_cs()[0], step.scores[0] or (None,) * 4
+    two = lambda x: "—" if x is None else f"{x:.2f}"
+    several = lambda words: ", ".join(words) or "(none)"
+    truth = f"   (in truth {step.truth[0]}, {step.truth[1]})" if any(step.truth) else ""
     print(f"\n[turn {number}] customer: {step.state.user}")
-    print(f"  perceived  intent {step.perceived[0]}, emotion {step.perceived[1]}" + (f"   (in truth {step.truth[0]}, {step.truth[1]})" if any(step.truth) else ""))
-    print(f"  skills     {', '.join(step.skills) or '(none)'}" + (f"   teacher: {', '.join(step.teacher) or '(none)'}" if step.teacher is not None else ""))
-    print(f"  must say   {'; '.join(rules.must_say) or '—'}   must not say {len(rules.must_not_say)} phrases   dropped {'; '.join(rules.dropped) or '—'}")
+    print(f"  perceived  intent {step.perceived[0]}, emotion {step.perceived[1]}{truth}")
+    print(f"  skills     {several(step.skills)}" + (f"   teacher: {several(step.teacher)}" if step.teacher is not None else ""))
+    print(f"  must say   {several(rules.must_say)}   must not say {several(rules.must_not_say)}   dropped {several(rules.dropped)}")
     print(f"  reply      {fill(step.replies[0].text, step.request.context)}")
-    print(f"  rewards    R^E {number_of(r_e)}   S {' '.join(number_of(x) for x in step.scores[0] or (None,) * 4)}   R^A {number_of(r_a)}   R_t {number_of(reward)}"
-          f"   violations {len(violations(step.replies[0].text, rules))}")
+    print(f"  rewards    R^E {two(r_e)}   S {' '.join(map(two, scores))}   R^A {two(r_a)}   R_t {two(reward)}"
+          f"   violations {several(violations(step.replies[0].text, rules))}")
 
 
 def show_dialogue(gopo: Gopo, episode: Episode) -> None:
     print(f"\n===== dialogue {episode.number}")
     for number, (step, reward) in enumerate(zip(episode.steps, gopo.rewards(episode, ending=False)), 1):
         show_turn(gopo, number, step, reward)
-    info = episode.seen.info
-    print(f"\n  customer: {episode.seen.user}\n  end: " + ("all tasks done" if info["success"] else "not everything done") + f", N = {completed(episode, gopo.dataset, gopo.agent is not None)}")
+    end = "all tasks done" if episode.seen.info["success"] else "not everything done"
+    print(f"\n  customer: {episode.seen.user}\n  end: {end}, N = {completed(episode, gopo.dataset, gopo.agent is not None)}")
 
 
 class You:
@@ -200,7 +201,7 @@ class You:
 
 def chat(gopo: Gopo) -> None:
     """You play the customer; every turn shows what the two agents perceived, chose, had to say and earned."""
-    print(f"You are the customer of {gopo.dataset.name}. " + ("Try: I am looking for a quiet kettle, at most 40 euros." if gopo.dataset.name == "mgshop" else ""))
+    print(f"You are the customer of {gopo.dataset.name}.", "Try: I am looking for a quiet kettle, at most 40 euros." * (gopo.dataset.name == "mgshop"))
     you = You(gopo.dataset)
     episode = Episode(0, you, you.reset())
     choose = by_nobody if gopo.cfg.no_expert else by_policy(gopo.expert, greedy=True)
@@ -210,7 +211,8 @@ def chat(gopo: Gopo) -> None:
         skills = choose([state], [episode])[0]
         request = Request(state.user, skills, episode.seen.context, *((state.history, *perceived) if gopo.cfg.no_expert else ()))
         reply = gopo.speaker.generate([request], 1, 0.0, torch.Generator().manual_seed(len(episode.steps)))[0]
-        item = Judged(state.user, request.context, tuple(gopo.dataset.skills[k] for k in skills), reply[0].text, tuple(s.replies[0].text for s in episode.steps))
+        asked, before = tuple(gopo.dataset.skills[k] for k in skills), tuple(s.replies[0].text for s in episode.steps)
+        item = Judged(state.user, request.context, asked, reply[0].text, before)
         episode.steps.append(Step(state, request, perceived, (None, None), skills, None, reply, gopo.judge.score([item]), None, None))
         show_turn(gopo, len(episode.steps), episode.steps[-1], None)
         episode.seen = you.step(reply[0].text)

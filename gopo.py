@@ -19,16 +19,31 @@ import torch
 import data
 from data import DataError, Dataset, Environment, Observation, Reply, Request, Skill, fill, opt
 from expert import Expert, ExpertBatch, ExpertConfig, ExpertLearner, ExpertState, Perception, gae
-from rewards import (CS_WEIGHTS, DIMENSIONS, Judge, Judged, ReplayJudge, RuleJudge, Scores, cs_reward, end_bonus, esndcg, expert_weight, joint_reward,
-                     skill_gains, skill_reward)
-from runs import load_tensors, read_json, write_json
+from rewards import (
+    CS_WEIGHTS,
+    DIMENSIONS,
+    Judge,
+    Judged,
+    ReplayJudge,
+    RuleJudge,
+    Scores,
+    cs_reward,
+    end_bonus,
+    esndcg,
+    expert_weight,
+    joint_reward,
+    skill_gains,
+    skill_reward,
+)
+from runs import adam_state, load_adam_state, load_tensors, read_json, write_json
 from tse import skill_f1, tse
 
 
 @dataclass(frozen=True)
 class GopoConfig:
     """How both agents are rewarded."""
-    gamma: float | None = opt(None, "discount per turn of Eq. 1, in [0, 1]; default .95 in a live shop, 0 on replayed logs, where the next state ignores the action (GAP-4)")
+    gamma: float | None = opt(None, "discount per turn of Eq. 1, in [0, 1]; default .95 in a live shop, 0 on replayed logs, where the next "
+                                    "state ignores the action (GAP-4)")
     dialogues: int | None = opt(None, "dialogues per GOPO step, played in lockstep; default 32 without a language model, 16 with one")
     reward: str = opt("joint", "what the Expert's advantage is made of: joint (Eq. 10), expert (R^E only) or cs (R^A only)")
     cs_reward: str = opt("cs", "what Eq. 9b rewards: cs (R^A, as printed) or joint (R_t, the other reading of Sec. 3.2, GAP-4)")
@@ -164,8 +179,9 @@ def by_nobody(states: list[ExpertState], episodes: list[Episode]) -> list[tuple[
     return [() for _ in states]
 
 
-def rollout(episodes: list[Episode], choose: Choose, speaker: Speaker, judge: Judge, perception, pool: dict, group: int = 1,
-            temperature: float | None = None, generator: torch.Generator | None = None, alone: bool = False, progress: Callable[[int], None] | None = None) -> list[Episode]:
+def rollout(episodes: list[Episode], choose: Choose, speaker: Speaker, judge: Judge, perception: Perception, pool: dict[str, Skill], group: int = 1,
+            temperature: float | None = None, generator: torch.Generator | None = None, alone: bool = False,
+            progress: Callable[[int], None] | None = None) -> list[Episode]:
     """Plays dialogues in lockstep to their ends (Sec. 3.1, steps 1-4).
 
     alone  no Expert: the reply is written from H_t, u_t, e_t instead of skills (U_t and B_t in both cases)
@@ -176,8 +192,8 @@ def rollout(episodes: list[Episode], choose: Choose, speaker: Speaker, judge: Ju
         skills = choose(states, live)
         requests = [Request(s.user, k, e.seen.context, *((s.history, *p) if alone else ())) for s, k, e, p in zip(states, skills, live, perceived)]
         groups = speaker.generate(requests, group, temperature, generator)
-        asked = [Judged(r.user, r.context, tuple(pool[k] for k in r.skills), reply.text, tuple(s.replies[0].text for s in e.steps), e.seen.info.get("reference"))
-                 for e, r, replies in zip(live, requests, groups) for reply in replies]
+        asked = [Judged(r.user, r.context, tuple(pool[k] for k in r.skills), reply.text, tuple(s.replies[0].text for s in e.steps),
+                        e.seen.info.get("reference")) for e, r, replies in zip(live, requests, groups) for reply in replies]
         scores, gres = judge.score(asked), judge.gre(asked[::group])
         for i, (e, r) in enumerate(zip(live, requests)):
             info, teacher = e.seen.info, e.seen.info.get("teacher")
@@ -275,6 +291,21 @@ class Gopo:
             rows.append([None if r is None else joint_reward(r_e, r, t, self.dataset.horizon) if joint else r for r in r_a])
         return rows
 
+    def parts(self) -> dict[str, dict[str, torch.Tensor]]:
+        """Everything a checkpoint must hold.  Randomness belongs to (seed, step), so there is no generator among it."""
+        parts = {"expert": self.expert.state_dict(), "expert_adam": adam_state(self.learner.optimiser)}
+        if self.agent:
+            weights = {name: p.detach() for name, p in self.agent.model.named_parameters() if p.requires_grad}
+            parts |= {"agent": weights, "agent_adam": self.agent.optimizer_state()}
+        return parts
+
+    def restore(self, parts: dict[str, dict[str, torch.Tensor]]) -> None:
+        self.expert.load_state_dict(parts["expert"])
+        load_adam_state(self.learner.optimiser, parts["expert_adam"])
+        if self.agent:
+            self.agent.model.load_state_dict(parts["agent"], strict=False)
+            self.agent.load_optimizer_state(parts["agent_adam"])
+
     def summary(self, played: list[Episode]) -> dict[str, float | None]:
         """What a step's dialogues were like: the columns of metrics.jsonl."""
         steps = [s for e in played for s in e.steps]
@@ -357,7 +388,8 @@ def load_gopo(run: str | Path, dataset: Dataset | None = None, expert: str = "ex
 
 def load_agent(folder: Path, dataset: Dataset, config: dict):
     """The Customer Service Agent saved in `folder`, in the precision that the run was trained in."""
-    from csagent import AgentConfig, CustomerServiceAgent, load_model
+    from csagent import AgentConfig, CustomerServiceAgent
+    from models import load_model
     if not (folder / "config.json").exists():
         raise DataError(f"{folder}: no trained language model here; the run is not complete: python train.py --resume {folder.parent}")
     model, tokenizer = load_model(str(folder))
@@ -377,7 +409,8 @@ if __name__ == "__main__":
     demo = Gopo(shop, Expert(list(shop.skills), perception, ExpertConfig()), None, RuleJudge(shop.skills), GopoConfig())
     for number in range(1, 4):
         row, played = demo.step(number, seed=0)
-        print(f"step {number}: R^E {row['r_expert']:.3f}, R^A {row['r_cs']:.3f}, reward {row['reward']:.3f}, TSE {row['tse']:.3f}, entropy {row['entropy_expert']:.2f} nats")
+        print(f"step {number}: R^E {row['r_expert']:.3f}, R^A {row['r_cs']:.3f}, TSE {row['tse']:.3f}, entropy {row['entropy_expert']:.2f} nats")
     for t, (s, reward) in enumerate(zip(played[0].steps, demo.rewards(played[0])), 1):
-        print(f"\nturn {t}: {s.state.user}\n  skills {', '.join(s.skills)}   teacher {', '.join(s.teacher)}\n  reply  {fill(s.replies[0].text, s.request.context)}"
-              f"\n  R^E {s.r_expert(0.1):.2f}, S {tuple(round(x, 2) for x in s.scores[0])}, R^A {s.r_cs()[0]:.2f}, R_t {reward:.2f}")
+        print(f"\nturn {t}: {s.state.user}\n  skills {', '.join(s.skills)}   teacher {', '.join(s.teacher)}")
+        print(f"  reply  {fill(s.replies[0].text, s.request.context)}")
+        print(f"  R^E {s.r_expert(0.1):.2f}, S {tuple(round(x, 2) for x in s.scores[0])}, R^A {s.r_cs()[0]:.2f}, R_t {reward:.2f}")

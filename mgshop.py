@@ -441,7 +441,8 @@ def load(data_dir=None) -> Dataset:
     """mgshop for training and evaluation: teacher dialogues (phrase-book replies) per split, and the live shop."""
     made = {split: [teacher_dialogue(split, n) for n in range(size)] for split, size in SIZES.items()}
     return Dataset("mgshop", skill_pool(), INTENTS, EMOTIONS, **made, environment=lambda split, number, seed: Shop(seed, split, number),
-                   cross_check=lambda split, number, seed: Shop(seed, split, number, second_ear.hear), context=business_context, horizon=HORIZON, must_not_say=tuple(book()["must_not_say"]), template=template,
+                   cross_check=lambda split, number, seed: Shop(seed, split, number, second_ear.hear), context=business_context, horizon=HORIZON,
+                   must_not_say=tuple(book()["must_not_say"]), template=template,
                    note="mgshop is a simulated shop: the paper's Mgshop data is not public, no figure here is comparable to the paper's.")
 
 

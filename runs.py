@@ -102,6 +102,29 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+class Alarms:
+    """What goes wrong silently: a judge's score without variance within groups, an Expert without entropy, an LM whose entropy runs away."""
+
+    def __init__(self, patience: int = 20):
+        self.patience, self.runs, self.first = patience, {}, None
+
+    def __call__(self, row: dict[str, Any]) -> list[str]:
+        entropy = row.get("entropy")
+        self.first = self.first or entropy
+        signs = {f"{k} has been 0 for {self.patience} steps: this score no longer tells replies apart": row[k] < 1e-6
+                 for k in row if k.startswith("std_") and row[k] is not None}
+        if row.get("entropy_expert") is not None:
+            signs[f"entropy_expert below 0.05 nats for {self.patience} steps: the Expert no longer explores, raise --alpha"] = row["entropy_expert"] < 0.05
+        raised = [text for text, bad in signs.items() if self._count(text, bad) == self.patience]
+        if entropy and self._count("runaway", entropy > 4 * self.first) == 1:
+            raised.append(f"the LM's entropy rose from {self.first:.2f} to {entropy:.2f} nats: lower --lambda_d or --agent_lr")
+        return raised
+
+    def _count(self, sign: str, bad: bool) -> int:
+        self.runs[sign] = self.runs.get(sign, 0) + 1 if bad else 0
+        return self.runs[sign]
+
+
 # --- tensors ------------------------------------------------------------------------------------------------------------------
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:

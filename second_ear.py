@@ -12,6 +12,7 @@ from functools import lru_cache
 from math import log
 from typing import NamedTuple
 
+
 class Act(NamedTuple):
     """One act heard: its kind and, for a fact, the numbers i of the slots (price_i, ...) that own the value named."""
     kind: str

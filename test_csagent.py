@@ -9,10 +9,13 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from scipy.stats import chisquare
 
+import bench
 import csagent
+import models
 from constraints import SEAMS, Constraints, Guard, Vocabulary, _walk, compile_constraints, normalise, violations
-from csagent import AgentConfig, CustomerServiceAgent, cs_loss, demo_agent, draw, load_model, negative_entropy, policy_loss, skill_distance
+from csagent import AgentConfig, CustomerServiceAgent, cs_loss, demo_agent, draw, negative_entropy, policy_loss, skill_distance
 from data import DataError, Request, Skill
+from models import load_model
 
 INF = float("inf")
 T = torch.tensor
@@ -260,7 +263,7 @@ def plain_step(agent, replies, temperature=0.7):
     said = agent.embedding.replies([[i for i in r.ids if i not in agent.ends] for _, r, _, _ in flat])
     d = skill_distance(said, agent.embedding.sequences([q.skills for q, _, _, _ in flat]))
     shaped = [None if R is None else R - agent.cfg.lambda_s / agent.cfg.lambda_p * float(x) for (_, _, R, _), x in zip(flat, d)]
-    for (q, r, R, s), value in zip(flat, shaped):
+    for (q, r, _, s), value in zip(flat, shaped):
         drawn, prompt = r.ids[:sum(r.mask)], agent.prompt(q)
         logits = agent.model(torch.tensor([prompt + drawn])).logits[0, len(prompt) - 1:-1] / temperature
         banned = torch.zeros_like(logits, dtype=torch.bool)
@@ -393,14 +396,14 @@ def test_forced_phrases_have_mask_0_and_the_end_token_keeps_its_own():
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
 def test_random_weights_and_random_rules_give_no_violation(temperature):
     agent, rng = demo_agent(seed=int(temperature * 2)), random.Random(temperature)
-    requests = [csagent.random_request(agent, rng, i) for i in range(25)]
+    requests = [bench.random_request(agent, rng, i) for i in range(25)]
     replies = agent.generate(requests, 4, temperature=temperature, generator=torch.Generator().manual_seed(0))
     bad = [(r.text, violations(r.text, agent.constraints(q))) for q, g in zip(requests, replies) for r in g if violations(r.text, agent.constraints(q))]
     assert not bad and sum(sum(r.mask) for g in replies for r in g) > 1000
 
 
 def test_violation_study_shows_the_difference():
-    count = csagent.violation_study(48, seed=1)
+    count = bench.violation_study(48, seed=1)
     assert count["hard"] == 0 and count["soft"] > 12
 
 
@@ -458,7 +461,7 @@ def test_skill_embedding_puts_a_reply_near_its_own_skill():
 
 
 def test_several_end_tokens_and_a_rounded_vocabulary():
-    model, tokenizer = csagent.build_tiny(csagent.TALK, ["eta"], 0)
+    model, tokenizer = models.build_tiny(csagent.TALK, ["eta"], 0)
     model.generation_config.eos_token_id = [tokenizer.eos_token_id, 65]
     agent = CustomerServiceAgent(model, tokenizer, {}, (), AgentConfig(max_new_tokens=200))
     assert agent.ends == {tokenizer.eos_token_id, 65} and tokenizer.pad_token_id not in agent.ends

@@ -120,5 +120,5 @@ if __name__ == "__main__":
     print("Eq. 11 with w_i = 1/3, gamma = 0.9\n(N_1, N_2, N_3)      ours   printed")
     for turns in [(1, 2, 3), (1, 2, 4), (3, 4, 5), (2, 4, 5), (1, 1, 1), (3, 1, 2), (2, None, None), (2, 3, None)]:
         printed = "undefined" if None in turns else f"{tse_printed(turns):.3f}"
-        print(f"{str(turns):20s} {tse(turns):.3f}   {printed}")
+        print(f"{turns!s:20s} {tse(turns):.3f}   {printed}")
     print("two tasks in one turn push the printed formula over 1; an unfinished task leaves it undefined (GAP-3)")

@@ -1,0 +1,105 @@
+"""What happens before the GOPO steps, the same for every method: perception, pretraining, warm start, strategy.
+
+Each stage leaves one file or folder in the run directory, which appears when the stage is complete: a stage that was killed starts again,
+a finished one is read back.  `--base` copies them from another run, so that methods are compared from the same start."""
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from data import DataError, Dataset
+from expert import Expert, ExpertConfig, Perception
+from gopo import Gopo, load_agent, strategy_only
+from runs import Log, load_tensors, read_json, save_tensors
+from warmup import mixed_pairs, slot_names, vocabulary_texts, warm_pairs
+
+STAGES = ("untrained.safetensors", "strategy.safetensors", "untrained", "warm_start")        # what `--base` takes over
+
+
+def replace_folder(folder: Path, make: Callable[[Path], None]) -> None:
+    """`make(folder)`, but the folder is the old one or the new one as a whole."""
+    part = folder.with_name(folder.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+    make(part)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(part, folder)
+
+
+def prepare_expert(run: Path, dataset: Dataset, cfg: ExpertConfig, seed: int, device: str) -> Expert:
+    """Perception learns u_t and e_t; the policy starts untrained."""
+    torch.manual_seed(seed)
+    expert = Expert(list(dataset.skills), Perception(dataset.intents, dataset.emotions), cfg).to(device)
+    path = run / "untrained.safetensors"
+    if path.exists():
+        expert.load_state_dict(load_tensors(path))
+        return expert
+    accuracy = expert.perception.fit(dataset, seed=seed)
+    if accuracy:
+        print("perception, accuracy on test utterances: " + ", ".join(f"{k} {v:.2f}" for k, v in accuracy.items()))
+    save_tensors(expert.state_dict(), path)
+    return expert
+
+
+def prepare_agent(run: Path, dataset: Dataset, config: dict) -> Any:
+    """Pretraining (tiny only) and warm start: supervised, the same for every method, over before GOPO begins."""
+    from csagent import AgentConfig, CustomerServiceAgent
+    from models import load_model
+    cfg, seed, alone = AgentConfig(**config["agent"]), config["run"]["seed"], config["gopo"]["no_expert"]
+
+    def pretrain(folder: Path) -> None:
+        model, tokenizer = load_model(cfg.model, vocabulary_texts(dataset), slot_names(dataset), seed)
+        agent = CustomerServiceAgent(model, tokenizer, dataset.skills, dataset.must_not_say, cfg, config["device"], config["precision"])
+        if cfg.model == "tiny" and cfg.pretrain_steps:
+            pairs = mixed_pairs(dataset, cfg.sft_batch * cfg.pretrain_steps, seed, alone)
+            agent.supervised(pairs, cfg.pretrain_steps, seed=seed, progress="pretraining on talk of mixed quality")
+        agent.save(folder)
+
+    def warm(folder: Path) -> None:
+        agent = load_agent(run / "untrained", dataset, config)
+        if cfg.warm_steps:
+            dev = warm_pairs(dataset.dev, alone)[:256] or warm_pairs(dataset.train, alone)[:256]
+            before = agent.dev_loss(dev)
+            result = agent.supervised(warm_pairs(dataset.train, alone), cfg.warm_steps, seed=seed + 1, dev=dev, progress="warm start on the training replies")
+            print(f"warm start: dev loss {before:.3f} -> {result['dev_loss']:.3f} nats per token")
+        agent.save(folder)
+
+    for name, make in (("untrained", pretrain), ("warm_start", warm)):
+        if not (run / name).exists():
+            replace_folder(run / name, make)
+    agent = load_agent(run / "warm_start", dataset, config)
+    agent.freeze_embedding([reply for _, reply in warm_pairs(dataset.train, alone)])
+    return agent
+
+
+def prepare_strategy(run: Path, gopo: Gopo, steps: int, seed: int) -> None:
+    """GOPO of the Expert alone, where dialogues are cheap; rows go to strategy.jsonl."""
+    path = run / "strategy.safetensors"
+    if path.exists():
+        gopo.expert.load_state_dict(load_tensors(path))
+        return
+    alone, log = strategy_only(gopo), Log(run / "strategy.jsonl")
+    with tqdm(range(1, steps + 1), desc="strategy: the Expert alone", unit="step") as bar:
+        for step in bar:
+            row, _ = alone.step(step, seed, stage=1)
+            log.write(row)
+            bar.set_postfix(R_E=f"{row['r_expert']:.2f}" if row["r_expert"] is not None else "—", refresh=False)
+    save_tensors(gopo.expert.state_dict(), path)
+
+
+def take_base(base: Path, run: Path, config: dict) -> None:
+    theirs = read_json(base / "config.json")
+    for key in ("dataset", "seed", "replies"):
+        if theirs["run"][key] != config["run"][key]:
+            raise DataError(f"--base {base} was trained with --{key} {theirs['run'][key]}, this run has {config['run'][key]}")
+    for name in STAGES:
+        if (base / name).is_dir():
+            shutil.copytree(base / name, run / name)
+        elif (base / name).exists():
+            shutil.copy2(base / name, run / name)
