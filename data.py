@@ -198,10 +198,12 @@ def best_candidate(context: dict[str, str]) -> str:
     return fits[0][4:] if fits else "1"
 
 
-def load(name: str, data_dir: str | Path = "data") -> Dataset:
-    """A dataset by name (`mgshop`, `multiwoz`) or by path (`logs.jsonl`)."""
+def load(name: str, data_dir: str | Path = "data", conduct: bool = False) -> Dataset:
+    """A dataset by name (`mgshop`, `multiwoz`) or by path (`logs.jsonl`).  `conduct`: MultiWOZ with EmoWOZ's labels (non-commercial)."""
+    if conduct and name != "multiwoz":
+        raise DataError(f"--conduct adds EmoWOZ's labels to multiwoz; {name} has none")
     if name in DATASETS:
-        return importlib.import_module(DATASETS[name]).load(Path(data_dir))
+        return importlib.import_module(DATASETS[name]).load(Path(data_dir), **({"conduct": True} if conduct else {}))
     if name.endswith(".jsonl"):
         return load_jsonl(Path(name))
     raise DataError(f"--dataset {name}: unknown; use one of {', '.join(DATASETS)}, or the path of your own logs ending in .jsonl")

@@ -142,12 +142,14 @@ COLUMNS = (("tse", "TSE", 3), ("I_1", "I1", 2), ("I_2", "I2", 2), ("I_3", "I3", 
 
 
 def print_table(table: dict[str, Row], live: bool) -> None:
+    """Rows of means; whose judgement the starred columns are stands below."""
     print(f"{'':20s} " + " ".join(f"{head:>6s}" for _, head, _ in COLUMNS) + f"   {'TSE' if live else 'TSE-replay'} 95 %")
     for name, row in table.items():
         cells = " ".join("     —" if row[m]["mean"] is None else f"{row[m]['mean']:6.{digits}f}" for m, _, digits in COLUMNS)
         spread = "" if row["tse"]["mean"] is None else f"   [{row['tse']['low']:.3f}, {row['tse']['high']:.3f}]"
         print(f"{name:20s} {cells}{spread}")
-    print("* rule judge, also the training reward; G-Eval — (needs an LLM judge)." + ("" if live else "  Logs are replayed: TSE-replay, GRE —."))
+    judge = "rule judge" if live else "replay judge (chrF, slots); logs are replayed, so TSE is TSE-replay and GRE —"
+    print(f"* {judge}, also the training reward.  G-Eval — (needs an LLM judge).")
     for name, row in table.items():
         if "tse_2nd_ear" in row:
             difference = row["tse"]["mean"] - row["tse_2nd_ear"]["mean"]
@@ -176,7 +178,8 @@ def show_dialogue(gopo: Gopo, episode: Episode) -> None:
     print(f"\n===== dialogue {episode.number}")
     for number, (step, reward) in enumerate(zip(episode.steps, gopo.rewards(episode, ending=False)), 1):
         show_turn(gopo, number, step, reward)
-    end = "all tasks done" if episode.seen.info["success"] else "not everything done"
+    live = gopo.dataset.environment is not None
+    end = "end of the log" if not live else "all tasks done" if episode.seen.info["success"] else "not everything done"
     print(f"\n  customer: {episode.seen.user}\n  end: {end}, N = {completed(episode, gopo.dataset, gopo.agent is not None)}")
 
 
@@ -233,14 +236,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"--episodes must be at least 1 and --show at least 0, got {args.episodes}, {args.show}")
     try:
         config = read_json(args.run / "config.json")
-        dataset = data.load(config["run"]["dataset"], args.data_dir or config["run"]["data_dir"])
+        dataset = data.load(config["run"]["dataset"], args.data_dir or config["run"]["data_dir"], config["run"]["conduct"])
         if unknown := set(args.rows) - set(methods(args.run, dataset)):
             parser.error(f"--rows {' '.join(sorted(unknown))}: this run has {' '.join(methods(args.run, dataset))}")
         if args.chat:
             chat(load_gopo(args.run, dataset))
             return 0
         table = evaluate_run(args.run, dataset, args.episodes, args.seed, args.show, args.rows)
-        print(f"\n{dataset.name}: {args.episodes} test dialogues, seed {args.seed}")
+        total = args.episodes if dataset.environment else min(args.episodes, len(dataset.test))
+        print(f"\n{dataset.name}: {total} test dialogues, seed {args.seed}")
         print_table(table, dataset.environment is not None)
         if args.json:
             write_json(args.json, table)

@@ -378,7 +378,8 @@ def load_gopo(run: str | Path, dataset: Dataset | None = None, expert: str = "ex
     run = Path(run)
     config = read_json(run / "config.json")
     speaks = config["run"]["replies"] == "lm"
-    dataset = dataset or (_read_domain(run / "dataset.json") if speaks else data.load(config["run"]["dataset"], config["run"]["data_dir"]))
+    used = config["run"]
+    dataset = dataset or (_read_domain(run / "dataset.json") if speaks else data.load(used["dataset"], used["data_dir"], used["conduct"]))
     perception = Perception(dataset.intents, dataset.emotions)
     model = Expert(list(dataset.skills), perception, ExpertConfig(**config["expert"]))
     model.load_state_dict(load_tensors(run / expert))

@@ -98,7 +98,8 @@ def take_base(base: Path, run: Path, config: dict) -> None:
     for key in ("dataset", "seed", "replies"):
         if theirs["run"][key] != config["run"][key]:
             raise DataError(f"--base {base} was trained with --{key} {theirs['run'][key]}, this run has {config['run'][key]}")
-    for name in STAGES:
+    alike = all(theirs[k] == config[k] for k in ("gopo", "expert"))      # a strategy learned with other rewards is no common start
+    for name in STAGES if alike else (n for n in STAGES if n != "strategy.safetensors"):
         if (base / name).is_dir():
             shutil.copytree(base / name, run / name)
         elif (base / name).exists():

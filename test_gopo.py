@@ -53,7 +53,8 @@ from rewards import (
     skill_gains,
     skill_reward,
 )
-from runs import Log, adam_state, load_adam_state, load_checkpoint, read_rows, run_directory, save_checkpoint, write_atomic
+from runs import Alarms, Log, adam_state, load_adam_state, load_checkpoint, read_rows, run_directory, save_checkpoint, write_atomic
+from stages import prepare_expert, replace_folder
 from tse import bleu, g_eval, gre, interval, replay_turns, skill_f1, tse, tse_printed
 
 T5 = ["a", "b", "c", "d", "e"]
@@ -1068,18 +1069,29 @@ def test_a_killed_stage_starts_again(tmp_path):
         (folder / "half").write_text("")
         raise KeyboardInterrupt
     with pytest.raises(KeyboardInterrupt):
-        train.stage(tmp_path, "warm_start", killed)
-    assert not (tmp_path / "warm_start").exists()
-    train.stage(tmp_path, "warm_start", lambda folder: (folder / "whole").write_text(""))
+        replace_folder(tmp_path / "warm_start", killed)
+    assert not (tmp_path / "warm_start").exists()                             # a stage is done when its folder is there
+    replace_folder(tmp_path / "warm_start", lambda folder: (folder / "whole").write_text(""))
+    with pytest.raises(KeyboardInterrupt):
+        replace_folder(tmp_path / "warm_start", killed)
     assert [p.name for p in (tmp_path / "warm_start").iterdir()] == ["whole"]
-    train.stage(tmp_path, "warm_start", killed)                               # there already: not run again
+
+
+def test_finished_stages_are_read_back(strategy_run, monkeypatch):      # else a resumed run would train perception again, or start elsewhere
+    monkeypatch.setattr(Perception, "fit", lambda *_, **__: pytest.fail("trained twice"))
+    torch.manual_seed(99)
+    expert = prepare_expert(strategy_run, mgshop.load(), ExpertConfig(), 0, "cpu")
+    saved = load_file(strategy_run / "untrained.safetensors")
+    assert all(torch.equal(v, saved[k]) for k, v in expert.state_dict().items())
 
 
 def test_alarms_after_patience():
-    alarms = train.Alarms(patience=3)
+    alarms = Alarms(patience=3)
     rows = [{"std_quality": 0.0, "std_fitness": 0.2, "entropy_expert": 1.0}] * 4
-    assert [len(alarms(r)) for r in rows] == [0, 0, 1, 0]
-    assert [len(train.Alarms(1)({"std_quality": None, "entropy_expert": e})) for e in (0.01, 1.0, None)] == [1, 0, 0]
+    assert [len(alarms(r)) for r in rows] == [0, 0, 1, 0]                     # once, not every step
+    assert [len(Alarms(1)({"std_quality": None, "entropy_expert": e})) for e in (0.01, 1.0, None)] == [1, 0, 0]
+    broken = Alarms(patience=2)
+    assert [len(broken({"entropy_expert": e})) for e in (0.01, 1.0, 0.01)] == [0, 0, 0]       # in a row, not in total
 
 
 @pytest.mark.parametrize("typo", [["--stepz", "3"], ["--step", "3"], ["--gamma", "2"], ["--replies", "morse"], ["--steps", "-1"], ["--alpha", "-1"], ["--reward", "x"]])

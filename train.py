@@ -41,6 +41,7 @@ class RunConfig:
     seed: int = opt(0, "one number seeds everything")
     output_dir: str | None = opt(None, "run directory; default runs/<dataset>-<gopo|alone>-<seed>, numbered if it exists")
     data_dir: str = opt(os.environ.get("GOPO_DATA", "data"), "where corpora are stored and downloaded to; default data, or the environment's GOPO_DATA")
+    conduct: bool = opt(False, "multiwoz only: EmoWOZ 2.0's labels of the system's tone as skills; CC BY-NC 4.0, not for commercial use")
     resume: str | None = opt(None, "go on with this run directory; its config.json is used, of the flags only --steps counts")
     overwrite: bool = opt(False, "replace the run directory if it exists")
     base: str | None = opt(None, "take perception, pretrained and warm-started LM and strategy from this finished run of the same dataset and seed")
@@ -175,11 +176,11 @@ def check(dataset: Dataset, cfg: dict) -> None:
 
 def execute(run: Path, config: dict, stop: Stop) -> int:
     cfg = RunConfig(**config["run"])
-    dataset = data.load(cfg.dataset, cfg.data_dir)
+    dataset = data.load(cfg.dataset, cfg.data_dir, cfg.conduct)
     check(dataset, config)
     write_json(run / "config.json", config)
     cfg = RunConfig(**config["run"])
-    print(f"{dataset.note}\nrun: {run}   device {config['device']}, {config['precision']}, {config['threads']} threads")
+    print(f"{dataset.note or dataset.name}\nrun: {run}   device {config['device']}, {config['precision']}, {config['threads']} threads")
     torch.set_num_threads(config["threads"])
     save_domain(dataset, run / "dataset.json")
     expert_cfg, gopo_cfg = ExpertConfig(**config["expert"]), GopoConfig(**config["gopo"])
@@ -205,7 +206,8 @@ def finish(run: Path, dataset: Dataset, cfg: RunConfig) -> None:
     if cfg.eval_episodes:
         table = evaluate_run(run, dataset, cfg.eval_episodes, cfg.seed)
         write_json(run / "results.json", table)
-        print(f"\n{cfg.eval_episodes} test dialogues, the same for every row, most probable skills and tokens:")
+        total = cfg.eval_episodes if dataset.environment else min(cfg.eval_episodes, len(dataset.test))
+        print(f"\n{total} test dialogues, the same for every row, most probable skills and tokens:")
         print_table(table, dataset.environment is not None)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 20
     print(f"\nwritten to {run}: config.json metrics.jsonl curves.png dialogues.jsonl expert.safetensors" + (" csagent/" if cfg.replies == "lm" else "")
