@@ -14,6 +14,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +97,7 @@ def learn(gopo: Gopo, seed: int, steps: int, name: str) -> Gopo:
 def rows(dataset: Dataset, steps: int) -> dict[str, Callable[[int], tuple[Gopo, Choose]]]:
     """Row name -> how a seed of it is made: (agents, who chooses)."""
     greedy = lambda g, **how: (g, by_policy(g.expert, greedy=True, **how))
+    supervised = cache(lambda seed: imitate_offline(fresh(dataset, seed), seed))         # one Expert, asked with and without its stop
     plain = lambda choose: lambda seed: (fresh(dataset, seed), choose(seed))
     table = {"random": plain(lambda seed: by_chance(list(dataset.skills), seed))}
     if dataset.environment:
@@ -103,8 +105,8 @@ def rows(dataset: Dataset, steps: int) -> dict[str, Callable[[int], tuple[Gopo, 
     table |= {
         "most frequent sequence": plain(lambda seed: by_constant(most_frequent(dataset))),
         "best constant five": plain(lambda seed: by_constant(best_constant(dataset))),
-        "imitation, offline": lambda seed: greedy(imitate_offline(fresh(dataset, seed), seed)),
-        "imitation, offline, without stop": lambda seed: greedy(imitate_offline(fresh(dataset, seed), seed), stops=False),
+        "imitation, offline": lambda seed: greedy(supervised(seed)),
+        "imitation, offline, without stop": lambda seed: greedy(supervised(seed), stops=False),
     }
     if dataset.environment:
         table["imitation, on-policy"] = lambda seed: greedy(imitate_on_policy(fresh(dataset, seed), seed, steps))

@@ -45,9 +45,9 @@ class RunConfig:
     resume: str | None = opt(None, "go on with this run directory; its config.json is used, of the flags only --steps counts")
     overwrite: bool = opt(False, "replace the run directory if it exists")
     base: str | None = opt(None, "take perception, pretrained and warm-started LM and strategy from this finished run of the same dataset and seed")
-    eval_every: int = opt(10, "GOPO steps between evaluations on held-out dev customers; 50 with template replies makes sense")
+    eval_every: int | None = opt(None, "GOPO steps between evaluations on held-out dev customers; default 10, or 50 with template replies")
     eval_episodes: int = opt(100, "test dialogues per row of the table at the end; 0 = no table")
-    save_every: int = opt(10, "GOPO steps between checkpoints")
+    save_every: int | None = opt(None, "GOPO steps between checkpoints; default 10, or 50 with template replies")
     device: str = opt("auto", "cpu, cuda, or auto")
 
     def __post_init__(self):
@@ -102,7 +102,10 @@ def train(run: Path, gopo: Gopo, cfg: RunConfig, steps: int, stop: Stop) -> int:
     with tqdm(total=steps, initial=start, desc="GOPO", unit="step") as bar:
         for done in range(start + 1, steps + 1):
             clock = time.perf_counter()
-            row, played = gopo.step(done, cfg.seed)                      # Sec. 3.1, Eqs. 2-6, 8, 10; then Eq. 7 and Eqs. 9a-9d
+            try:
+                row, played = gopo.step(done, cfg.seed)                  # Sec. 3.1, Eqs. 2-6, 8, 10; then Eq. 7 and Eqs. 9a-9d
+            except FloatingPointError as error:
+                raise FloatingPointError(f"step {done}: {error}") from error
             log.write(row)
             for alarm in alarms(row):
                 tqdm.write(f"alarm at step {done}: {alarm}")
@@ -142,43 +145,52 @@ def write_samples(run: Path, step: int, gopo: Gopo, played: list) -> None:
 
 # --- main -----------------------------------------------------------------------------------------------------------------------------
 
-def resolve(cfg: RunConfig, gopo: GopoConfig, expert: ExpertConfig, agent) -> tuple[Path, dict]:
-    """The run directory and its config: exactly what is used, written once, read again on resume."""
+DEFAULTS = {"lm": {"steps": 40, "eval_every": 10, "save_every": 10}, "template": {"steps": 300, "eval_every": 50, "save_every": 50}}
+
+
+def resolve(cfg: RunConfig, gopo: GopoConfig, expert: ExpertConfig, agent: Any) -> tuple[Path, dict, Dataset]:
+    """The run directory, its config (exactly what is used, written once, read again on resume) and the data."""
     if cfg.resume:
         run = Path(cfg.resume)
         config = read_json(run / "config.json")
         if cfg.steps is not None:
             config["run"]["steps"] = cfg.steps
             write_json(run / "config.json", config)
-        return run, config
+        return run, config, load_data(config["run"])
+    dataset = load_data(asdict(cfg))
+    replies = replies_of(dataset, cfg, gopo)
     from models import pick_precision
     device = ("cuda" if torch.cuda.is_available() else "cpu") if cfg.device == "auto" else cfg.device
     run = run_directory(cfg.output_dir, f"{Path(cfg.dataset).stem}-{'alone' if gopo.no_expert else 'gopo'}-{cfg.seed}", cfg.overwrite)
-    chosen = asdict(cfg) | {"steps": cfg.steps if cfg.steps is not None else (40 if cfg.replies == "lm" else 300), "resume": None, "overwrite": False}
+    chosen = asdict(cfg) | {"resume": None, "overwrite": False, "replies": replies}
+    chosen |= {name: value for name, value in DEFAULTS[replies].items() if chosen[name] is None}
     config = {"run": chosen, "gopo": asdict(gopo), "expert": asdict(expert), "agent": asdict(agent), "device": device,
               "precision": pick_precision(device), "threads": torch.get_num_threads(), "versions": versions()}
     write_json(run / "config.json", config)
     if cfg.base:
         take_base(Path(cfg.base), run, config)
-    return run, config
+    return run, config, dataset
 
 
-def check(dataset: Dataset, cfg: dict) -> None:
+def load_data(used: dict) -> Dataset:
+    return data.load(used["dataset"], used["data_dir"], used["conduct"])
+
+
+def replies_of(dataset: Dataset, cfg: RunConfig, gopo: GopoConfig) -> str:
+    """lm or template, as far as the data allows; says what it does not allow."""
     turns = [t for d in dataset.train for t in d.turns]
-    if not any(t.skills for t in turns) and not cfg["gopo"]["no_expert"]:
+    if not any(t.skills for t in turns) and not gopo.no_expert:
         raise DataError(f"{dataset.name}: no turn has skills, so the Expert has nothing to learn from: label them (field \"skills\"), or use --no_expert")
-    if not any(t.reply for t in turns) and cfg["run"]["replies"] == "lm":
+    replies = cfg.replies
+    if replies == "lm" and not any(t.reply for t in turns):
         print(f"{dataset.name}: no turn has a reply, so there is nothing for a language model to learn: training the Expert alone")
-        cfg["run"]["replies"] = "template"
-    if cfg["run"]["replies"] == "template" and cfg["gopo"]["no_expert"]:
-        raise DataError("--no_expert with --replies template leaves nothing to train")
+        replies = "template"
+    if replies == "template" and gopo.no_expert:
+        raise DataError("--no_expert without a language model leaves nothing to train")
+    return replies
 
 
-def execute(run: Path, config: dict, stop: Stop) -> int:
-    cfg = RunConfig(**config["run"])
-    dataset = data.load(cfg.dataset, cfg.data_dir, cfg.conduct)
-    check(dataset, config)
-    write_json(run / "config.json", config)
+def execute(run: Path, config: dict, dataset: Dataset, stop: Stop) -> int:
     cfg = RunConfig(**config["run"])
     print(f"{dataset.note or dataset.name}\nrun: {run}   device {config['device']}, {config['precision']}, {config['threads']} threads")
     torch.set_num_threads(config["threads"])
@@ -196,8 +208,8 @@ def execute(run: Path, config: dict, stop: Stop) -> int:
     plot_curves(read_rows(run / "metrics.jsonl"), read_rows(run / "evals.jsonl"), run / "curves.png", run.name)
     if done < cfg.steps:
         print(f"stopped at step {done} of {cfg.steps}; go on with: python train.py --resume {run}")
-        return 0
-    finish(run, dataset, cfg)
+    else:
+        finish(run, dataset, cfg)
     return 0
 
 
@@ -218,8 +230,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     cfg, gopo, expert, agent = parse(argv)
     stop, run = Stop(), None
     try:
-        run, config = resolve(cfg, gopo, expert, agent)
-        return execute(run, config, stop)
+        run, config, dataset = resolve(cfg, gopo, expert, agent)
+        return execute(run, config, dataset, stop)
     except KeyboardInterrupt:
         print(f"\nstopped; go on with: python train.py --resume {run}" if run else "\nstopped before anything was written")
         return 0
