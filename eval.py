@@ -20,7 +20,7 @@ from tqdm import tqdm
 import data
 from constraints import compile_constraints, violations
 from data import DataError, Dataset, base, fill, slots
-from gopo import Choose, Episode, Gopo, Request, Step, by_chance, by_nobody, by_policy, by_teacher, load_gopo, rollout
+from gopo import Choose, Episode, Gopo, Request, Step, by_chance, by_nobody, by_policy, by_teacher, keyed, load_gopo, rollout
 from rewards import Judged, dialogue_return, esndcg
 from runs import read_json, write_json
 from tse import bleu, gre, interval, replay_turns, skill_f1, tse
@@ -86,7 +86,7 @@ def evaluate(gopo: Gopo, choose: Choose, episodes: int, seed: int, split: str = 
         with tqdm(total=total, desc=f"evaluating {label}", unit="dialogue", leave=False) as bar:
             started = [Episode(n, env, env.reset()) for n in range(total) for env in [play(split, n, seed)]]
             played = rollout(started, choose, gopo.speaker, gopo.judge, gopo.expert.perception, gopo.dataset.skills, 1, 0.0,
-                             torch.Generator().manual_seed(seed), gopo.cfg.no_expert, bar.update)
+                             keyed(seed), gopo.cfg.no_expert, bar.update)
         numbers = [dialogue_metrics(gopo, e) for e in played]
         if play is plays[0]:
             first, rows = played, {m: interval([n[m] for n in numbers], seed) for m in numbers[0]}
@@ -236,7 +236,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"--episodes must be at least 1 and --show at least 0, got {args.episodes}, {args.show}")
     try:
         config = read_json(args.run / "config.json")
-        dataset = data.load(config["run"]["dataset"], args.data_dir or config["run"]["data_dir"], config["run"]["conduct"])
+        dataset = data.load(config["run"]["dataset"], args.data_dir or config["run"]["data_dir"], config["run"].get("conduct", False))
         if unknown := set(args.rows) - set(methods(args.run, dataset)):
             parser.error(f"--rows {' '.join(sorted(unknown))}: this run has {' '.join(methods(args.run, dataset))}")
         if args.chat:

@@ -318,10 +318,10 @@ class ExpertLearner:
         returns = torch.tensor(batch.returns, device=device)                       # [B]
         advantage = pick_advantages(returns, gains, choice.value.detach(), choice.mask)
         picked = advantage[choice.mask]
-        advantage = (advantage - picked.mean()) / (picked.std() + 1e-6) * choice.mask      # over the whole batch, never per turn index
+        advantage = (advantage - picked.mean()) / (picked.std(correction=0) + 1e-6) * choice.mask      # over the whole batch, never per turn index
         policy = expert_loss(choice.logp, advantage, choice.entropy.sum(-1), cfg.alpha)
         critic = (picked + choice.value.detach()[choice.mask] - choice.value[choice.mask]).pow(2).mean()
-        explained = 1 - picked.var() / (picked + choice.value.detach()[choice.mask]).var().clamp(min=1e-8)
+        explained = 1 - picked.var(correction=0) / (picked + choice.value.detach()[choice.mask]).var(correction=0).clamp(min=1e-8)
         norm = self.step(policy + 0.5 * critic, "Eq. 7 of the Expert")
         return {"loss_expert": policy.item(), "loss_critic": critic.item(), "entropy_expert": choice.entropy.sum(-1).mean().item(),
                 "explained_variance": explained.item(), "grad_norm_expert": norm}

@@ -115,9 +115,14 @@ Choose = Callable[[list[ExpertState], list[Episode]], list[tuple[str, ...]]]
 
 
 class Speaker(Protocol):
-    """Writes replies: the Customer Service Agent, or the phrase book."""
+    """Writes replies: the Customer Service Agent, or the phrase book.  One generator for all requests, or one for each."""
     def generate(self, requests: list[Request], group: int = 1, temperature: float | None = None,
-                 generator: torch.Generator | None = None) -> list[list[Reply]]: ...
+                 generator: torch.Generator | Sequence[torch.Generator] | None = None) -> list[list[Reply]]: ...
+
+
+def keyed(seed: int) -> Callable[[int, int], torch.Generator]:
+    """A generator per (seed, dialogue, turn): in evaluation a reply does not depend on which other dialogues are still going on."""
+    return lambda number, turn: torch.Generator().manual_seed((seed * 1_000_003 + number) * 1_009 + turn)
 
 
 class PhraseBook:
@@ -127,7 +132,10 @@ class PhraseBook:
         self.template = dataset.template
 
     def generate(self, requests, group=1, temperature=None, generator=None) -> list[list[Reply]]:
-        seeds = torch.randint(2 ** 31, (len(requests), group), generator=generator).tolist()
+        if isinstance(generator, Sequence):
+            seeds = [torch.randint(2 ** 31, (group,), generator=g).tolist() for g in generator]
+        else:
+            seeds = torch.randint(2 ** 31, (len(requests), group), generator=generator).tolist()
         return [[Reply(self.template(r.skills, r.context, random.Random(s))) for s in row] for r, row in zip(requests, seeds)]
 
 
@@ -180,18 +188,20 @@ def by_nobody(states: list[ExpertState], episodes: list[Episode]) -> list[tuple[
 
 
 def rollout(episodes: list[Episode], choose: Choose, speaker: Speaker, judge: Judge, perception: Perception, pool: dict[str, Skill], group: int = 1,
-            temperature: float | None = None, generator: torch.Generator | None = None, alone: bool = False,
+            temperature: float | None = None, generator: torch.Generator | Callable[[int, int], torch.Generator] | None = None, alone: bool = False,
             progress: Callable[[int], None] | None = None) -> list[Episode]:
     """Plays dialogues in lockstep to their ends (Sec. 3.1, steps 1-4).
 
-    alone  no Expert: the reply is written from H_t, u_t, e_t instead of skills (U_t and B_t in both cases)
+    generator  one for all, or one per (dialogue, turn) as `keyed` makes them
+    alone      no Expert: the reply is written from H_t, u_t, e_t instead of skills (U_t and B_t in both cases)
     """
     while live := [e for e in episodes if not e.over]:
         states = [e.state() for e in live]
         perceived = perception.perceive([s.user for s in states])
         skills = choose(states, live)
         requests = [Request(s.user, k, e.seen.context, *((s.history, *p) if alone else ())) for s, k, e, p in zip(states, skills, live, perceived)]
-        groups = speaker.generate(requests, group, temperature, generator)
+        drawn = [generator(e.number, len(e.steps)) for e in live] if callable(generator) else generator
+        groups = speaker.generate(requests, group, temperature, drawn)
         asked = [Judged(r.user, r.context, tuple(pool[k] for k in r.skills), reply.text, tuple(s.replies[0].text for s in e.steps),
                         e.seen.info.get("reference")) for e, r, replies in zip(live, requests, groups) for reply in replies]
         scores, gres = judge.score(asked), judge.gre(asked[::group])
@@ -238,8 +248,10 @@ class Gopo:
         earned = []
         for t, step in enumerate(episode.steps, 1):
             r_e, r_a = step.r_expert(self.expert.cfg.skill_cost), step.r_cs_mean()
-            if self.cfg.reward == "cs" or r_e is None:
+            if self.cfg.reward == "cs" or (r_e is None and self.cfg.reward == "joint"):
                 earned.append(r_a or 0.0)
+            elif r_e is None:
+                earned.append(0.0)
             else:
                 earned.append(joint_reward(r_e, r_a if self.cfg.reward == "joint" else None, t, self.dataset.horizon))
         end = episode.seen
@@ -344,6 +356,8 @@ class Answer:
         """
         if len(history) % 2 == 0:
             raise ValueError(f"history must end with a customer's message: got {len(history)} messages")
+        if unknown := set(previous) - set(self.gopo.dataset.skills):
+            raise ValueError(f"previous: unknown skills {sorted(unknown)}; the pool is in dataset.json of the run")
         said = tuple(zip(history[:-1:2], history[1:-1:2]))
         state = ExpertState(history[-1], said, tuple(previous))
         g = self.gopo
@@ -379,7 +393,7 @@ def load_gopo(run: str | Path, dataset: Dataset | None = None, expert: str = "ex
     config = read_json(run / "config.json")
     speaks = config["run"]["replies"] == "lm"
     used = config["run"]
-    dataset = dataset or (_read_domain(run / "dataset.json") if speaks else data.load(used["dataset"], used["data_dir"], used["conduct"]))
+    dataset = dataset or (_read_domain(run / "dataset.json") if speaks else data.load(used["dataset"], used["data_dir"], used.get("conduct", False)))
     perception = Perception(dataset.intents, dataset.emotions)
     model = Expert(list(dataset.skills), perception, ExpertConfig(**config["expert"]))
     model.load_state_dict(load_tensors(run / expert))

@@ -284,7 +284,8 @@ class Shop:
         if need.matched:                                         # named again: fine if it is the one agreed on
             return "" if need.matched in names else self._wrong("wrong.fact", rng)
         right = [n for n in names if need.right(n, self.split)]
-        if len(names) == 1 and right:
+        listed = {self.context.get(f"{slot}_{n}") for a in self.heard if a.kind == act.kind for n in a.candidates}
+        if len(listed) == 1 and right:                           # who lists several until one fits has named none
             need.matched = right[0]
             return "good"
         return self._wrong(f"wrong.{slot}", rng)

@@ -187,7 +187,7 @@ def load_checkpoint(run: Path) -> tuple[int, dict[str, dict[str, Tensor]]] | Non
             if not wrong:
                 return state["step"], {Path(name).stem: load_file(folder / name) for name in state["sha256"]}
             reason = f"{', '.join(wrong)} changed"
-        except (OSError, json.JSONDecodeError, KeyError, UnicodeDecodeError, SafetensorError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
             reason = f"{type(error).__name__}: {error}"
         print(f"checkpoint {folder} is damaged ({reason}); falling back to the one before")
     return None

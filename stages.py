@@ -23,7 +23,7 @@ STAGES = ("untrained.safetensors", "strategy.safetensors", "untrained", "warm_st
 
 
 def replace_folder(folder: Path, make: Callable[[Path], None]) -> None:
-    """`make(folder)`, but the folder is the old one or the new one as a whole."""
+    """`make(folder)`, but a half-written folder never bears the name: after a crash it is the old one, the new one, or missing."""
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()

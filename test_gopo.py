@@ -209,6 +209,7 @@ def test_a_success_is_worth_rewards_of_one_to_the_horizon(turn, gamma):      # E
     ((1, 2, 3), 1.0, 1.0), ((1, 2, 4), 0.9667, 0.9667), ((3, 4, 5), 0.9367, 0.9367), ((2, 4, 5), 0.9333, 0.9333),   # not monotone: (3,4,5) -> (2,4,5)
     ((1, 1, 1), 1.0, 1.0741),                    # two tasks in one turn: exponent -1 as printed, 1/.9 > 1
     ((3, 1, 2), (0.81 + 1 + 1) / 3, 1.0604),     # printed: (.9^2 + .9^-3 + .9^0) / 3
+    ((3, 1, 5), (0.81 + 1 + 0.9) / 3, 0.9702),   # the anchor of task 3 is turn 3, the latest so far, not turn 1
     ((2, None, None), 0.3, None), ((2, 3, None), (0.9 + 1) / 3, None), ((None, 2, 3), (0.9 + 1) / 3, None), ((None, None, None), 0.0, None)])
 def test_tse_by_hand(turns, ours, printed):      # GAP-3
     assert tse(turns) == pytest.approx(ours, abs=1e-4)
@@ -537,7 +538,7 @@ def test_update_stops_at_a_value_that_is_no_number():
     learner, before = ExpertLearner(expert), copy.deepcopy(expert.state_dict())
     batch = one_turn(expert, torch.Generator().manual_seed(0))
     batch.returns[3] = float("nan")
-    with pytest.raises(FloatingPointError, match="Eq. 7"):
+    with pytest.raises(FloatingPointError, match="^Eq. 7 of the Expert is nan"):
         learner.update(batch)
     assert all(torch.equal(before[k], v) for k, v in expert.state_dict().items())
 
@@ -568,7 +569,8 @@ def test_expert_config_refuses(bad):
 
 def labelled(n: int) -> list[Dialogue]:
     words = {("refund", "angry"): "Refund me at once!", ("refund", None): "A refund, please.", (None, "happy"): "Lovely day.", ("hello", "happy"): "Hello, lovely."}
-    return [Dialogue(str(i), tuple(Turn(text, intent, emotion) for (intent, emotion), text in words.items())) for i in range(n)]
+    silent = (Turn("Hello, lovely."),) * 3                                   # unlabelled copies outnumber the labelled one
+    return [Dialogue(str(i), tuple(Turn(text, intent, emotion) for (intent, emotion), text in words.items()) + silent) for i in range(n)]
 
 
 def test_perception_learns_its_labels():
@@ -731,9 +733,11 @@ def test_returns_of_a_batch_by_hand():      # lambda 1, terminated: G_t is the d
 
 
 def test_a_step_is_determined_by_seed_and_number():      # so a resumed run needs no generator's state
+    calls = itertools.count()
+
     def row(number, seed, stage=0):
         g = small_gopo(GopoConfig(dialogues=6))
-        torch.manual_seed(number + 17)                                        # global randomness plays no part
+        torch.manual_seed(next(calls))                                        # global randomness plays no part
         line, played = g.step(number, seed, stage)
         return line, [(e.number, [(s.skills, s.replies[0].text) for s in e.steps]) for e in played], g.expert.actor.weight.detach().clone()
     a, b = row(3, 0), row(3, 0)
@@ -834,7 +838,7 @@ def test_mixed_pairs_are_of_mixed_quality():
     pairs = warmup.mixed_pairs(toy_logs(phrase_book), 400, 1)
     assert len(pairs) == 400 and pairs == warmup.mixed_pairs(toy_logs(phrase_book), 400, 1) != warmup.mixed_pairs(toy_logs(phrase_book), 400, 2)
     faithful = np.mean([all(MORE[s].examples[0] in text for s in r.skills if s != "pay") for r, text in pairs])
-    assert 0.4 < faithful < 0.95                                             # half follow their skills, the rest at best in part
+    assert 0.6 < faithful < 0.85                                             # half follow their skills, the rest at best in part
     stating = [slots(text) for _, text in pairs if slots(text)]
     assert 0.3 < np.mean([s == ["refund_1"] for s in stating]) < 0.7         # a wrong candidate as often as the right one
     assert all(set(slots(text)) <= set(r.context) for r, text in pairs)      # but never a slot that B_t lacks
@@ -1232,3 +1236,28 @@ def test_a_half_written_run_is_named(lm_run, tmp_path):
     (run / "expert.safetensors").unlink()
     with pytest.raises(DataError, match="expert"):
         gopo.load(run)
+
+
+def test_a_held_out_reply_is_nearer_its_own_skill():      # GAP-5: Eq. 9c's distance, in >= 80 % of pairs, on dev replies of the simulated shop
+    from csagent import SkillEmbedding, skill_distance
+    from models import load_model
+    from warmup import slot_names, vocabulary_texts, warm_pairs
+    shop = data.load("mgshop")
+    model, tokenizer = load_model("tiny", vocabulary_texts(shop), slot_names(shop), 0)
+    encode = lambda text: tokenizer.encode(text, add_special_tokens=False)
+    space = SkillEmbedding(model.get_input_embeddings().weight, encode, [r for _, r in warm_pairs(shop.train)[:500]], shop.skills)
+    held_out = [(request.skills[0], reply) for request, reply in warm_pairs(shop.dev) if len(request.skills) == 1][:200]
+    skills, nearer, pairs = list(shop.skills), 0, 0
+    references = space.sequences([[k] for k in skills])
+    for own, reply in held_out:
+        d = skill_distance(space.replies([encode(reply)]).expand(len(skills), -1), references)
+        nearer += int((d > d[skills.index(own)]).sum())
+        pairs += len(skills) - 1
+    assert pairs > 1000 and nearer / pairs >= 0.8
+
+
+def test_an_imitation_and_a_constant_are_rows():      # baselines.py: the smallest study that goes through
+    import baselines
+    shop = data.load("mgshop")
+    assert len(set(baselines.best_constant(shop))) == 5
+    assert baselines.most_frequent(shop) in {t for _, t in warmup.labelled_states(shop.train)}

@@ -262,7 +262,7 @@ def test_wrong_facts_are_noticed():
     wrong = next(i for i in "123" if i != right and shop.context[f"refund_{i}"] != shop.context[f"refund_{right}"])
     before = shop.patience
     shop.step(f"You get {{refund_{wrong}}} back.")                           # a slot of B_t, so decoding allows it; the customer does not
-    assert shop.need.told == set() and shop.patience < before - 0.9
+    assert shop.need.told == set() and before - shop.patience == pytest.approx(1.5) and shop.intent == "object"       # 1 for the error, 1 for no progress: WORST
     shop.emotion = "neutral"
     shop.step(f"You get {{refund_{right}}} back.")
     assert shop.need.told == {"refund"} and shop.completed[1] == 3
@@ -273,9 +273,22 @@ def test_a_wrong_name_is_no_match():
     wrong = next(v for k, v in shop.context.items() if k.startswith("order_") and v != shop.need.order)
     shop.step(f"I found your order {wrong}.")
     assert shop.need.matched is None and shop.intent == "object"
-    both = customer(refund)
-    both.step(f"I found your order {wrong} and order {both.need.order}.")    # naming all of them is no answer
-    assert both.need.matched is None
+    either = customer(refund, ear=lambda text, context: [Act("confirm_order", frozenset("123"))])
+    either.step("One of the three.")                                         # what could mean any of them names none
+    assert either.need.matched is None
+
+
+def test_words_after_the_harm_do_not_undo_it():      # a mistake that upsets is not made good in the same breath
+    upset = 0
+    for number in range(80):
+        shop = Shop(0, "train", number)
+        shop.reset()
+        if shop.emotion in OPENER or shop.need.talk != "order":
+            continue
+        wrong = next(v for k, v in shop.context.items() if k.startswith("order_") and v != shop.need.order)
+        shop.step(f"I found your order {wrong}. " + " ".join(skill_pool()[s].examples[0] for s in OPENER.values()))
+        upset += shop.emotion in OPENER
+    assert upset >= 3
 
 
 def test_voucher_moves_mood_and_is_counted():
@@ -513,3 +526,14 @@ def test_catalogue_and_ear_agree_on_slots():      # every fact that a customer m
         bases = {k.rpartition("_")[0] for k in search(Focus(talk, "tent"), "test")}
         assert {s for need in book()["needs"].values() if need["talk"] == talk for asks in need["asks"] for s in asks} <= bases
     assert catalogue.code("a", 1) == catalogue.code("a", 1) != catalogue.code("a", 2)
+
+
+def test_listing_every_candidate_names_none():      # "I recommend A. I recommend B. I recommend C." must not be matched by exhaustion
+    for number in range(40):
+        shop = mgshop.Shop(0, "test", number)
+        seen = shop.reset()
+        kind = "recommend" if shop.need.talk == "product" else "confirm_order"
+        opener = mgshop.template([mgshop.OPENER[shop.emotion]], {}, random.Random(0)) if shop.emotion in mgshop.OPENER else ""
+        slot = shop.need.talk
+        shop.step(f"{opener} " + " ".join(f"{'I recommend the' if kind == 'recommend' else 'I found your order'} {{{slot}_{i}}}." for i in (1, 2, 3)))
+        assert seen.context and shop.need.matched is None

@@ -173,7 +173,7 @@ def resolve(cfg: RunConfig, gopo: GopoConfig, expert: ExpertConfig, agent: Any) 
 
 
 def load_data(used: dict) -> Dataset:
-    return data.load(used["dataset"], used["data_dir"], used["conduct"])
+    return data.load(used["dataset"], used["data_dir"], used.get("conduct", False))
 
 
 def replies_of(dataset: Dataset, cfg: RunConfig, gopo: GopoConfig) -> str:

@@ -55,10 +55,10 @@ def _mixed(rng: random.Random, request: Request, reply: str, dataset: Dataset, l
     if dataset.template is None:
         return request, (reply if rng.random() < 0.5 else rng.choice(logged)[1])
     pool = list(dataset.skills)
-    asked = tuple(rng.sample(pool, rng.randint(1, MAX_SKILLS)))
+    asked = tuple(rng.sample(pool, rng.randint(1, min(MAX_SKILLS, len(pool)))))
     said = list(asked)
     if rng.random() < 0.5:
-        said = [s for s in said if rng.random() < 0.6] + rng.sample(pool, rng.randint(0, 2))
+        said = [s for s in said if rng.random() < 0.6] + rng.sample(pool, rng.randint(0, min(2, len(pool))))
         rng.shuffle(said)
     text = _other_candidate(rng, dataset.template(list(dict.fromkeys(said)), request.context, rng), request.context)
     return (request if alone else Request(request.user, asked, request.context)), text
