@@ -27,7 +27,7 @@ from eval import evaluate
 from expert import Expert, ExpertConfig, Perception
 from gopo import Choose, Gopo, GopoConfig, by_chance, by_policy, by_teacher, judge_for, rollout
 from rewards import esndcg
-from runs import write_json
+from runs import read_json, write_json
 from warmup import labelled_states
 
 SHOWN = ("tse", "I_1", "I_2", "I_3", "N_1", "N_2", "N_3", "turns", "success", "esndcg", "f1", "exact", "length", "vouchers")
@@ -121,7 +121,7 @@ def rows(dataset: Dataset, steps: int) -> dict[str, Callable[[int], tuple[Gopo, 
 
 def study(dataset: Dataset, seeds: int, steps: int, episodes: int, only: Sequence[str], path: Path | None) -> dict[str, dict]:
     """All rows over training seeds; the test customers are the same throughout (seed 0)."""
-    results: dict[str, dict] = {}
+    results: dict[str, dict] = read_json(path) if path and path.exists() else {}          # rows of an earlier call stay
     for name, make in rows(dataset, steps).items():
         if only and not any(o in name for o in only):
             continue

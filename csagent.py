@@ -157,6 +157,8 @@ class AgentConfig:
         for name in ("temperature", "agent_lr", "lambda_p", "sft_lr"):
             if not 0 < getattr(self, name) < INF:
                 raise ValueError(f"--{name} must be positive, got {getattr(self, name)}")
+        if self.group == 1 and self.cs_baseline == "group":
+            raise ValueError("--group 1 leaves nothing after subtracting its own mean: use --group 2 or more, or --cs_baseline none")
         for name, least in (("max_new_tokens", 1), ("user_tokens", 8), ("group", 1), ("micro_batch", 1), ("sft_batch", 1), ("lambda_s", 0), ("lambda_d", 0),
                             ("pretrain_steps", 0), ("warm_steps", 0)):
             if not getattr(self, name) >= least:
@@ -174,7 +176,8 @@ class SkillEmbedding:
         self.idf = torch.from_numpy(np.log((1 + len(sequences)) / (1 + seen))).to(self.table)
         self.centre = self.replies(sequences).mean(0)
         self.index = {k: i for i, k in enumerate(skills)}
-        self.skills = torch.stack([self.replies([encode(e) for e in s.examples or (s.description or s.id,)]).mean(0) for s in skills.values()])   # [K, D]
+        means = [self.replies([encode(e) for e in s.examples or (s.description or s.id,)]).mean(0) for s in skills.values()]
+        self.skills = torch.stack(means) if means else self.centre.new_zeros(0, len(self.centre))                    # [K, D]
 
     def replies(self, sequences: Sequence[Sequence[int]]) -> Tensor:
         """Token ids -> [B, D]."""

@@ -45,7 +45,7 @@ def completed(episode: Episode, dataset: Dataset, spoken: bool) -> tuple:
 def dialogue_metrics(gopo: Gopo, episode: Episode) -> dict[str, float | None]:
     """One dialogue as numbers; None where the data does not say."""
     dataset, steps, info = gopo.dataset, episode.steps, episode.seen.info
-    labelled = [s for s in steps if s.teacher is not None]
+    labelled = [] if gopo.cfg.no_expert else [s for s in steps if s.teacher is not None]       # no skills were chosen: nothing to compare
     mean = lambda values: float(np.mean(values)) if len(values) else None
     has_tasks = any(s.task for s in dataset.skills.values())
     turns = completed(episode, dataset, gopo.agent is not None) if has_tasks else (None, None, None)

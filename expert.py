@@ -264,7 +264,7 @@ class Expert(nn.Module):
             elif greedy:
                 pick = log_p.argmax(-1)
             else:
-                pick = torch.multinomial(log_p.detach().exp(), 1, generator=generator).squeeze(-1)
+                pick = torch.multinomial(log_p.detach().exp().cpu(), 1, generator=generator).squeeze(-1).to(self.device)
             pick = torch.where(alive, pick, self.stop)
             conditional = -(log_p.exp() * log_p.clamp(min=-1e9)).sum(-1)           # p log p := 0 where p = 0
             picks.append((pick, torch.where(alive, log_p.gather(-1, pick[:, None]).squeeze(-1), 0.0), torch.where(alive, conditional, 0.0),
@@ -316,9 +316,9 @@ class ExpertLearner:
         positions = choice.mask.shape[1]
         gains = torch.tensor([(g + [0.0] * positions)[:positions] for g in batch.gains], device=device)
         returns = torch.tensor(batch.returns, device=device)                       # [B]
-        advantage = pick_advantages(returns, gains, choice.value.detach(), choice.mask)
-        picked = advantage[choice.mask]
-        advantage = (advantage - picked.mean()) / (picked.std(correction=0) + 1e-6) * choice.mask      # over the whole batch, never per turn index
+        raw = pick_advantages(returns, gains, choice.value.detach(), choice.mask)
+        picked = raw[choice.mask]
+        advantage = (raw - picked.mean()) / (picked.std(correction=0) + 1e-6) * choice.mask      # over the whole batch, never per turn index
         policy = expert_loss(choice.logp, advantage, choice.entropy.sum(-1), cfg.alpha)
         critic = (picked + choice.value.detach()[choice.mask] - choice.value[choice.mask]).pow(2).mean()
         explained = 1 - picked.var(correction=0) / (picked + choice.value.detach()[choice.mask]).var(correction=0).clamp(min=1e-8)

@@ -47,7 +47,7 @@ class GopoConfig:
     dialogues: int | None = opt(None, "dialogues per GOPO step, played in lockstep; default 32 without a language model, 16 with one")
     reward: str = opt("joint", "what the Expert's advantage is made of: joint (Eq. 10), expert (R^E only) or cs (R^A only)")
     cs_reward: str = opt("cs", "what Eq. 9b rewards: cs (R^A, as printed) or joint (R_t, the other reading of Sec. 3.2, GAP-4)")
-    outcome_weight: float = opt(0.0, "adds this times the dialogue's TSE to its last reward; 0 = the paper, whose R_t holds no outcome (GAP-4)")
+    outcome_weight: float = opt(0.0, "adds this times the dialogue's TSE to its last reward; 0 = the paper (the absorbing end already pays for success, GAP-4)")
     tse_gamma: float = opt(0.9, "decay of Eq. 11, in (0, 1]; evaluation only, unless --outcome_weight")
     no_expert: bool = opt(False, "ablation: no Expert; the Customer Service Agent alone, told H_t, u_t, e_t and the shop's global rules")
 
@@ -202,8 +202,9 @@ def rollout(episodes: list[Episode], choose: Choose, speaker: Speaker, judge: Ju
         requests = [Request(s.user, k, e.seen.context, *((s.history, *p) if alone else ())) for s, k, e, p in zip(states, skills, live, perceived)]
         drawn = [generator(e.number, len(e.steps)) for e in live] if callable(generator) else generator
         groups = speaker.generate(requests, group, temperature, drawn)
-        asked = [Judged(r.user, r.context, tuple(pool[k] for k in r.skills), reply.text, tuple(s.replies[0].text for s in e.steps),
-                        e.seen.info.get("reference")) for e, r, replies in zip(live, requests, groups) for reply in replies]
+        wanted = [e.seen.info.get("teacher") or () for e in live] if alone else skills       # without an Expert: judged by what the turn needed
+        asked = [Judged(r.user, r.context, tuple(pool[k] for k in w), reply.text, tuple(s.replies[0].text for s in e.steps),
+                        e.seen.info.get("reference")) for e, r, w, replies in zip(live, requests, wanted, groups) for reply in replies]
         scores, gres = judge.score(asked), judge.gre(asked[::group])
         for i, (e, r) in enumerate(zip(live, requests)):
             info, teacher = e.seen.info, e.seen.info.get("teacher")
@@ -225,6 +226,8 @@ class Gopo:
         self.learner = ExpertLearner(expert)
         self.speaker: Speaker = agent or (PhraseBook(dataset) if dataset.template else Silence())
         self.judge = judge if agent or dataset.template else NoJudge()
+        if cfg.outcome_weight and not dataset.environment:
+            raise DataError(f"--outcome_weight needs a live shop: {dataset.name} is replayed, its outcome ignores the replies")
         self.size = cfg.dialogues or (16 if agent else 32)
         self.gamma = cfg.gamma if cfg.gamma is not None else (0.95 if dataset.environment else 0.0)
 
@@ -358,7 +361,7 @@ class Answer:
             raise ValueError(f"history must end with a customer's message: got {len(history)} messages")
         if unknown := set(previous) - set(self.gopo.dataset.skills):
             raise ValueError(f"previous: unknown skills {sorted(unknown)}; the pool is in dataset.json of the run")
-        said = tuple(zip(history[:-1:2], history[1:-1:2]))
+        said = tuple((user, data.delexicalise(reply, context)) for user, reply in zip(history[:-1:2], history[1:-1:2]))     # slots, as in training
         state = ExpertState(history[-1], said, tuple(previous))
         g = self.gopo
         skills = () if g.cfg.no_expert else by_policy(g.expert, greedy=True)([state], [])[0]
@@ -398,7 +401,12 @@ def load_gopo(run: str | Path, dataset: Dataset | None = None, expert: str = "ex
     model = Expert(list(dataset.skills), perception, ExpertConfig(**config["expert"]))
     model.load_state_dict(load_tensors(run / expert))
     speaker = load_agent(run / agent, dataset, config) if speaks and agent else None
-    return Gopo(dataset, model.to(config["device"]), speaker, judge_for(dataset), GopoConfig(**config["gopo"]))
+    return Gopo(dataset, model.to(here(config)), speaker, judge_for(dataset), GopoConfig(**config["gopo"]))
+
+
+def here(config: dict) -> str:
+    """The device of a run, or the CPU where there is no such device."""
+    return config["device"] if torch.cuda.is_available() else "cpu"
 
 
 def load_agent(folder: Path, dataset: Dataset, config: dict):
@@ -408,7 +416,7 @@ def load_agent(folder: Path, dataset: Dataset, config: dict):
     if not (folder / "config.json").exists():
         raise DataError(f"{folder}: no trained language model here; the run is not complete: python train.py --resume {folder.parent}")
     model, tokenizer = load_model(str(folder))
-    return CustomerServiceAgent(model, tokenizer, dataset.skills, dataset.must_not_say, AgentConfig(**config["agent"]), config["device"], config["precision"])
+    return CustomerServiceAgent(model, tokenizer, dataset.skills, dataset.must_not_say, AgentConfig(**config["agent"]), here(config), config["precision"])
 
 
 def load(run: str | Path) -> Answer:

@@ -434,8 +434,6 @@ class Shop:
         return plan + [need.steps[0], "close"]
 
 
-
-
 # --- the shop as a dataset ------------------------------------------------------------------------------------------------------
 
 def load(data_dir=None) -> Dataset:

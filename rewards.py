@@ -218,7 +218,7 @@ class ReplayJudge:
         f1 = 1.0 if not wanted and not said else 2 * len(wanted & said) / (len(wanted) + len(said))
         banned = [p for s in item.skills for p in s.must_not_say if p.lower() in item.reply.lower()]
         missing = [p for s in item.skills for p in s.must_say if p.lower() not in item.reply.lower()]
-        return sentence_chrf(item.reply, [item.reference]).score / 100, f1, float(not banned and not missing), diversity(item.reply, ())
+        return sentence_chrf(item.reply, [item.reference]).score / 100, f1, float(not banned and not missing), distinct_pairs(_words(item.reply))
 
     def gre(self, items: Sequence[Judged]) -> list[tuple[float, float, float] | None]:
         return [None] * len(items)               # politeness in any language is not a matter of rules
@@ -242,8 +242,8 @@ def fitness(item: Judged) -> float:
     available = {base(s) for s in item.context}
     needed = {n for s in item.skills for n in s.needs if n in available}
     said = set(slots(item.reply))
-    right = {base(s) for s in said if base(s) in needed and item.context.get(f"fit_{s.rpartition('_')[2]}", "yes") == "yes"}
-    wrong = sum(base(s) not in needed or item.context.get(f"fit_{s.rpartition('_')[2]}", "yes") != "yes" for s in said)
+    right = {base(s) for s in said if base(s) in needed and s in item.context and item.context.get(f"fit_{s.rpartition('_')[2]}", "yes") == "yes"}
+    wrong = sum(base(s) not in needed or s not in item.context or item.context.get(f"fit_{s.rpartition('_')[2]}", "yes") != "yes" for s in said)
     return 1.0 if not needed and not said else 2 * len(right) / (len(right) + wrong + len(needed))
 
 

@@ -1,8 +1,8 @@
 """A run directory: config, metrics, checkpoints, curves.  Every write is atomic; only JSON and safetensors are ever read (no pickle).
 
-`kill -9` at any moment loses at most the steps since the last checkpoint.  A checkpoint carries the sha256 of its files; one that is
-damaged is passed over for the one before it.  On resume metrics.jsonl is cut back to the checkpoint, so a resumed run's file equals an
-uninterrupted one's.
+`kill -9` at any moment loses at most the steps since the last checkpoint (before the first GOPO step: the stage it was in).  A
+checkpoint carries the sha256 of its files; one that is damaged is passed over for the one before it.  On resume metrics.jsonl is
+cut back to the checkpoint, so a resumed run's file equals an uninterrupted one's.
 Try it:  python runs.py        writes a checkpoint, damages it, and reads the one before"""
 from __future__ import annotations
 
@@ -48,8 +48,10 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path}: not valid JSON ({error}); restore it or train again with --overwrite") from None
 
 
-def run_directory(output_dir: str | None, name: str, overwrite: bool) -> Path:
-    """The folder of a new run: `output_dir`, or runs/<name>, numbered if that exists."""
+def run_directory(output_dir: str | None, name: str, overwrite: bool, keep: str | None = None) -> Path:
+    """The folder of a new run: `output_dir`, or runs/<name>, numbered if that exists; never replaces the folder `keep`."""
+    if overwrite and keep and Path(output_dir or Path("runs") / name).resolve() == Path(keep).resolve():
+        raise DataError(f"--overwrite would remove {keep}, which this run needs as its --base: give another --output_dir")
     if output_dir:
         path = Path(output_dir)
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
@@ -70,8 +72,11 @@ def run_directory(output_dir: str | None, name: str, overwrite: bool) -> Path:
 
 def versions() -> dict[str, str | None]:
     """What the run was made with."""
-    git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
-    return {name: version(name) for name in ("torch", "transformers", "peft")} | {"commit": git.stdout.strip() or None}
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:                              # no git on this machine
+        commit = ""
+    return {name: version(name) for name in ("torch", "transformers", "peft")} | {"commit": commit or None}
 
 
 class Log:

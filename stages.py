@@ -16,10 +16,10 @@ from tqdm import tqdm
 from data import DataError, Dataset
 from expert import Expert, ExpertConfig, Perception
 from gopo import Gopo, load_agent, strategy_only
-from runs import Log, load_tensors, read_json, save_tensors
+from runs import Log, adam_state, load_adam_state, load_tensors, read_json, save_tensors
 from warmup import mixed_pairs, slot_names, vocabulary_texts, warm_pairs
 
-STAGES = ("untrained.safetensors", "strategy.safetensors", "untrained", "warm_start")        # what `--base` takes over
+STAGES = ("untrained.safetensors", "strategy.safetensors", "strategy_adam.safetensors", "untrained", "warm_start")        # what `--base` takes over
 
 
 def replace_folder(folder: Path, make: Callable[[Path], None]) -> None:
@@ -79,10 +79,11 @@ def prepare_agent(run: Path, dataset: Dataset, config: dict) -> Any:
 
 
 def prepare_strategy(run: Path, gopo: Gopo, steps: int, seed: int) -> None:
-    """GOPO of the Expert alone, where dialogues are cheap; rows go to strategy.jsonl."""
-    path = run / "strategy.safetensors"
+    """GOPO of the Expert alone, where dialogues are cheap; rows go to strategy.jsonl.  Its Adam goes on into the joint steps."""
+    path, adam = run / "strategy.safetensors", run / "strategy_adam.safetensors"
     if path.exists():
         gopo.expert.load_state_dict(load_tensors(path))
+        load_adam_state(gopo.learner.optimiser, load_tensors(adam))
         return
     alone, log = strategy_only(gopo), Log(run / "strategy.jsonl")
     with tqdm(range(1, steps + 1), desc="strategy: the Expert alone", unit="step") as bar:
@@ -90,16 +91,26 @@ def prepare_strategy(run: Path, gopo: Gopo, steps: int, seed: int) -> None:
             row, _ = alone.step(step, seed, stage=1)
             log.write(row)
             bar.set_postfix(R_E=f"{row['r_expert']:.2f}" if row["r_expert"] is not None else "—", refresh=False)
+    save_tensors(adam_state(gopo.learner.optimiser), adam)       # first, for `path` marks the stage as complete
     save_tensors(gopo.expert.state_dict(), path)
 
 
-def take_base(base: Path, run: Path, config: dict) -> None:
+SAME = {"run": ("dataset", "seed", "replies", "conduct"), "gopo": ("no_expert",), "expert": ("width", "history"),
+        "agent": ("model", "pretrain_steps", "warm_steps", "sft_lr", "sft_batch", "user_tokens")}
+
+
+def check_base(base: Path, config: dict) -> bool:
+    """Refuses a base that is no common start; returns whether its strategy is one too (learned with the same rewards, for as long)."""
     theirs = read_json(base / "config.json")
-    for key in ("dataset", "seed", "replies"):
-        if theirs["run"][key] != config["run"][key]:
-            raise DataError(f"--base {base} was trained with --{key} {theirs['run'][key]}, this run has {config['run'][key]}")
-    alike = all(theirs[k] == config[k] for k in ("gopo", "expert"))      # a strategy learned with other rewards is no common start
-    for name in STAGES if alike else (n for n in STAGES if n != "strategy.safetensors"):
+    for part, key in ((part, key) for part, keys in SAME.items() for key in keys):
+        if theirs[part].get(key) != config[part][key]:
+            raise DataError(f"--base {base} was trained with --{key} {theirs[part].get(key)}, this run has {config[part][key]}")
+    return all(theirs[part] == config[part] for part in ("gopo", "expert")) and theirs["run"]["strategy_steps"] == config["run"]["strategy_steps"]
+
+
+def take_base(base: Path, run: Path, with_strategy: bool) -> None:
+    """Copies the stages of `base`."""
+    for name in (n for n in STAGES if with_strategy or not n.startswith("strategy")):
         if (base / name).is_dir():
             shutil.copytree(base / name, run / name)
         elif (base / name).exists():

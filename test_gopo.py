@@ -1172,7 +1172,7 @@ def test_a_run_with_a_language_model(lm_run):
 
 def test_resume_with_a_language_model(lm_run, tmp_path, capsys):      # the LM's weights and its AdamW are in the checkpoint
     whole, halves = tmp_path / "whole", tmp_path / "halves"
-    common = "--strategy_steps 1 --dialogues 2 --group 2 --eval_episodes 0 --sft_batch 8 --max_new_tokens 24".split() + ["--base", str(lm_run)]
+    common = "--strategy_steps 1 --pretrain_steps 2 --warm_steps 2 --dialogues 2 --group 2 --eval_episodes 0 --sft_batch 8 --max_new_tokens 24".split() + ["--base", str(lm_run)]
     assert train.main([*common, "--steps", "2", "--output_dir", str(whole)]) == 0
     assert train.main([*common, "--steps", "1", "--output_dir", str(halves)]) == 0
     assert train.main(["--resume", str(halves), "--steps", "2"]) == 0

@@ -3,7 +3,7 @@
 Reads like Sec. 3: perceive, choose skills, reply under hard constraints, reward both, update both.  Before the GOPO steps come stages
 that are the same for every method: perception learns its labels; the tiny LM is pretrained ("untrained" in the tables) and warm-started;
 `--strategy_steps` of GOPO without the LM (phrase book, or no reply on logs) let the Expert, untrained until then, learn its strategy
-where a dialogue costs milliseconds.  Ctrl-C or SIGTERM saves and says how to go on."""
+where a dialogue costs milliseconds.  Ctrl-C or SIGTERM saves and says how to go on; a stage begun before the GOPO steps starts again."""
 from __future__ import annotations
 
 import os
@@ -28,7 +28,7 @@ from eval import evaluate, evaluate_run, print_table
 from expert import ExpertConfig
 from gopo import Gopo, GopoConfig, by_nobody, by_policy, judge_for, save_domain
 from runs import Alarms, Log, load_checkpoint, plot_curves, read_json, read_rows, run_directory, save_checkpoint, save_tensors, versions, write_json
-from stages import prepare_agent, prepare_expert, prepare_strategy, replace_folder, take_base
+from stages import check_base, prepare_agent, prepare_expert, prepare_strategy, replace_folder, take_base
 
 
 @dataclass(frozen=True)
@@ -114,20 +114,20 @@ def train(run: Path, gopo: Gopo, cfg: RunConfig, steps: int, stop: Stop) -> int:
             bar.update()
             bar.set_postfix({k: f"{row[k]:.2f}" for k in ("reward", "tse") if row[k] is not None}, refresh=False)
             if done % cfg.eval_every == 0 or done == steps:
-                tqdm.write(evaluate_dev(gopo, done, evaluations, cfg.seed))
+                tqdm.write(evaluate_dev(gopo, done, evaluations))
             if done % cfg.save_every == 0 or done == steps or stop.asked:
                 save_checkpoint(run, done, gopo.parts())
                 write_samples(run, done, gopo, played)
             if stop.asked:
                 break
     stop.wait = False
-    return done if steps > start else start
+    return done
 
 
-def evaluate_dev(gopo: Gopo, step: int, log: Log, seed: int) -> str:
+def evaluate_dev(gopo: Gopo, step: int, log: Log) -> str:
     """One line on held-out dev customers, most probable skills and tokens."""
     choose = by_nobody if gopo.cfg.no_expert else by_policy(gopo.expert, greedy=True)
-    row, _ = evaluate(gopo, choose, 40, seed, split="dev", label=f"step {step}", with_bleu=False)
+    row, _ = evaluate(gopo, choose, 40, 0, split="dev", label=f"step {step}", with_bleu=False)
     means = {m: row[m]["mean"] for m in ("tse", "success", "turns", "esndcg", "f1", "length", "r_cs", "gre", "violations")}
     log.write({"step": step} | means)
     return f"step {step}, dev: " + "  ".join(f"{m} {v:.3f}" for m, v in means.items() if v is not None)
@@ -161,14 +161,17 @@ def resolve(cfg: RunConfig, gopo: GopoConfig, expert: ExpertConfig, agent: Any) 
     replies = replies_of(dataset, cfg, gopo)
     from models import pick_precision
     device = ("cuda" if torch.cuda.is_available() else "cpu") if cfg.device == "auto" else cfg.device
-    run = run_directory(cfg.output_dir, f"{Path(cfg.dataset).stem}-{'alone' if gopo.no_expert else 'gopo'}-{cfg.seed}", cfg.overwrite)
     chosen = asdict(cfg) | {"resume": None, "overwrite": False, "replies": replies}
     chosen |= {name: value for name, value in DEFAULTS[replies].items() if chosen[name] is None}
     config = {"run": chosen, "gopo": asdict(gopo), "expert": asdict(expert), "agent": asdict(agent), "device": device,
               "precision": pick_precision(device), "threads": torch.get_num_threads(), "versions": versions()}
+    alike = check_base(Path(cfg.base), config) if cfg.base else False
+    if cfg.base:                                                         # the probe may answer differently on a busy machine
+        config["precision"] = read_json(Path(cfg.base) / "config.json")["precision"]
+    run = run_directory(cfg.output_dir, f"{Path(cfg.dataset).stem}-{'alone' if gopo.no_expert else 'gopo'}-{cfg.seed}", cfg.overwrite, cfg.base)
     write_json(run / "config.json", config)
     if cfg.base:
-        take_base(Path(cfg.base), run, config)
+        take_base(Path(cfg.base), run, alike)
     return run, config, dataset
 
 
@@ -216,7 +219,7 @@ def execute(run: Path, config: dict, dataset: Dataset, stop: Stop) -> int:
 def finish(run: Path, dataset: Dataset, cfg: RunConfig) -> None:
     """The table, the paths, and what to do next."""
     if cfg.eval_episodes:
-        table = evaluate_run(run, dataset, cfg.eval_episodes, cfg.seed)
+        table = evaluate_run(run, dataset, cfg.eval_episodes, 0)                 # seed 0: the same customers whatever was trained
         write_json(run / "results.json", table)
         total = cfg.eval_episodes if dataset.environment else min(cfg.eval_episodes, len(dataset.test))
         print(f"\n{total} test dialogues, the same for every row, most probable skills and tokens:")
@@ -236,7 +239,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"\nstopped; go on with: python train.py --resume {run}" if run else "\nstopped before anything was written")
         return 0
     except FloatingPointError as error:
-        print(f"train.py: {error}. The last checkpoint in {run}/checkpoint is untouched; go on from it with other settings", file=sys.stderr)
+        print(f"train.py: {error}. Checkpoints in {run}/checkpoint are untouched: lower expert_lr or agent_lr in {run}/config.json "
+              f"and go on with --resume {run}", file=sys.stderr)
         return 3
     except (DataError, OSError, ValueError) as error:
         print(f"train.py: {error}" + (f" (run directory {run})" if run and isinstance(error, OSError) else ""), file=sys.stderr)
