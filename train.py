@@ -36,7 +36,7 @@ class RunConfig:
     """What is trained, on what, and where it is written."""
     dataset: str = opt("mgshop", "mgshop (simulated shop), multiwoz (real dialogues), or the path of your own logs, logs.jsonl")
     replies: str = opt("lm", "lm: a language model writes them; template: the shop's phrase book does, strategy alone is learned in half a minute")
-    steps: int | None = opt(None, "GOPO steps; default 40 with a language model, 300 with template replies")
+    steps: int | None = opt(None, "GOPO steps; default 25 with a language model, 300 with template replies")
     strategy_steps: int = opt(300, "GOPO steps of the Expert alone, before the language model speaks (phrase book; no reply on logs); not part of --steps")
     seed: int = opt(0, "one number seeds everything")
     output_dir: str | None = opt(None, "run directory; default runs/<dataset>-<gopo|alone>-<seed>, numbered if it exists")
@@ -145,7 +145,7 @@ def write_samples(run: Path, step: int, gopo: Gopo, played: list) -> None:
 
 # --- main -----------------------------------------------------------------------------------------------------------------------------
 
-DEFAULTS = {"lm": {"steps": 40, "eval_every": 10, "save_every": 10}, "template": {"steps": 300, "eval_every": 50, "save_every": 50}}
+DEFAULTS = {"lm": {"steps": 25, "eval_every": 10, "save_every": 10}, "template": {"steps": 300, "eval_every": 50, "save_every": 50}}
 
 
 def resolve(cfg: RunConfig, gopo: GopoConfig, expert: ExpertConfig, agent: Any) -> tuple[Path, dict, Dataset]:
