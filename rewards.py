@@ -86,7 +86,7 @@ def skill_gains(predicted: Sequence[str], teacher: Sequence[str], cost: float = 
 def cs_reward(scores: Sequence[float], weights: Sequence[float] = CS_WEIGHTS) -> float:
     """R^A_t = sum_i alpha_i S_i, Eq. 8; the weights are normalised to sum to 1, so scores in [0, 1] give R^A in [0, 1].
 
-    >>> cs_reward((1.0, 0.5, 0.5, 0.0))
+    >>> round(cs_reward((1.0, 0.5, 0.5, 0.0)), 3)
     0.6
     """
     if len(scores) != len(weights):
