@@ -15,6 +15,7 @@ from typing import Callable, Sequence
 
 import numpy as np
 import torch
+from sacrebleu.metrics import BLEU
 from tqdm import tqdm
 
 import data
@@ -23,7 +24,7 @@ from data import DataError, Dataset, base, fill, slots
 from gopo import Choose, Episode, Gopo, Request, Step, by_chance, by_nobody, by_policy, by_teacher, keyed, load_gopo, rollout
 from rewards import Judged, dialogue_return, esndcg
 from runs import read_json, write_json
-from tse import bleu, gre, interval, replay_turns, skill_f1, tse
+from tse import bleu, bleu_tokenizer, gre, interval, replay_turns, skill_f1, tse
 
 EAR_TOLERANCE = 0.05                             # a larger difference of TSE between the two ears is flagged
 Row = dict[str, dict[str, float | None]]         # metric -> {mean, low, high}
@@ -63,17 +64,14 @@ def dialogue_metrics(gopo: Gopo, episode: Episode) -> dict[str, float | None]:
     }
 
 
-def bleu_interval(episodes: Sequence[Episode], seed: int, draws: int = 200) -> dict[str, float | None]:
-    """Corpus BLEU and its bootstrap over dialogues, on text with slots."""
-    pairs = [[(s.replies[0].text, s.reference) for s in e.steps if s.reference] for e in episodes]
-    pairs = [p for p in pairs if p]
-    score = lambda chosen: bleu(*zip(*[x for p in chosen for x in p])) if chosen else None
-    if not pairs or not any(h for p in pairs for h, _ in p):
+def bleu_interval(episodes: Sequence[Episode], draws: int = 1000) -> dict[str, float | None]:
+    """Corpus BLEU on text with slots, and sacrebleu's own bootstrap interval (over replies; it counts n-grams once, so it is quick)."""
+    pairs = [(s.replies[0].text, s.reference) for e in episodes for s in e.steps if s.reference]
+    if not any(reply for reply, _ in pairs):
         return {"mean": None, "low": None, "high": None}
-    rng = np.random.default_rng(seed)
-    resampled = [score([pairs[i] for i in rng.integers(0, len(pairs), len(pairs))]) for _ in range(draws if len(pairs) > 1 else 1)]
-    low, high = np.percentile(resampled, [2.5, 97.5])
-    return {"mean": score(pairs), "low": float(low), "high": float(high)}
+    replies, references = map(list, zip(*pairs))
+    drawn = BLEU(tokenize=bleu_tokenizer(references)).corpus_score(replies, [references], n_bootstrap=draws)
+    return {"mean": bleu(replies, references), "low": (drawn._mean - drawn._ci) / 100, "high": (drawn._mean + drawn._ci) / 100}
 
 
 def evaluate(gopo: Gopo, choose: Choose, episodes: int, seed: int, split: str = "test", label: str = "", second_ear: bool = False,
@@ -93,7 +91,7 @@ def evaluate(gopo: Gopo, choose: Choose, episodes: int, seed: int, split: str = 
         else:
             rows["tse_2nd_ear"] = interval([n["tse"] for n in numbers], seed)
     if with_bleu:
-        rows["bleu"] = bleu_interval(first, seed)
+        rows["bleu"] = bleu_interval(first)
     return rows, first
 
 

@@ -802,12 +802,12 @@ def test_bleu_interval():
     bad = SimpleNamespace(steps=[replay_step([], [], "a dog ran off to sleep")])
     bad.steps[0].reference = "the cat sat on the mat"
     silent = SimpleNamespace(steps=[replay_step([], [], "")])
-    assert evaluation.bleu_interval([good] * 3, 0) == {"mean": pytest.approx(1), "low": pytest.approx(1), "high": pytest.approx(1)}
-    mixed = evaluation.bleu_interval([good, bad] * 4, 0)
+    assert evaluation.bleu_interval([good] * 3) == {"mean": pytest.approx(1), "low": pytest.approx(1), "high": pytest.approx(1)}
+    mixed = evaluation.bleu_interval([good, bad] * 4)
     assert 0 < mixed["low"] < mixed["mean"] < mixed["high"] < 1
-    assert evaluation.bleu_interval([silent], 0)["mean"] is None              # nobody spoke: no figure, not 0
+    assert evaluation.bleu_interval([silent])["mean"] is None              # nobody spoke: no figure, not 0
     good.steps[0].reference = None
-    assert evaluation.bleu_interval([good], 0)["mean"] is None
+    assert evaluation.bleu_interval([good])["mean"] is None
 
 
 def test_a_difference_between_the_ears_is_flagged(capsys):
