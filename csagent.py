@@ -31,6 +31,7 @@ from transformers import DynamicCache
 from constraints import Ban, Constraints, Guard, Rules, Vocabulary, compile_constraints, violations
 from data import Reply, Request, Skill, base, opt
 from models import build_tiny
+from runs import adam_state, load_adam_state
 
 # B replies, L tokens of a reply, V vocabulary, S states, P tokens of a prompt, D width of an embedding
 INF = float("inf")
@@ -142,11 +143,11 @@ class AgentConfig:
     micro_batch: int = opt(4, "states per forward pass of the update; changes memory, not the result")
     lambda_p: float = opt(1.0, "weight of 9b, > 0")
     lambda_s: float = opt(0.2, "weight of 9c, the distance of a reply from its skills")
-    lambda_d: float = opt(0.001, "weight of 9d, the negative entropy; at 0.01 the entropy of the tiny model ran away within ten steps")
+    lambda_d: float = opt(0.001, "weight of 9d, the negative entropy; at 0.01 the entropy of the tiny model once ran away within ten steps")
     cs_baseline: str = opt("group", "group: rewards centred among the replies to one state; none: Eq. 9b as printed")
     cs_average: str = opt("batch", "batch: mean over the batch's tokens; sum: Eq. 9b as printed")
     pretrain_steps: int = opt(120, "tiny only: steps on talk of mixed quality, so that 'untrained' can speak")
-    warm_steps: int = opt(250, "supervised steps before GOPO; the tiny model learns which candidate fits only after about 150")
+    warm_steps: int = opt(250, "supervised steps before GOPO; after 100 the tiny model could not tell which candidate fits, after 250 it could at some seeds")
     sft_lr: float = opt(2e-3, "AdamW step size of pretraining and of the warm start")
     sft_batch: int = opt(64, "replies per supervised step")
 
@@ -496,19 +497,14 @@ class CustomerServiceAgent:
 
     def optimizer_state(self) -> dict[str, Tensor]:
         """What a resumed run needs beside the weights, flat, for safetensors: "12.exp_avg" of parameter 12, "9c.table" of the frozen embedding."""
-        flat = {f"{i}.{name}": value.clone() for i, state in self.optimizer.state_dict()["state"].items() for name, value in state.items()}
-        return flat | ({f"9c.{name}": getattr(self.embedding, name).clone() for name in SkillEmbedding.STATE} if self.embedding else {})
+        return adam_state(self.optimizer) | ({f"9c.{name}": getattr(self.embedding, name).clone() for name in SkillEmbedding.STATE} if self.embedding else {})
 
     def load_optimizer_state(self, flat: Mapping[str, Tensor]) -> None:
         """Into an agent made with the saved weights, after its freeze_embedding."""
-        state: dict[int, dict[str, Tensor]] = {}
+        load_adam_state(self.optimizer, {key: value for key, value in flat.items() if not key.startswith("9c.")})
         for key, value in flat.items():
-            number, name = key.split(".")
-            if number == "9c":
-                setattr(self.embedding, name, value.to(self.device))
-            else:
-                state.setdefault(int(number), {})[name] = value
-        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": state})
+            if key.startswith("9c."):
+                setattr(self.embedding, key.removeprefix("9c."), value.to(self.device))
 
 
 def forbid(banned: Tensor, bans: Mapping[int, Ban]) -> Tensor:

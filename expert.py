@@ -92,7 +92,7 @@ def pick_advantages(turn_return: Tensor, gains: Tensor, values: Tensor, mask: Te
     """A-hat of Eq. 7 pick by pick: what the turn returned, less what earlier picks had already earned, less what was expected then.
 
     A_{t,i} = G_t - sum_{j<i} g_j - V(s_t, a_<i).  Unbiased: what is subtracted does not depend on pick i.  With one number per turn
-    every pick is blamed for all others, and the Expert learns several times slower (GAP-8).
+    every pick is blamed for all others (GAP-8).
 
     turn_return  [B] G_t = A_t + V(s_t), A_t from `gae`
     gains        [B, S] what each pick added to R_t (`rewards.skill_gains` times its weight)

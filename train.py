@@ -35,7 +35,7 @@ from stages import check_base, prepare_agent, prepare_expert, prepare_strategy, 
 class RunConfig:
     """What is trained, on what, and where it is written."""
     dataset: str = opt("mgshop", "mgshop (simulated shop), multiwoz (real dialogues), or the path of your own logs, logs.jsonl")
-    replies: str = opt("lm", "lm: a language model writes them; template: the shop's phrase book does, strategy alone is learned in half a minute")
+    replies: str = opt("lm", "lm: a language model writes them; template: the shop's phrase book does, strategy alone is learned in about a minute")
     steps: int | None = opt(None, "GOPO steps; default 25 with a language model, 300 with template replies")
     strategy_steps: int = opt(300, "GOPO steps of the Expert alone, before the language model speaks (phrase book; no reply on logs); not part of --steps")
     seed: int = opt(0, "one number seeds everything")
