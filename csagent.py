@@ -3,8 +3,9 @@
     s^A_t = (U_t, a^E_t, B_t) --prompt--> LM --guard (constraints.py)--> a^A_t        one `Request` in, `group` replies out
     loss = lambda_p L_p (9b) + lambda_s L_s (9c) + lambda_d L_d (9d)                  `update`; 9c enters as a reward (GAP-5)
 
-What is fast here, and why nothing else is (performance.md): replies to one state share its prefix, in sampling and, with gradient, in
-the update; logits exist only where the agent spoke; one uniform per draw; bf16 where the start-up probe finds it faster.
+What is fast here: replies to one state share its prefix, in sampling and, with gradient, in the update; logits exist only where the
+agent spoke; one uniform per draw; bf16 where the start-up probe finds it faster.  A large model is QLoRA (models.py): the base stands
+still in 4 bits, `params` are the adapter's, and with gradient checkpointing the update packs a state and its replies in one row.
 Departures from the paper: GAP-1 (sign of 9d), GAP-5 (9c), GAP-6 (baseline, average).  Knows no dataset and no judge.
 Try it:  python csagent.py                        an untrained model under hard constraints, and the four terms of 9a
          python bench.py --speed                  sampling and update against plain transformers
@@ -16,6 +17,7 @@ import contextlib
 import math
 import random
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +25,12 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from jinja2 import TemplateError
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 from transformers import DynamicCache
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from constraints import Ban, Constraints, Guard, Rules, Vocabulary, compile_constraints, violations
 from data import Reply, Request, Skill, base, opt
@@ -134,13 +138,16 @@ def draw(logits: Tensor, uniform: Tensor | None) -> tuple[Tensor, Tensor]:
 class AgentConfig:
     """The Customer Service agent: its model, its decoding, its loss.  The paper gives none of these numbers (GAP-9)."""
     model: str = opt("tiny", "'tiny' (built here from the training split), a Hugging Face id or a local folder [paper: Qwen-7B-Chat, Qwen3-8B, Qwen3-14B]")
+    quantise: str = opt("auto", "nf4: 4-bit weights that stay as they are, double quantisation (QLoRA); none: as saved; auto: nf4 for all but tiny")
+    lora_rank: int | None = opt(None, "rank of the LoRA adapter on all linear layers, which alone is trained; 0 = train the whole model; default 16, tiny 0")
+    gradient_checkpointing: bool | None = opt(None, "recompute activations in the backward pass: less memory, about a third slower; default: with nf4")
     temperature: float = opt(1.0, "of sampling; log pi in the loss is the scaled one that was sampled from")
     max_new_tokens: int = opt(48, "longest reply, in tokens; a slot left open at the end is completed beyond it")
     user_tokens: int = opt(256, "a longer customer message loses its middle")
     group: int = opt(4, "replies per state; their mean reward is the baseline")
     constraints: str = opt("hard", "hard: enforced while decoding; soft: only asked for in the prompt")
     agent_lr: float = opt(2e-4, "AdamW step size of the policy gradient")
-    micro_batch: int = opt(4, "states per forward pass of the update; changes memory, not the result")
+    micro_batch: int | None = opt(None, "states per forward pass of the update; changes memory, not the result; default 4 for tiny, 1 for others")
     lambda_p: float = opt(1.0, "weight of 9b, > 0")
     lambda_s: float = opt(0.2, "weight of 9c, the distance of a reply from its skills")
     lambda_d: float = opt(0.001, "weight of 9d, the negative entropy; at 0.01 the entropy of the tiny model once ran away within ten steps")
@@ -148,33 +155,51 @@ class AgentConfig:
     cs_average: str = opt("batch", "batch: mean over the batch's tokens; sum: Eq. 9b as printed")
     pretrain_steps: int = opt(120, "tiny only: steps on talk of mixed quality, so that 'untrained' can speak")
     warm_steps: int = opt(250, "supervised steps before GOPO; after 100 the tiny model could not tell which candidate fits, after 250 it could at some seeds")
-    sft_lr: float = opt(2e-3, "AdamW step size of pretraining and of the warm start")
-    sft_batch: int = opt(64, "replies per supervised step")
+    sft_lr: float | None = opt(None, "AdamW step size of pretraining and of the warm start; default 2e-3 for tiny, 2e-4 for others")
+    sft_batch: int | None = opt(None, "replies per supervised step; default 64 for tiny, 16 for others")
 
     def __post_init__(self):
-        for name, words in (("constraints", ("hard", "soft")), ("cs_baseline", ("group", "none")), ("cs_average", ("batch", "sum"))):
+        self._settle()
+        choices = {"constraints": ("hard", "soft"), "cs_baseline": ("group", "none"), "cs_average": ("batch", "sum"), "quantise": ("nf4", "none")}
+        for name, words in choices.items():
             if getattr(self, name) not in words:
                 raise ValueError(f"--{name} must be one of {', '.join(words)}, got {getattr(self, name)!r}")
         for name in ("temperature", "agent_lr", "lambda_p", "sft_lr"):
             if not 0 < getattr(self, name) < INF:
                 raise ValueError(f"--{name} must be positive, got {getattr(self, name)}")
+        if self.model == "tiny" and (self.quantise == "nf4" or self.lora_rank):
+            raise ValueError("--quantise nf4 and --lora_rank are for models that have learned something: --model tiny starts from nothing and is trained whole")
+        if self.quantise == "nf4" and not self.lora_rank:
+            raise ValueError("--quantise nf4 keeps the weights as they are, so an adapter must learn: use --lora_rank 16, or --quantise none")
         if self.group == 1 and self.cs_baseline == "group":
             raise ValueError("--group 1 leaves nothing after subtracting its own mean: use --group 2 or more, or --cs_baseline none")
         for name, least in (("max_new_tokens", 1), ("user_tokens", 8), ("group", 1), ("micro_batch", 1), ("sft_batch", 1), ("lambda_s", 0), ("lambda_d", 0),
-                            ("pretrain_steps", 0), ("warm_steps", 0)):
+                            ("pretrain_steps", 0), ("warm_steps", 0), ("lora_rank", 0)):
             if not getattr(self, name) >= least:
                 raise ValueError(f"--{name} must be at least {least}, got {getattr(self, name)}")
 
+    def _settle(self) -> None:
+        """Defaults that depend on the model, so that config.json says what was used."""
+        tiny = self.model == "tiny"
+        quantise = ("none" if tiny else "nf4") if self.quantise == "auto" else self.quantise
+        settled = {"quantise": quantise, "lora_rank": 0 if tiny else 16, "gradient_checkpointing": quantise == "nf4", "micro_batch": 4 if tiny else 1,
+                   "sft_lr": 2e-3 if tiny else 2e-4, "sft_batch": 64 if tiny else 16}
+        for name, value in settled.items():
+            if name == "quantise" or getattr(self, name) is None:
+                object.__setattr__(self, name, value)                                # frozen, and this is its constructor
+
 
 class SkillEmbedding:
-    """Where a reply or a skill lies, for 9c: the idf-weighted mean of a frozen copy of the LM's input embeddings, less its mean over training replies."""
-    STATE = ("table", "idf", "centre", "skills")
+    """Where a reply or a skill lies, for 9c: the idf-weighted mean of a frozen copy of the LM's input embeddings, less its mean over training replies.
+
+    Embeddings that do not learn (LoRA) need no copy."""
 
     def __init__(self, table: Tensor, encode: Callable[[str], list[int]], replies: Sequence[str], skills: Mapping[str, Skill]):
         sequences = [encode(r) for r in replies]
         seen = np.bincount([i for s in sequences for i in set(s)], minlength=len(table))
-        self.table, self.centre = table.detach().clone().float(), torch.zeros(table.shape[1], device=table.device)
-        self.idf = torch.from_numpy(np.log((1 + len(sequences)) / (1 + seen))).to(self.table)
+        self.copied = table.requires_grad
+        self.table, self.centre = table.detach().clone() if self.copied else table, torch.zeros(table.shape[1], device=table.device)
+        self.idf = torch.from_numpy(np.log((1 + len(sequences)) / (1 + seen))).float().to(table.device)
         self.centre = self.replies(sequences).mean(0)
         self.index = {k: i for i, k in enumerate(skills)}
         means = [self.replies([encode(e) for e in s.examples or (s.description or s.id,)]).mean(0) for s in skills.values()]
@@ -185,8 +210,12 @@ class SkillEmbedding:
         ids = torch.tensor([i for s in sequences for i in s], dtype=torch.long, device=self.table.device)
         row = torch.repeat_interleave(torch.tensor([len(s) for s in sequences], device=self.table.device))
         weight = self.idf[ids]                                                       # [N]
-        total = self.table.new_zeros(len(sequences), self.table.shape[1]).index_add(0, row, weight[:, None] * self.table[ids])
-        return total / self.table.new_zeros(len(sequences)).index_add(0, row, weight).clamp(min=1e-6)[:, None] - self.centre
+        total = weight.new_zeros(len(sequences), self.table.shape[1]).index_add(0, row, weight[:, None] * self.table[ids].float())
+        return total / weight.new_zeros(len(sequences)).index_add(0, row, weight).clamp(min=1e-6)[:, None] - self.centre
+
+    def state(self) -> dict[str, Tensor]:
+        """What a checkpoint keeps."""
+        return {name: getattr(self, name).clone() for name in ("idf", "centre", "skills") + ("table",) * self.copied}
 
     def sequences(self, skills: Sequence[Sequence[str]]) -> Tensor:
         """Skill sequences -> [B, D]: the mean over a sequence's skills; zero for an empty one."""
@@ -213,7 +242,8 @@ class CustomerServiceAgent:
 
     def __init__(self, model, tokenizer, skills: Mapping[str, Skill], must_not_say: Sequence[str] = (), cfg: AgentConfig = AgentConfig(),
                  device: str | torch.device = "cpu", precision: str = "fp32"):
-        self.model, self.tokenizer, self.skills, self.must_not_say, self.cfg = model.to(device).eval(), tokenizer, dict(skills), tuple(must_not_say), cfg
+        self.model = (model if getattr(model, "is_quantized", False) else model.to(device)).eval()
+        self.tokenizer, self.skills, self.must_not_say, self.cfg = tokenizer, dict(skills), tuple(must_not_say), cfg
         self.device, self.precision = torch.device(device), precision
         eos = model.generation_config.eos_token_id
         self.ends = {tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])} - {None}
@@ -223,6 +253,9 @@ class CustomerServiceAgent:
         self.embedding: SkillEmbedding | None = None
         control = sorted((t.content for t in tokenizer.added_tokens_decoder.values() if not re.fullmatch(r"\{\w+\}", t.content)), key=len, reverse=True)
         self._control = re.compile("|".join(map(re.escape, control)) or "(?!)")
+        self._has_system = self._takes_system()
+        if cfg.gradient_checkpointing:
+            model.activation_checkpointing_enable()                                  # not the reentrant kind
 
     def freeze_embedding(self, replies: Iterable[str]) -> None:
         """Fixes the space of 9c: called once, after the warm start, with the replies of the training split."""
@@ -267,11 +300,24 @@ class CustomerServiceAgent:
         names = " ".join(dict.fromkeys(base(k) for k in numbered if not k.startswith("fit_")))
         return [f"{k}: {self._quote(str(v))}" for k, v in context.items() if k not in numbered] + ([f"{names}", f"fit {fits} not {fails}"] if numbered else [])
 
+    def _takes_system(self) -> bool:
+        """Some chat templates refuse a system message (Gemma's)."""
+        try:
+            self.tokenizer.apply_chat_template([{"role": "system", "content": "."}, {"role": "user", "content": "."}], tokenize=False)
+        except TemplateError:
+            return False
+        return True
+
     def prompt(self, r: Request) -> list[int]:
-        messages = [{"role": "system", "content": self._system(r)}]
+        """The model's own chat template, thinking off; the reply comes next.  Tokens of the prompt are in no loss."""
+        messages = []
         for user, reply in r.history:
             messages += [{"role": "user", "content": self._quote(user)}, {"role": "assistant", "content": self._quote(reply)}]
         messages.append({"role": "user", "content": self._quote(r.user)})
+        if self._has_system:
+            messages.insert(0, {"role": "system", "content": self._system(r)})
+        else:
+            messages[0]["content"] = f"{self._system(r)}\n\n{messages[0]['content']}"
         return self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, enable_thinking=False, return_dict=False)
 
     # ---- the two passes that everything below is made of
@@ -281,7 +327,7 @@ class CustomerServiceAgent:
         with contextlib.ExitStack() as stack:
             if self.precision == "bf16":
                 stack.enter_context(torch.autocast(self.device.type, torch.bfloat16))
-                if learning and self.device.type == "cpu":
+                if learning and self.device.type == "cpu" and not self.cfg.gradient_checkpointing:      # its second pass would choose another kernel
                     stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             yield
 
@@ -302,6 +348,8 @@ class CustomerServiceAgent:
 
     def _reply_logits(self, prompts: Sequence[list[int]], owner: Sequence[int], ids: Sequence[list[int]]) -> tuple[Tensor, Tensor, Tensor]:
         """logits [B, L, V] of exactly the reply's positions, the reply's ids [B, L] and its mask [B, L]; the prompt has no logits at all."""
+        if self.cfg.gradient_checkpointing:
+            return self._packed_logits(prompts, owner, ids)
         L, states = max(map(len, ids)), torch.tensor(owner)
         reply = torch.tensor([s + [0] * (L - len(s)) for s in ids])
         mask = torch.arange(L) < torch.tensor([len(s) for s in ids])[:, None]
@@ -313,6 +361,40 @@ class CustomerServiceAgent:
         position = last[:, None] + torch.arange(L, device=self.device)
         out = self.model(input_ids=fed.to(self.device), attention_mask=look, position_ids=position, past_key_values=cache, use_cache=True)
         return out.logits.float(), reply.to(self.device), mask.to(self.device)
+
+    def _packed_logits(self, prompts: Sequence[list[int]], owner: Sequence[int], ids: Sequence[list[int]]) -> tuple[Tensor, Tensor, Tensor]:
+        """The same as `_reply_logits` without a cache, which gradient checkpointing does not go with: one row a state, its prompt first,
+        then a block for each reply, which sees the prompt and itself.  `owner` ascends.  Without checkpointing it is slower (bench.py)."""
+        S, G, L = len(prompts), max(Counter(owner).values()), max(map(len, ids))
+        state, block = torch.tensor(owner), torch.tensor([list(owner[:i]).count(o) for i, o in enumerate(owner)])
+        length = torch.tensor([len(p) - 1 for p in prompts])                                                # the last prompt token opens every block
+        P = int(length.max())
+        reply = torch.tensor([s + [0] * (L - len(s)) for s in ids])
+        mask = torch.arange(L) < torch.tensor([len(s) for s in ids])[:, None]
+        blocks = torch.zeros(S, G, L, dtype=torch.long)
+        blocks[state, block] = torch.cat([torch.tensor([[prompts[o][-1]] for o in owner]), reply[:, :-1]], 1)
+        fed = torch.cat([torch.tensor([p[:-1] + [0] * (P - len(p) + 1) for p in prompts]), blocks.view(S, -1)], 1)             # [S, P + G L]
+        position = torch.cat([torch.arange(P).expand(S, P), (length[:, None] + torch.arange(L)).repeat(1, G)], 1)
+        look = torch.block_diag(*[torch.ones(n, n).tril() for n in (P, *[L] * G)]).bool().repeat(S, 1, 1)                      # [S, T, T]
+        look[:, P:, :P] = (torch.arange(P) < length[:, None])[:, None]
+        with self._checkpointing():
+            out = self.model(input_ids=fed.to(self.device), attention_mask=look[:, None].to(self.device), position_ids=position.to(self.device),
+                             use_cache=False, logits_to_keep=G * L)
+        logits = out.logits.view(S * G, L, -1)
+        logits = logits if len(ids) == S * G else logits[(state * G + block).to(self.device)]
+        return logits.float(), reply.to(self.device), mask.to(self.device)
+
+    @contextlib.contextmanager
+    def _checkpointing(self):
+        """transformers checkpoints a layer in training mode only; nothing else may be in it, for dropout would change log pi."""
+        layers = [m for m in self.model.modules() if isinstance(m, GradientCheckpointingLayer)]
+        for layer in layers:
+            layer.training = True
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.training = False
 
     def _static(self, rules: Sequence[Rules]) -> Tensor:
         """[S, V] True where a state's static bans lie."""
@@ -378,6 +460,21 @@ class CustomerServiceAgent:
             live = [i for i in live if drawn[i] not in self.ends and not rows[at[i]].full(budget)]
 
     # ---- learning
+    @torch.no_grad()
+    def log_probs(self, requests: Sequence[Request], replies: Sequence[Reply], reference: bool = False) -> list[list[float]]:
+        """log pi_A of each drawn token, one reply a request, as masked and scaled when sampled, nats.
+
+        reference  True: of the model before any learning, which is the base with its adapter switched off
+        """
+        if reference and not self.cfg.lora_rank:
+            raise ValueError("the reference is the base without its adapter: this model has none (--lora_rank 0)")
+        drawn = [r.ids[:sum(r.mask)] for r in replies]
+        with self.model.disable_adapter() if reference else contextlib.nullcontext():
+            logits, ids, mask = self._masked_logits([self.prompt(r) for r in requests], [self.rules(r) for r in requests],
+                                                    [(i, r, None) for i, r in enumerate(replies)], drawn)
+        logp = logits.log_softmax(-1).gather(-1, ids[..., None])[..., 0]
+        return [row[keep].tolist() for row, keep in zip(logp, mask)]
+
     def update(self, requests: Sequence[Request], replies: Sequence[Sequence[Reply]], rewards: Sequence[Sequence[float | None]]) -> dict[str, float]:
         """One AdamW step on 9a over all replies.  A reward of None (the judge could not score) leaves 9b; its reply stays in 9d.
 
@@ -463,9 +560,7 @@ class CustomerServiceAgent:
             if not queue:
                 queue = _batches(data, batch, rng)
             optimizer.zero_grad(set_to_none=True)
-            value = self._cross_entropy(queue.pop())
-            value.backward()
-            loss = self._step(optimizer, {"loss": float(value.detach())})["loss"]
+            loss = self._step(optimizer, {"loss": self._backward(queue.pop())})["loss"]
             schedule.step()
             bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
         return {"loss": loss} | ({} if dev is None else {"dev_loss": self.dev_loss(dev)})
@@ -483,6 +578,16 @@ class CustomerServiceAgent:
         end = self.tokenizer.eos_token_id
         return [(self.prompt(r), self.encode(text) + [end]) for r, text in pairs]
 
+    def _backward(self, pairs) -> float:
+        """Cross-entropy of a batch and its gradient; with gradient checkpointing, which one asks for when memory is short, in parts."""
+        size = self.cfg.micro_batch * self.cfg.group if self.cfg.gradient_checkpointing else len(pairs)
+        tokens, total = sum(len(reply) for _, reply in pairs), 0.0
+        for part in (pairs[i:i + size] for i in range(0, len(pairs), size)):
+            loss = self._cross_entropy(part) * (sum(len(reply) for _, reply in part) / tokens)
+            loss.backward()
+            total += float(loss.detach())
+        return total
+
     def _cross_entropy(self, pairs) -> Tensor:
         prompts, replies = zip(*pairs)
         with self._precision(learning=True):
@@ -491,13 +596,13 @@ class CustomerServiceAgent:
 
     # ---- files
     def save(self, folder: str | Path) -> None:
-        """Loads with AutoModelForCausalLM.from_pretrained and AutoTokenizer.from_pretrained."""
+        """Loads with AutoModelForCausalLM.from_pretrained; an adapter alone, if that is what learned, with AutoPeftModelForCausalLM."""
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
     def optimizer_state(self) -> dict[str, Tensor]:
         """What a resumed run needs beside the weights, flat, for safetensors: "12.exp_avg" of parameter 12, "9c.table" of the frozen embedding."""
-        return adam_state(self.optimizer) | ({f"9c.{name}": getattr(self.embedding, name).clone() for name in SkillEmbedding.STATE} if self.embedding else {})
+        return adam_state(self.optimizer) | ({f"9c.{name}": value for name, value in self.embedding.state().items()} if self.embedding else {})
 
     def load_optimizer_state(self, flat: Mapping[str, Tensor]) -> None:
         """Into an agent made with the saved weights, after its freeze_embedding."""

@@ -204,7 +204,7 @@ def rollout(episodes: list[Episode], choose: Choose, speaker: Speaker, judge: Ju
         groups = speaker.generate(requests, group, temperature, drawn)
         wanted = [e.seen.info.get("teacher") or () for e in live] if alone else skills       # without an Expert: judged by what the turn needed
         asked = [Judged(r.user, r.context, tuple(pool[k] for k in w), reply.text, tuple(s.replies[0].text for s in e.steps),
-                        e.seen.info.get("reference")) for e, r, w, replies in zip(live, requests, wanted, groups) for reply in replies]
+                        e.seen.info.get("reference"), s.history) for e, s, r, w, replies in zip(live, states, requests, wanted, groups) for reply in replies]
         scores, gres = judge.score(asked), judge.gre(asked[::group])
         for i, (e, r) in enumerate(zip(live, requests)):
             info, teacher = e.seen.info, e.seen.info.get("teacher")
@@ -412,11 +412,12 @@ def here(config: dict) -> str:
 def load_agent(folder: Path, dataset: Dataset, config: dict):
     """The Customer Service Agent saved in `folder`, in the precision that the run was trained in."""
     from csagent import AgentConfig, CustomerServiceAgent
-    from models import load_model
-    if not (folder / "config.json").exists():
+    from models import load_saved
+    if not (folder / "config.json").exists() and not (folder / "adapter_config.json").exists():
         raise DataError(f"{folder}: no trained language model here; the run is not complete: python train.py --resume {folder.parent}")
-    model, tokenizer = load_model(str(folder))
-    return CustomerServiceAgent(model, tokenizer, dataset.skills, dataset.must_not_say, AgentConfig(**config["agent"]), here(config), config["precision"])
+    cfg, device = AgentConfig(**config["agent"]), here(config)
+    model, tokenizer = load_saved(folder, cfg.quantise, config["precision"], device)
+    return CustomerServiceAgent(model, tokenizer, dataset.skills, dataset.must_not_say, cfg, device, config["precision"])
 
 
 def load(run: str | Path) -> Answer:

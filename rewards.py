@@ -141,6 +141,7 @@ class Judged:
     reply: str                                   # with slots
     previous: tuple[str, ...] = ()               # the agent's earlier replies in this dialogue
     reference: str | None = None                 # the human reply, in logs
+    history: tuple[tuple[str, str], ...] = ()    # H_t: (customer, agent) of the turns before
 
 
 Scores = tuple[float, float, float, float]       # S_1..S_4, each in [0, 1]

@@ -50,30 +50,35 @@ def prepare_expert(run: Path, dataset: Dataset, cfg: ExpertConfig, seed: int, de
 def prepare_agent(run: Path, dataset: Dataset, config: dict) -> Any:
     """Pretraining (tiny only) and warm start: supervised, the same for every method, over before GOPO begins."""
     from csagent import AgentConfig, CustomerServiceAgent
-    from models import load_model
+    from models import load_model, with_adapter
     cfg, seed, alone = AgentConfig(**config["agent"]), config["run"]["seed"], config["gopo"]["no_expert"]
 
-    def pretrain(folder: Path) -> None:
-        model, tokenizer = load_model(cfg.model, vocabulary_texts(dataset), slot_names(dataset), seed)
-        agent = CustomerServiceAgent(model, tokenizer, dataset.skills, dataset.must_not_say, cfg, config["device"], config["precision"])
+    def pretrain() -> Any:
+        model, tokenizer = load_model(cfg.model, vocabulary_texts(dataset), slot_names(dataset), seed, cfg.quantise, config["precision"], config["device"],
+                                      frozen=cfg.lora_rank > 0)
+        agent = CustomerServiceAgent(with_adapter(model, cfg.lora_rank, seed) if cfg.lora_rank else model, tokenizer, dataset.skills, dataset.must_not_say,
+                                     cfg, config["device"], config["precision"])
         if cfg.model == "tiny" and cfg.pretrain_steps:
             pairs = mixed_pairs(dataset, cfg.sft_batch * cfg.pretrain_steps, seed, alone)
             agent.supervised(pairs, cfg.pretrain_steps, seed=seed, progress="pretraining on talk of mixed quality")
-        agent.save(folder)
+        return agent
 
-    def warm(folder: Path) -> None:
-        agent = load_agent(run / "untrained", dataset, config)
+    def warm(agent: Any) -> Any:
         if cfg.warm_steps:
             dev = warm_pairs(dataset.dev, alone)[:256] or warm_pairs(dataset.train, alone)[:256]
             before = agent.dev_loss(dev)
             result = agent.supervised(warm_pairs(dataset.train, alone), cfg.warm_steps, seed=seed + 1, dev=dev, progress="warm start on the training replies")
             print(f"warm start: dev loss {before:.3f} -> {result['dev_loss']:.3f} nats per token")
-        agent.save(folder)
+        return agent
 
-    for name, make in (("untrained", pretrain), ("warm_start", warm)):
-        if not (run / name).exists():
-            replace_folder(run / name, make)
-    agent = load_agent(run / "warm_start", dataset, config)
+    agent = None                                 # what stands on disk is read; what was just made is used as it is
+    if not (run / "untrained").exists():
+        agent = pretrain()
+        replace_folder(run / "untrained", agent.save)
+    if not (run / "warm_start").exists():
+        agent = warm(agent or load_agent(run / "untrained", dataset, config))
+        replace_folder(run / "warm_start", agent.save)
+    agent = agent or load_agent(run / "warm_start", dataset, config)
     agent.freeze_embedding([reply for _, reply in warm_pairs(dataset.train, alone)])
     return agent
 
