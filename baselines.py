@@ -25,7 +25,7 @@ import data
 from data import MAX_SKILLS, DataError, Dataset
 from eval import evaluate
 from expert import Expert, ExpertConfig, Perception
-from gopo import Choose, Gopo, GopoConfig, by_chance, by_policy, by_teacher, judge_for, rollout
+from gopo import Choose, Gopo, GopoConfig, by_chance, by_policy, by_teacher, judge_for, keyed, rollout
 from rewards import esndcg
 from runs import read_json, write_json
 from warmup import labelled_states
@@ -79,10 +79,10 @@ def imitate_offline(gopo: Gopo, seed: int, epochs: int = 15, batch: int = 64) ->
 def imitate_on_policy(gopo: Gopo, seed: int, steps: int) -> Gopo:
     """Cross-entropy on the teacher's sequences in the states that the Expert itself reaches (DAgger, Ross et al. 2011, without the mixture)."""
     for step in tqdm(range(1, steps + 1), desc="imitation, on-policy", leave=False):
-        generator = torch.Generator().manual_seed(seed * 100_003 + step)
+        draws = keyed(seed * 100_003 + step)
         numbers = np.random.default_rng([seed, step]).integers(0, 2 ** 30, gopo.size).tolist()
-        played = rollout(gopo.episodes("train", numbers, seed), by_policy(gopo.expert, generator), gopo.speaker, gopo.judge, gopo.expert.perception,
-                         gopo.dataset.skills, 1, None, generator)
+        played = rollout(gopo.episodes("train", numbers, seed), by_policy(gopo.expert, draws), gopo.speaker, gopo.judge, gopo.expert.perception,
+                         gopo.dataset.skills, 1, None, draws)
         labelled = [s for e in played for s in e.steps if s.teacher]
         gopo.learner.imitate([s.state for s in labelled], [s.teacher for s in labelled])
     return gopo

@@ -35,6 +35,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from constraints import Ban, Constraints, Guard, Rules, Vocabulary, compile_constraints, violations
 from data import Reply, Request, Skill, base, opt
 from models import build_tiny
+from parallel import share, sum_gradients, total
 from runs import adam_state, load_adam_state
 
 # B replies, L tokens of a reply, V vocabulary, S states, P tokens of a prompt, D width of an embedding
@@ -295,7 +296,7 @@ class CustomerServiceAgent:
 
     def _brief(self, context: Mapping[str, str]) -> list[str]:
         """B_t in few tokens: of candidates (`price_1`, `price_2`, ...) only which slots there are and which candidate fits, for replies name slots."""
-        numbered = {k for k in context if base(k) != k}
+        numbered = [k for k in context if base(k) != k]                              # not a set: its order would change from process to process
         fits, fails = (" ".join(k[4:] for k, v in context.items() if k.startswith("fit_") and v == word) for word in ("yes", "no"))
         names = " ".join(dict.fromkeys(base(k) for k in numbered if not k.startswith("fit_")))
         return [f"{k}: {self._quote(str(v))}" for k, v in context.items() if k not in numbered] + ([f"{names}", f"fit {fits} not {fails}"] if numbered else [])
@@ -487,7 +488,8 @@ class CustomerServiceAgent:
         distance = self._distances(requests, flat)                                                          # [B]
         drawn = [r.ids[:sum(r.mask)] for _, r, _ in flat]
         scored = [i for i, (_, _, R) in enumerate(flat) if R is not None and drawn[i]]
-        tokens, tokens_p = sum(map(len, drawn)), sum(len(drawn[i]) for i in scored)
+        counts = total(sum(map(len, drawn)), sum(len(drawn[i]) for i in scored), len(scored), len(flat), float(distance.sum()))     # of all processes
+        tokens, tokens_p, replies_p, replies_all, far = counts
         if not tokens:
             raise ValueError("update: no reply holds a token that the agent drew (max_new_tokens leaves no room beside must_say?)")
         L_p = L_d = 0.0
@@ -498,18 +500,19 @@ class CustomerServiceAgent:
             part = [j for j, i in enumerate(rows) if flat[i][2] is not None and drawn[i]]
             loss, whole = cs_loss(0.0, 0.0, term_d, cfg.lambda_p, cfg.lambda_s, cfg.lambda_d), [rows[j] for j in part]
             if part:
-                share = mask[part].sum() / tokens_p if cfg.cs_average == "batch" else len(part) / len(scored)
+                weight = mask[part].sum() / tokens_p if cfg.cs_average == "batch" else len(part) / replies_p
                 reward = torch.tensor([flat[i][2] for i in whole], device=self.device)
                 group = torch.tensor([flat[i][0] for i in whole], device=self.device) if cfg.cs_baseline == "group" else None
                 logp = logits[part].log_softmax(-1).gather(-1, ids[part, :, None])[..., 0]                  # [b, L]
                 shaped = reward - cfg.lambda_s / cfg.lambda_p * distance[whole]
-                loss = loss + cfg.lambda_p * share * policy_loss(logp, shaped, mask[part], group, cfg.cs_average)
-                L_p += float(share * policy_loss(logp.detach(), reward, mask[part], group, cfg.cs_average))
+                loss = loss + cfg.lambda_p * weight * policy_loss(logp, shaped, mask[part], group, cfg.cs_average)
+                L_p += float(weight * policy_loss(logp.detach(), reward, mask[part], group, cfg.cs_average))
             loss.backward()
             L_d += float(term_d.detach())
-        L_s = float(distance.mean())
+        L_p, L_d = total(L_p, L_d)
+        L_s = far / replies_all
         return self._step(self.optimizer, {"L_p": L_p, "L_s": L_s, "L_d": L_d, "loss": cs_loss(L_p, L_s, L_d, cfg.lambda_p, cfg.lambda_s, cfg.lambda_d)}) | {
-            "entropy": -L_d, "distance": L_s, "tokens": tokens}
+            "entropy": -L_d, "distance": L_s, "tokens": int(tokens)}
 
     def _masked_logits(self, prompts, rules, rows, drawn) -> tuple[Tensor, Tensor, Tensor]:
         """The logits that were sampled from: temperature-scaled, every ban of the moment at -inf."""
@@ -539,6 +542,7 @@ class CustomerServiceAgent:
         return [c for c in chunks if any(drawn[i] for i in c)]
 
     def _step(self, optimizer, terms: dict[str, float]) -> dict[str, float]:
+        sum_gradients(self.params)
         norm = float(torch.nn.utils.clip_grad_norm_(self.params, 1.0))
         for name, value in (terms | {"grad_norm": norm}).items():
             if not math.isfinite(value):
@@ -581,12 +585,13 @@ class CustomerServiceAgent:
     def _backward(self, pairs) -> float:
         """Cross-entropy of a batch and its gradient; with gradient checkpointing, which one asks for when memory is short, in parts."""
         size = self.cfg.micro_batch * self.cfg.group if self.cfg.gradient_checkpointing else len(pairs)
-        tokens, total = sum(len(reply) for _, reply in pairs), 0.0
-        for part in (pairs[i:i + size] for i in range(0, len(pairs), size)):
+        tokens, value = sum(len(reply) for _, reply in pairs), 0.0
+        mine = share(pairs)
+        for part in (mine[i:i + size] for i in range(0, len(mine), size)):
             loss = self._cross_entropy(part) * (sum(len(reply) for _, reply in part) / tokens)
             loss.backward()
-            total += float(loss.detach())
-        return total
+            value += float(loss.detach())
+        return total(value)[0]
 
     def _cross_entropy(self, pairs) -> Tensor:
         prompts, replies = zip(*pairs)

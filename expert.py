@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from data import MAX_SKILLS, Dataset, opt
+from parallel import any_of, sum_gradients, total
 
 BUCKETS = 1 << 13                                # rows of the hashed text table [ours]
 
@@ -245,14 +246,16 @@ class Expert(nn.Module):
             previous[row, [self.index[p] for p in s.previous]] = 1.0
         return self.trunk(torch.cat([*parts, previous.to(self.device)], -1))
 
-    def act(self, states: Sequence[ExpertState], generator: torch.Generator | None = None, given: Sequence[Sequence[str]] | None = None,
-            greedy: bool = False, stops: bool = True) -> Choice:
+    def act(self, states: Sequence[ExpertState], generator: torch.Generator | Sequence[torch.Generator] | None = None,
+            given: Sequence[Sequence[str]] | None = None, greedy: bool = False, stops: bool = True) -> Choice:
         """Samples a sequence per state, or scores the `given` ones (teacher forcing: imitation, and Eq. 7's update).
 
+        generator  one for all states, or one for each: then a sequence does not depend on which other states it was sampled with
         greedy  the most probable next skill each time; stops=False never stops before the fifth (a baseline of Table MultiWOZ)
         """
         hidden, batch = self.encode(states), len(states)                           # [B, D]
         targets = None if given is None else self._targets(given)                  # [B, S]
+        chance = self._uniforms(batch, generator) if given is None and not greedy else None            # [B, S]
         taken = torch.zeros(batch, self.stop + 1, dtype=torch.bool, device=self.device)
         alive = torch.ones(batch, dtype=torch.bool, device=self.device)
         last, picks = torch.full((batch,), self.stop, device=self.device), []
@@ -264,7 +267,8 @@ class Expert(nn.Module):
             elif greedy:
                 pick = log_p.argmax(-1)
             else:
-                pick = torch.multinomial(log_p.detach().exp().cpu(), 1, generator=generator).squeeze(-1).to(self.device)
+                sums = log_p.detach().double().exp().cumsum(-1)                    # the first whose cumulative sum exceeds the uniform
+                pick = (sums <= chance[:, i, None] * sums[:, -1:]).sum(-1)
             pick = torch.where(alive, pick, self.stop)
             conditional = -(log_p.exp() * log_p.clamp(min=-1e9)).sum(-1)           # p log p := 0 where p = 0
             picks.append((pick, torch.where(alive, log_p.gather(-1, pick[:, None]).squeeze(-1), 0.0), torch.where(alive, conditional, 0.0),
@@ -274,6 +278,11 @@ class Expert(nn.Module):
             last = torch.where(alive, pick, last)
         chosen, logp, entropy, value, mask = (torch.stack(column, 1) for column in zip(*picks))        # each [B, S]
         return Choice([tuple(self.pool[i] for i in row if i != self.stop) for row in chosen.tolist()], logp, entropy, value, mask)
+
+    def _uniforms(self, batch: int, generator: torch.Generator | Sequence[torch.Generator] | None) -> Tensor:
+        one_each = generator if isinstance(generator, Sequence) else None
+        drawn = [torch.rand(MAX_SKILLS, generator=g) for g in one_each] if one_each else [torch.rand(batch, MAX_SKILLS, generator=generator)]
+        return torch.stack(drawn).view(batch, MAX_SKILLS).double().to(self.device)
 
     @torch.no_grad()
     def state_values(self, states: Sequence[ExpertState]) -> list[float]:
@@ -311,20 +320,26 @@ class ExpertLearner:
         self.optimiser = torch.optim.Adam(self.parameters, expert.cfg.expert_lr)
 
     def update(self, batch: ExpertBatch) -> dict[str, float]:
+        """One step on the turns of all processes; every sum below is divided by a number of all of them."""
         cfg, device = self.expert.cfg, self.expert.device
         choice = self.expert.act(batch.states, given=batch.skills)                 # [B, S] each
         positions = choice.mask.shape[1]
         gains = torch.tensor([(g + [0.0] * positions)[:positions] for g in batch.gains], device=device)
         returns = torch.tensor(batch.returns, device=device)                       # [B]
         raw = pick_advantages(returns, gains, choice.value.detach(), choice.mask)
-        picked = raw[choice.mask]
-        advantage = (raw - picked.mean()) / (picked.std(correction=0) + 1e-6) * choice.mask      # over the whole batch, never per turn index
-        policy = expert_loss(choice.logp, advantage, choice.entropy.sum(-1), cfg.alpha)
-        critic = (picked + choice.value.detach()[choice.mask] - choice.value[choice.mask]).pow(2).mean()
-        explained = 1 - picked.var(correction=0) / (picked + choice.value.detach()[choice.mask]).var(correction=0).clamp(min=1e-8)
+        values, picked = choice.value[choice.mask], raw[choice.mask]               # [N] picks
+        turns, picks, centre = total(len(batch.states), len(picked), float(picked.sum()))
+        spread = total(float((picked - centre / picks).square().sum()))[0] / picks                     # the variance over the whole batch, never per turn index
+        advantage = (raw - centre / picks) / (spread ** 0.5 + 1e-6) * choice.mask
+        policy = expert_loss(choice.logp, advantage, choice.entropy.sum(-1), cfg.alpha) * (len(batch.states) / turns)
+        critic = (picked + values.detach() - values).square().sum() / picks
         norm = self.step(policy + 0.5 * critic, "Eq. 7 of the Expert")
-        return {"loss_expert": policy.item(), "loss_critic": critic.item(), "entropy_expert": choice.entropy.sum(-1).mean().item(),
-                "explained_variance": explained.item(), "grad_norm_expert": norm}
+        target = picked + values.detach()                                          # what the critic should have said
+        level = total(float(target.sum()))[0] / picks
+        around = total(float((target - level).square().sum()))[0] / picks
+        losses = total(policy.item(), critic.item(), float(choice.entropy.detach().sum()))
+        return {"loss_expert": losses[0], "loss_critic": losses[1], "entropy_expert": losses[2] / turns,
+                "explained_variance": 1 - spread / max(around, 1e-8), "grad_norm_expert": norm}
 
     def imitate(self, states: Sequence[ExpertState], teachers: Sequence[Sequence[str]]) -> float:
         """One step of cross-entropy on the teacher's sequences, stop included: -log pi_E(T|s)."""
@@ -333,10 +348,11 @@ class ExpertLearner:
         return loss.item()
 
     def step(self, loss: Tensor, term: str) -> float:
-        if not torch.isfinite(loss):
+        if any_of(not torch.isfinite(loss)):
             raise FloatingPointError(f"{term} is {loss.item()}")
         self.optimiser.zero_grad()
         loss.backward()
+        sum_gradients(self.parameters)
         norm = nn.utils.clip_grad_norm_(self.parameters, 1.0)
         if not torch.isfinite(norm):
             raise FloatingPointError(f"the gradient of {term} is {norm.item()}")

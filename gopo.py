@@ -19,6 +19,7 @@ import torch
 import data
 from data import DataError, Dataset, Environment, Observation, Reply, Request, Skill, fill, opt
 from expert import Expert, ExpertBatch, ExpertConfig, ExpertLearner, ExpertState, Perception, gae
+from parallel import launched, mean, share
 from rewards import (
     CS_WEIGHTS,
     DIMENSIONS,
@@ -121,7 +122,7 @@ class Speaker(Protocol):
 
 
 def keyed(seed: int) -> Callable[[int, int], torch.Generator]:
-    """A generator per (seed, dialogue, turn): in evaluation a reply does not depend on which other dialogues are still going on."""
+    """A generator per (seed, dialogue, turn): what is drawn does not depend on which other dialogues are going on, or in which process."""
     return lambda number, turn: torch.Generator().manual_seed((seed * 1_000_003 + number) * 1_009 + turn)
 
 
@@ -163,10 +164,12 @@ def strategy_only(gopo: "Gopo") -> "Gopo":
     return alone
 
 
-def by_policy(expert: Expert, generator: torch.Generator | None = None, greedy: bool = False, stops: bool = True) -> Choose:
+def by_policy(expert: Expert, draws: Callable[[int, int], torch.Generator] | None = None, greedy: bool = False, stops: bool = True) -> Choose:
+    """Skills by pi_E: sampled, with a generator per (dialogue, turn) as `keyed` makes them, or the most probable ones."""
     @torch.no_grad()
     def choose(states: list[ExpertState], episodes: list[Episode]) -> list[tuple[str, ...]]:
-        return expert.act(states, generator, greedy=greedy, stops=stops).skills
+        generators = [draws(e.number, len(e.steps)) for e in episodes] if draws else None
+        return expert.act(states, generators, greedy=greedy, stops=stops).skills
     return choose
 
 
@@ -222,6 +225,8 @@ class Gopo:
     """Both agents and how they learn.  `agent` is a CustomerServiceAgent, or None when the phrase book speaks."""
 
     def __init__(self, dataset: Dataset, expert: Expert, agent, judge: Judge, cfg: GopoConfig):
+        if launched() > (cfg.dialogues or 16):
+            raise DataError(f"--dialogues {cfg.dialogues or 16} is fewer than the {launched()} processes: every one needs a dialogue")
         self.dataset, self.expert, self.agent, self.cfg = dataset, expert, agent, cfg
         self.learner = ExpertLearner(expert)
         self.speaker: Speaker = agent or (PhraseBook(dataset) if dataset.template else Silence())
@@ -238,13 +243,19 @@ class Gopo:
     def step(self, number: int, seed: int, stage: int = 0) -> tuple[dict[str, float | None], list[Episode]]:
         """GOPO step `number`: all its randomness comes from (seed, stage, number), so a resumed run needs no generator's state."""
         rng = np.random.default_rng([seed, stage, number])
-        generator = torch.Generator().manual_seed(int(rng.integers(2 ** 62)))
-        numbers = [int(n) for n in rng.integers(0, 2 ** 30 if self.dataset.environment else len(self.dataset.train), self.size)]
-        choose = by_nobody if self.cfg.no_expert else by_policy(self.expert, generator)
+        numbers = share(self._dialogues(rng))
+        skill_draws, word_draws = (keyed(int(s)) for s in rng.integers(2 ** 31, size=2))
+        choose = by_nobody if self.cfg.no_expert else by_policy(self.expert, skill_draws)
         group = self.agent.cfg.group if self.agent else 1
         played = rollout(self.episodes("train", numbers, seed), choose, self.speaker, self.judge, self.expert.perception, self.dataset.skills,
-                         group, None, generator, self.cfg.no_expert)
+                         group, None, word_draws, self.cfg.no_expert)
         return {"step": number} | self.summary(played) | self.learn(played), played
+
+    def _dialogues(self, rng: np.random.Generator) -> list[int]:
+        """The training dialogues of a step: fresh customers, or logs, none of them twice while there are enough."""
+        if self.dataset.environment:
+            return rng.integers(0, 2 ** 30, self.size).tolist()
+        return rng.choice(len(self.dataset.train), self.size, replace=self.size > len(self.dataset.train)).tolist()
 
     def rewards(self, episode: Episode, ending: bool = True) -> list[float]:
         """R_t of Eq. 10 per turn (or one of its halves, for ablations), plus, with `ending`, what the end is worth (GAP-4)."""
@@ -322,11 +333,10 @@ class Gopo:
             self.agent.load_optimizer_state(parts["agent_adam"])
 
     def summary(self, played: list[Episode]) -> dict[str, float | None]:
-        """What a step's dialogues were like: the columns of metrics.jsonl."""
+        """What a step's dialogues were like, those of all processes: the columns of metrics.jsonl."""
         steps = [s for e in played for s in e.steps]
         labelled = [s for s in steps if s.teacher is not None]
         scored = [s for step in steps for s in step.scores if s is not None]
-        mean = lambda values: float(np.mean(values)) if len(values) else None
         live = self.dataset.environment is not None
         row = {
             "tse": mean([tse(e.seen.info["completed"], gamma=self.cfg.tse_gamma) for e in played]) if live else None,
@@ -337,7 +347,7 @@ class Gopo:
             "esndcg": mean([esndcg(s.skills, s.teacher) for s in labelled]), "f1": mean([skill_f1(s.skills, s.teacher) for s in labelled]),
             "exact": mean([s.skills == s.teacher for s in labelled]), "length": mean([len(s.skills) for s in steps]),
             "reply_words": mean([len(r.text.split()) for s in steps for r in s.replies]),
-            "unscored": 1 - len(scored) / max(1, sum(len(s.scores) for s in steps)),
+            "unscored": mean([s is None for step in steps for s in step.scores]),
         }
         for i, name in enumerate(DIMENSIONS):
             row[f"S_{name}"] = mean([s[i] for s in scored])

@@ -185,7 +185,7 @@ class RuleJudge:
         return best if score >= 0.3 else None
 
     def _weight(self, words: frozenset[str]) -> float:
-        return sum(self.idf.get(w, 1.0) for w in words)
+        return math.fsum(self.idf.get(w, 1.0) for w in words)      # fsum: the same for every order of a set, which changes from process to process
 
     def compliance(self, item: Judged) -> float:
         """S_3: the skills asked for, in order, nothing else: longest common subsequence over the longer list; halved when shouting.

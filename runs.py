@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from data import DataError
+from parallel import first
 
 KEEP = 2                                         # checkpoints kept: the last, and one to fall back to
 
@@ -80,20 +81,24 @@ def versions() -> dict[str, str | None]:
 
 
 class Log:
-    """metrics.jsonl: one JSON line a step, columns fixed by the first row, no times in it (those stand in timing.jsonl)."""
+    """metrics.jsonl: one JSON line a step, columns fixed by the first row, no times in it (those stand in timing.jsonl).
+
+    Of several processes the first writes."""
 
     def __init__(self, path: Path, keep_until: int | None = None):
         self.path = path
         rows = [] if keep_until is None else [r for r in read_rows(path) if r["step"] <= keep_until]
-        write_atomic(path, "".join(json.dumps(r) + "\n" for r in rows))
+        if first():
+            write_atomic(path, "".join(json.dumps(r) + "\n" for r in rows))
         self.columns = list(rows[0]) if rows else None
 
     def write(self, row: Mapping[str, Any]) -> None:
         self.columns = self.columns or list(row)
         if list(row) != self.columns:
             raise ValueError(f"{self.path}: columns changed: {sorted(set(row) ^ set(self.columns))}")
-        with open(self.path, "a", encoding="utf-8") as f:
-            f.write(json.dumps(row) + "\n")
+        if first():
+            with open(self.path, "a", encoding="utf-8") as f:
+                f.write(json.dumps(row) + "\n")
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

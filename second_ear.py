@@ -9,7 +9,7 @@ Try it:   python second_ear.py        prints what is heard in a handful of repli
 Exercise: set THRESHOLD to 0.5, then to 1.0; which acts are heard too often, which too rarely?"""
 import re
 from functools import lru_cache
-from math import log
+from math import fsum, log
 from typing import NamedTuple
 
 
@@ -148,7 +148,7 @@ def _train() -> tuple[list, dict[str, list]]:
     idf = {f: log(1 + len(bags) / sum(f in bag for _, _, bag in bags)) for _, _, bag in bags for f in bag}
     weight = {f: sum(idf[t] for t in f.split()) / 4 if " " in f else idf[f] for f in idf}
     postings = {f: [(e, weight[f]) for e, (_, _, bag) in enumerate(bags) if f in bag] for f in idf}
-    return [(act, neg, bag, sum(weight[f] for f in bag)) for act, neg, bag in bags], postings
+    return [(act, neg, bag, fsum(weight[f] for f in bag)) for act, neg, bag in bags], postings
 
 MODEL, POSTINGS = _train()
 

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from data import DataError, Dataset
 from expert import Expert, ExpertConfig, Perception
 from gopo import Gopo, load_agent, strategy_only
+from parallel import agreed, first, wait
 from runs import Log, adam_state, load_adam_state, load_tensors, read_json, save_tensors
 from warmup import mixed_pairs, slot_names, vocabulary_texts, warm_pairs
 
@@ -23,7 +24,15 @@ STAGES = ("untrained.safetensors", "strategy.safetensors", "strategy_adam.safete
 
 
 def replace_folder(folder: Path, make: Callable[[Path], None]) -> None:
-    """`make(folder)`, but a half-written folder never bears the name: after a crash it is the old one, the new one, or missing."""
+    """`make(folder)`, but a half-written folder never bears the name: after a crash it is the old one, the new one, or missing.
+
+    Of several processes the first writes and the others wait."""
+    if first():
+        _replace(folder, make)
+    wait()
+
+
+def _replace(folder: Path, make: Callable[[Path], None]) -> None:
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
@@ -37,13 +46,13 @@ def prepare_expert(run: Path, dataset: Dataset, cfg: ExpertConfig, seed: int, de
     torch.manual_seed(seed)
     expert = Expert(list(dataset.skills), Perception(dataset.intents, dataset.emotions), cfg).to(device)
     path = run / "untrained.safetensors"
-    if path.exists():
-        expert.load_state_dict(load_tensors(path))
-        return expert
-    accuracy = expert.perception.fit(dataset, seed=seed)
-    if accuracy:
-        print("perception, accuracy on test utterances: " + ", ".join(f"{k} {v:.2f}" for k, v in accuracy.items()))
-    save_tensors(expert.state_dict(), path)
+    if first() and not path.exists():
+        accuracy = expert.perception.fit(dataset, seed=seed)
+        if accuracy:
+            print("perception, accuracy on test utterances: " + ", ".join(f"{k} {v:.2f}" for k, v in accuracy.items()))
+        save_tensors(expert.state_dict(), path)
+    wait()
+    expert.load_state_dict(load_tensors(path))
     return expert
 
 
@@ -72,10 +81,10 @@ def prepare_agent(run: Path, dataset: Dataset, config: dict) -> Any:
         return agent
 
     agent = None                                 # what stands on disk is read; what was just made is used as it is
-    if not (run / "untrained").exists():
+    if not agreed((run / "untrained").exists()):
         agent = pretrain()
         replace_folder(run / "untrained", agent.save)
-    if not (run / "warm_start").exists():
+    if not agreed((run / "warm_start").exists()):
         agent = warm(agent or load_agent(run / "untrained", dataset, config))
         replace_folder(run / "warm_start", agent.save)
     agent = agent or load_agent(run / "warm_start", dataset, config)
@@ -86,7 +95,7 @@ def prepare_agent(run: Path, dataset: Dataset, config: dict) -> Any:
 def prepare_strategy(run: Path, gopo: Gopo, steps: int, seed: int) -> None:
     """GOPO of the Expert alone, where dialogues are cheap; rows go to strategy.jsonl.  Its Adam goes on into the joint steps."""
     path, adam = run / "strategy.safetensors", run / "strategy_adam.safetensors"
-    if path.exists():
+    if agreed(path.exists()):
         gopo.expert.load_state_dict(load_tensors(path))
         load_adam_state(gopo.learner.optimiser, load_tensors(adam))
         return
@@ -96,8 +105,10 @@ def prepare_strategy(run: Path, gopo: Gopo, steps: int, seed: int) -> None:
             row, _ = alone.step(step, seed, stage=1)
             log.write(row)
             bar.set_postfix(R_E=f"{row['r_expert']:.2f}" if row["r_expert"] is not None else "—", refresh=False)
-    save_tensors(adam_state(gopo.learner.optimiser), adam)       # first, for `path` marks the stage as complete
-    save_tensors(gopo.expert.state_dict(), path)
+    if first():
+        save_tensors(adam_state(gopo.learner.optimiser), adam)   # before the other, for `path` marks the stage as complete
+        save_tensors(gopo.expert.state_dict(), path)
+    wait()
 
 
 SAME = {"run": ("dataset", "seed", "replies", "conduct"), "gopo": ("no_expert",), "expert": ("width", "history"),

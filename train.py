@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")      # before torch: two processes on few cores otherwise spin 20-40x slower
+if os.environ.get("RANK", "0") != "0":
+    os.environ["TQDM_DISABLE"] = "1"                     # before tqdm: of several processes one shows its progress
 
 import json
 import resource
@@ -27,6 +29,7 @@ from data import DataError, Dataset, opt
 from eval import evaluate, evaluate_run, print_table
 from expert import ExpertConfig
 from gopo import Gopo, GopoConfig, by_nobody, by_policy, judge_for, save_domain
+from parallel import any_of, first, meet, part, told, wait
 from runs import Alarms, Log, load_checkpoint, plot_curves, read_json, read_rows, run_directory, save_checkpoint, save_tensors, versions, write_json
 from stages import check_base, prepare_agent, prepare_expert, prepare_strategy, replace_folder, take_base
 
@@ -49,10 +52,13 @@ class RunConfig:
     eval_episodes: int = opt(100, "test dialogues per row of the table at the end; 0 = no table")
     save_every: int | None = opt(None, "GOPO steps between checkpoints; default 10, or 50 with template replies")
     device: str = opt("auto", "cpu, cuda, or auto")
+    precision: str = opt("auto", "fp32, bf16, or auto: bf16 where a probe at the start finds it clearly faster")
 
     def __post_init__(self):
         if self.replies not in ("lm", "template"):
             raise ValueError(f"--replies is lm or template, got {self.replies!r}")
+        if self.device not in ("cpu", "cuda", "auto") or self.precision not in ("fp32", "bf16", "auto"):
+            raise ValueError(f"--device is cpu, cuda or auto and --precision fp32, bf16 or auto, got {self.device!r}, {self.precision!r}")
         for name, least in (("steps", 0), ("strategy_steps", 0), ("seed", 0), ("eval_every", 1), ("eval_episodes", 0), ("save_every", 1)):
             if getattr(self, name) is not None and getattr(self, name) < least:
                 raise ValueError(f"--{name} must be at least {least}, got {getattr(self, name)}")
@@ -91,12 +97,13 @@ class Stop:
 
 def train(run: Path, gopo: Gopo, cfg: RunConfig, steps: int, stop: Stop) -> int:
     """The loop of Sec. 3.1 and 3.3.  Returns the last step done."""
+    wait()
     found = load_checkpoint(run)
     start = found[0] if found else 0
     if found:
         gopo.restore(found[1])
     log = Log(run / "metrics.jsonl", start)
-    evaluations = Log(run / "evals.jsonl", start)
+    evaluations, timings = Log(run / "evals.jsonl", start), Log(run / "timing.jsonl", start)
     alarms, stop.wait = Alarms(), True
     done = start
     with tqdm(total=steps, initial=start, desc="GOPO", unit="step") as bar:
@@ -107,18 +114,20 @@ def train(run: Path, gopo: Gopo, cfg: RunConfig, steps: int, stop: Stop) -> int:
             except FloatingPointError as error:
                 raise FloatingPointError(f"step {done}: {error}") from error
             log.write(row)
-            for alarm in alarms(row):
-                tqdm.write(f"alarm at step {done}: {alarm}")
-            with open(run / "timing.jsonl", "a", encoding="utf-8") as f:
-                f.write(f'{{"step": {done}, "seconds": {time.perf_counter() - clock:.3f}}}\n')
+            ending = any_of(stop.asked)                                  # the signal may reach one process a step later than another
+            if first():
+                for alarm in alarms(row):
+                    tqdm.write(f"alarm at step {done}: {alarm}")
+                timings.write({"step": done, "seconds": round(time.perf_counter() - clock, 3)})
+                if done % cfg.eval_every == 0 or done == steps:
+                    tqdm.write(evaluate_dev(gopo, done, evaluations))
+                if done % cfg.save_every == 0 or done == steps or ending:
+                    save_checkpoint(run, done, gopo.parts())
+                    write_samples(run, done, gopo, played)
+            wait()
             bar.update()
             bar.set_postfix({k: f"{row[k]:.2f}" for k in ("reward", "tse") if row[k] is not None}, refresh=False)
-            if done % cfg.eval_every == 0 or done == steps:
-                tqdm.write(evaluate_dev(gopo, done, evaluations))
-            if done % cfg.save_every == 0 or done == steps or stop.asked:
-                save_checkpoint(run, done, gopo.parts())
-                write_samples(run, done, gopo, played)
-            if stop.asked:
+            if ending:
                 break
     stop.wait = False
     return done
@@ -164,7 +173,7 @@ def resolve(cfg: RunConfig, gopo: GopoConfig, expert: ExpertConfig, agent: Any) 
     chosen = asdict(cfg) | {"resume": None, "overwrite": False, "replies": replies}
     chosen |= {name: value for name, value in DEFAULTS[replies].items() if chosen[name] is None}
     config = {"run": chosen, "gopo": asdict(gopo), "expert": asdict(expert), "agent": asdict(agent), "device": device,
-              "precision": pick_precision(device), "threads": torch.get_num_threads(), "versions": versions()}
+              "precision": pick_precision(device) if cfg.precision == "auto" else cfg.precision, "threads": torch.get_num_threads(), "versions": versions()}
     alike = check_base(Path(cfg.base), config) if cfg.base else False
     if cfg.base:                                                         # the probe may answer differently on a busy machine
         config["precision"] = read_json(Path(cfg.base) / "config.json")["precision"]
@@ -173,6 +182,22 @@ def resolve(cfg: RunConfig, gopo: GopoConfig, expert: ExpertConfig, agent: Any) 
     if cfg.base:
         take_base(Path(cfg.base), run, alike)
     return run, config, dataset
+
+
+def resolve_together(cfg: RunConfig, gopo: GopoConfig, expert: ExpertConfig, agent: Any) -> tuple[Path, dict, Dataset]:
+    """Of several processes the first resolves, and the others read what it wrote; if it refuses, all stop."""
+    found = None
+    try:
+        found = resolve(cfg, gopo, expert, agent) if first() else None
+    finally:
+        run = told(str(found[0]) if found else "")
+    if found:
+        return found
+    if not run:
+        raise SystemExit(2)                                              # the first process said why
+    sys.stdout = open(os.devnull, "w")                                   # one process speaks
+    config = read_json(Path(run) / "config.json")
+    return Path(run), config, load_data(config["run"])
 
 
 def load_data(used: dict) -> Dataset:
@@ -197,7 +222,8 @@ def execute(run: Path, config: dict, dataset: Dataset, stop: Stop) -> int:
     cfg = RunConfig(**config["run"])
     print(f"{dataset.note or dataset.name}\nrun: {run}   device {config['device']}, {config['precision']}, {config['threads']} threads")
     torch.set_num_threads(config["threads"])
-    save_domain(dataset, run / "dataset.json")
+    if first():
+        save_domain(dataset, run / "dataset.json")
     expert_cfg, gopo_cfg = ExpertConfig(**config["expert"]), GopoConfig(**config["gopo"])
     expert = prepare_expert(run, dataset, expert_cfg, cfg.seed, config["device"])
     agent = prepare_agent(run, dataset, config) if cfg.replies == "lm" else None
@@ -205,9 +231,12 @@ def execute(run: Path, config: dict, dataset: Dataset, stop: Stop) -> int:
     if agent and not gopo_cfg.no_expert and cfg.strategy_steps:
         prepare_strategy(run, gopo, cfg.strategy_steps, cfg.seed)
     done = train(run, gopo, cfg, cfg.steps, stop)
-    save_tensors(expert.state_dict(), run / "expert.safetensors")
     if agent:
         replace_folder(run / "csagent", agent.save)
+    part()                                                               # one process is enough for the table
+    if not first():
+        return 0
+    save_tensors(expert.state_dict(), run / "expert.safetensors")
     plot_curves(read_rows(run / "metrics.jsonl"), read_rows(run / "evals.jsonl"), run / "curves.png", run.name)
     if done < cfg.steps:
         print(f"stopped at step {done} of {cfg.steps}; go on with: python train.py --resume {run}")
@@ -233,7 +262,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     cfg, gopo, expert, agent = parse(argv)
     stop, run = Stop(), None
     try:
-        run, config, dataset = resolve(cfg, gopo, expert, agent)
+        meet("cuda" if cfg.device != "cpu" and torch.cuda.is_available() else "cpu")
+        run, config, dataset = resolve_together(cfg, gopo, expert, agent)
         return execute(run, config, dataset, stop)
     except KeyboardInterrupt:
         print(f"\nstopped; go on with: python train.py --resume {run}" if run else "\nstopped before anything was written")

@@ -69,7 +69,7 @@ def _other_candidate(rng: random.Random, text: str, context: dict[str, str]) -> 
     numbers = sorted({s.rpartition("_")[2] for s in context if s.startswith("fit_")})
     if not numbers:
         return text
-    for slot in set(slots(text)):
+    for slot in dict.fromkeys(slots(text)):      # not a set, whose order changes from process to process
         text = text.replace(f"{{{slot}}}", f"{{{base(slot)}_{rng.choice(numbers)}}}")
     return text
 
