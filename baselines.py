@@ -102,6 +102,9 @@ def rows(dataset: Dataset, steps: int) -> dict[str, Callable[[int], tuple[Gopo, 
     table = {"random": plain(lambda seed: by_chance(list(dataset.skills), seed))}
     if dataset.environment:
         table["teacher"] = plain(lambda seed: by_teacher)
+    if hasattr(dataset, "sops"):                 # STAR comes with the flow charts its agents were given
+        from star import by_sop
+        table["SOP graph"] = plain(lambda seed: by_sop(dataset))
     table |= {
         "most frequent sequence": plain(lambda seed: by_constant(most_frequent(dataset))),
         "best constant five": plain(lambda seed: by_constant(best_constant(dataset))),
@@ -126,7 +129,7 @@ def study(dataset: Dataset, seeds: int, steps: int, episodes: int, only: Sequenc
         if only and not any(o in name for o in only):
             continue
         runs, clock = [], time.perf_counter()
-        for seed in range(seeds if name not in ("teacher", "most frequent sequence", "best constant five") else 1):
+        for seed in range(seeds if name not in ("teacher", "most frequent sequence", "best constant five", "SOP graph") else 1):
             gopo, choose = make(seed)
             row, _ = evaluate(gopo, choose, episodes, 0, label=f"{name}, seed {seed}", with_bleu=False)
             runs.append({m: row[m]["mean"] for m in SHOWN})
@@ -151,7 +154,8 @@ def line(name: str, row: dict) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Simple policies, imitation and GOPO over skills, without a language model.", allow_abbrev=False)
-    parser.add_argument("--dataset", default="mgshop", help="mgshop, multiwoz, or the path of your logs (default mgshop)")
+    parser.add_argument("--dataset", default="mgshop", help="mgshop, multiwoz, star, or the path of your logs (default mgshop)")
+    parser.add_argument("--split", help="star only: dialogue, or task (the test tasks are none of the training ones)")
     parser.add_argument("--data_dir", default=os.environ.get("GOPO_DATA", "data"), help="where corpora lie (default data, or GOPO_DATA)")
     parser.add_argument("--seeds", type=int, default=1, help="training seeds 0, 1, ... (default 1)")
     parser.add_argument("--steps", type=int, default=300, help="GOPO steps, and steps of on-policy imitation (default 300)")
@@ -162,7 +166,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if min(args.seeds, args.steps, args.episodes) < 1:
         parser.error("--seeds, --steps and --episodes must be at least 1")
     try:
-        dataset = data.load(args.dataset, args.data_dir)
+        dataset = data.load(args.dataset, args.data_dir, split=args.split)
         if not labelled_states(dataset.train):
             raise DataError(f"{dataset.name}: no turn has skills, there is no strategy to compare")
         print(f"{dataset.note}\ntest dialogues {args.episodes}, training seeds {args.seeds}, mean±std over seeds")

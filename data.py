@@ -27,7 +27,7 @@ import requests
 from tqdm import tqdm
 
 MAX_SKILLS = 5                                   # Sec. 3.3: predicted and teacher sequences are capped at 5
-DATASETS = {"mgshop": "mgshop", "multiwoz": "multiwoz"}          # name -> module with load(data_dir) -> Dataset
+DATASETS = {"mgshop": "mgshop", "multiwoz": "multiwoz", "star": "star"}          # name -> module with load(data_dir) -> Dataset
 SLOT = re.compile(r"\{(\w+)\}")
 SPACED = re.compile(r"[^\W\u3040-\u9fff]")      # a letter of a script that puts spaces between words
 FIELDS = {"id", "turns", "goal", "source", "user", "intent", "emotion", "context", "skills", "reply"}        # what load_jsonl reads
@@ -198,15 +198,26 @@ def best_candidate(context: dict[str, str]) -> str:
     return fits[0][4:] if fits else "1"
 
 
-def load(name: str, data_dir: str | Path = "data", conduct: bool = False) -> Dataset:
-    """A dataset by name (`mgshop`, `multiwoz`) or by path (`logs.jsonl`).  `conduct`: MultiWOZ with EmoWOZ's labels (non-commercial)."""
+def load(name: str, data_dir: str | Path = "data", conduct: bool = False, split: str | None = None) -> Dataset:
+    """A dataset by name (`mgshop`, `multiwoz`, `star`) or by path (`logs.jsonl`).
+
+    conduct  multiwoz: with EmoWOZ's labels (non-commercial)
+    split    star: "dialogue" or "task", the latter with tasks in test that training never saw
+    """
     if conduct and name != "multiwoz":
         raise DataError(f"--conduct adds EmoWOZ's labels to multiwoz; {name} has none")
+    if split and name != "star":
+        raise DataError(f"--split chooses how star is split; {name} has one split")
     if name in DATASETS:
-        return importlib.import_module(DATASETS[name]).load(Path(data_dir), **({"conduct": True} if conduct else {}))
+        return importlib.import_module(DATASETS[name]).load(Path(data_dir), **({"conduct": True} if conduct else {}), **({"split": split} if split else {}))
     if name.endswith(".jsonl"):
         return load_jsonl(Path(name))
     raise DataError(f"--dataset {name}: unknown; use one of {', '.join(DATASETS)}, or the path of your own logs ending in .jsonl")
+
+
+def load_used(config: dict[str, Any], data_dir: str | Path | None = None) -> Dataset:
+    """The dataset that a run was made with: `config` is "run" of its config.json."""
+    return load(config["dataset"], data_dir or config["data_dir"], config.get("conduct", False), config.get("split"))
 
 
 # ---------------------------------------------------------------- your own logs

@@ -234,7 +234,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"--episodes must be at least 1 and --show at least 0, got {args.episodes}, {args.show}")
     try:
         config = read_json(args.run / "config.json")
-        dataset = data.load(config["run"]["dataset"], args.data_dir or config["run"]["data_dir"], config["run"].get("conduct", False))
+        dataset = data.load_used(config["run"], args.data_dir)
         if unknown := set(args.rows) - set(methods(args.run, dataset)):
             parser.error(f"--rows {' '.join(sorted(unknown))}: this run has {' '.join(methods(args.run, dataset))}")
         if args.chat:

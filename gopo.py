@@ -405,8 +405,7 @@ def load_gopo(run: str | Path, dataset: Dataset | None = None, expert: str = "ex
     run = Path(run)
     config = read_json(run / "config.json")
     speaks = config["run"]["replies"] == "lm"
-    used = config["run"]
-    dataset = dataset or (_read_domain(run / "dataset.json") if speaks else data.load(used["dataset"], used["data_dir"], used.get("conduct", False)))
+    dataset = dataset or (_read_domain(run / "dataset.json") if speaks else data.load_used(config["run"]))
     perception = Perception(dataset.intents, dataset.emotions)
     model = Expert(list(dataset.skills), perception, ExpertConfig(**config["expert"]))
     model.load_state_dict(load_tensors(run / expert))

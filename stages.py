@@ -111,7 +111,7 @@ def prepare_strategy(run: Path, gopo: Gopo, steps: int, seed: int) -> None:
     wait()
 
 
-SAME = {"run": ("dataset", "seed", "replies", "conduct"), "gopo": ("no_expert",), "expert": ("width", "history"),
+SAME = {"run": ("dataset", "seed", "replies", "conduct", "split"), "gopo": ("no_expert",), "expert": ("width", "history"),
         "agent": ("model", "pretrain_steps", "warm_steps", "sft_lr", "sft_batch", "user_tokens")}
 
 

@@ -37,7 +37,7 @@ from stages import check_base, prepare_agent, prepare_expert, prepare_strategy, 
 @dataclass(frozen=True)
 class RunConfig:
     """What is trained, on what, and where it is written."""
-    dataset: str = opt("mgshop", "mgshop (simulated shop), multiwoz (real dialogues), or the path of your own logs, logs.jsonl")
+    dataset: str = opt("mgshop", "mgshop (simulated shop), multiwoz or star (real dialogues), or the path of your own logs, logs.jsonl")
     replies: str = opt("lm", "lm: a language model writes them; template: the shop's phrase book does, strategy alone is learned in about a minute")
     steps: int | None = opt(None, "GOPO steps; default 25 with a language model, 300 with template replies")
     strategy_steps: int = opt(300, "GOPO steps of the Expert alone, before the language model speaks (phrase book; no reply on logs); not part of --steps")
@@ -45,6 +45,7 @@ class RunConfig:
     output_dir: str | None = opt(None, "run directory; default runs/<dataset>-<gopo|alone>-<seed>, numbered if it exists")
     data_dir: str = opt(os.environ.get("GOPO_DATA", "data"), "where corpora are stored and downloaded to; default data, or the environment's GOPO_DATA")
     conduct: bool = opt(False, "multiwoz only: EmoWOZ 2.0's labels of the system's tone as skills; CC BY-NC 4.0, not for commercial use")
+    split: str | None = opt(None, "star only: dialogue (default), or task: the test tasks are none of the training ones")
     resume: str | None = opt(None, "go on with this run directory; its config.json is used, of the flags only --steps counts")
     overwrite: bool = opt(False, "replace the run directory if it exists")
     base: str | None = opt(None, "take perception, pretrained and warm-started LM and strategy from this finished run of the same dataset and seed")
@@ -165,8 +166,8 @@ def resolve(cfg: RunConfig, gopo: GopoConfig, expert: ExpertConfig, agent: Any) 
         if cfg.steps is not None:
             config["run"]["steps"] = cfg.steps
             write_json(run / "config.json", config)
-        return run, config, load_data(config["run"])
-    dataset = load_data(asdict(cfg))
+        return run, config, data.load_used(config["run"])
+    dataset = data.load_used(asdict(cfg))
     replies = replies_of(dataset, cfg, gopo)
     from models import pick_precision
     device = ("cuda" if torch.cuda.is_available() else "cpu") if cfg.device == "auto" else cfg.device
@@ -197,11 +198,7 @@ def resolve_together(cfg: RunConfig, gopo: GopoConfig, expert: ExpertConfig, age
         raise SystemExit(2)                                              # the first process said why
     sys.stdout = open(os.devnull, "w")                                   # one process speaks
     config = read_json(Path(run) / "config.json")
-    return Path(run), config, load_data(config["run"])
-
-
-def load_data(used: dict) -> Dataset:
-    return data.load(used["dataset"], used["data_dir"], used.get("conduct", False))
+    return Path(run), config, data.load_used(config["run"])
 
 
 def replies_of(dataset: Dataset, cfg: RunConfig, gopo: GopoConfig) -> str:
