@@ -365,7 +365,7 @@ class CustomerServiceAgent:
 
     def _packed_logits(self, prompts: Sequence[list[int]], owner: Sequence[int], ids: Sequence[list[int]]) -> tuple[Tensor, Tensor, Tensor]:
         """The same as `_reply_logits` without a cache, which gradient checkpointing does not go with: one row a state, its prompt first,
-        then a block for each reply, which sees the prompt and itself.  `owner` ascends.  Without checkpointing it is slower (bench.py)."""
+        then a block for each reply, which sees the prompt and itself.  Without checkpointing it is slower (bench.py)."""
         S, G, L = len(prompts), max(Counter(owner).values()), max(map(len, ids))
         state, block = torch.tensor(owner), torch.tensor([list(owner[:i]).count(o) for i, o in enumerate(owner)])
         length = torch.tensor([len(p) - 1 for p in prompts])                                                # the last prompt token opens every block
@@ -381,9 +381,7 @@ class CustomerServiceAgent:
         with self._checkpointing():
             out = self.model(input_ids=fed.to(self.device), attention_mask=look[:, None].to(self.device), position_ids=position.to(self.device),
                              use_cache=False, logits_to_keep=G * L)
-        logits = out.logits.view(S * G, L, -1)
-        logits = logits if len(ids) == S * G else logits[(state * G + block).to(self.device)]
-        return logits.float(), reply.to(self.device), mask.to(self.device)
+        return out.logits.view(S, G, L, -1)[state, block].float(), reply.to(self.device), mask.to(self.device)
 
     @contextlib.contextmanager
     def _checkpointing(self):

@@ -16,6 +16,7 @@ import json
 import math
 import os
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -30,6 +31,7 @@ MAX_SKILLS = 5                                   # Sec. 3.3: predicted and teach
 DATASETS = {"mgshop": "mgshop", "multiwoz": "multiwoz", "star": "star"}          # name -> module with load(data_dir) -> Dataset
 SLOT = re.compile(r"\{(\w+)\}")
 SPACED = re.compile(r"[^\W\u3040-\u9fff]")      # a letter of a script that puts spaces between words
+CJK = re.compile(r"[\u3040-\u9fff]")
 FIELDS = {"id", "turns", "goal", "source", "user", "intent", "emotion", "context", "skills", "reply"}        # what load_jsonl reads
 
 
@@ -238,16 +240,16 @@ def delexicalise(reply: str, context: dict[str, str], ignore_case: bool = False)
     if not pairs:
         return reply
     slot_of = {flat(v): k for v, k in reversed(pairs)}               # reversed: the first of two equal values wins
-    pattern = r"\{\w+\}|" + "|".join(_whole(v) for v, _ in pairs)    # a slot matches first and is put back as it was
+    unspaced = CJK.search(reply) is not None                         # looked for first: such a pattern takes long to compile
+    pattern = r"\{\w+\}|" + "|".join(_whole(v, unspaced) for v, _ in pairs)      # a slot matches first and is put back as it was
     return re.sub(pattern, lambda m: "{" + slot_of[flat(m[0])] + "}" if flat(m[0]) in slot_of else m[0], reply,
                   flags=re.IGNORECASE if ignore_case else 0)
 
 
-def _whole(value: str) -> str:
+def _whole(value: str, unspaced: bool) -> str:
     """Pattern of a value that is not part of a longer word; kana and Chinese characters bound no word."""
-    before = r"(?:(?<!\w)|(?<=(?-i:[\u3040-\u9fff])))" if SPACED.match(value[0]) else ""      # -i: folding the case of that range
-    after = r"(?:(?!\w)|(?=(?-i:[\u3040-\u9fff])))" if SPACED.match(value[-1]) else ""       # would take most of the time
-    return before + re.escape(value) + after
+    before, after = (r"(?:(?<!\w)|(?<=(?-i:[\u3040-\u9fff])))", r"(?:(?!\w)|(?=(?-i:[\u3040-\u9fff])))") if unspaced else (r"(?<!\w)", r"(?!\w)")
+    return (before if SPACED.match(value[0]) else "") + re.escape(value) + (after if SPACED.match(value[-1]) else "")
 
 
 def load_jsonl(path: Path) -> Dataset:
@@ -465,3 +467,9 @@ def fetch(url: str, sha256: str | None, path: Path, description: str) -> Path:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["label"]:
+        sys.exit(importlib.import_module("label").main(sys.argv[2:]))
+    print("python data.py label FILE ...    labels logs that lack skills, intents or emotions (python data.py label --help)")

@@ -5,13 +5,15 @@ Intervals are 95 % percentile bootstraps over dialogues.  GRE and R^A come from 
 show what was optimised.  TSE comes from the customer's ear, which the judge knows nothing of; `tse_2nd_ear` plays the same customers
 with a separately written ear, and a difference above .05 is flagged.
 Try it:  python eval.py --run runs/mgshop-gopo-0 --episodes 100 --show 1
-         python eval.py --run runs/mgshop-gopo-0 --chat        you are the customer"""
+         python eval.py --run runs/mgshop-gopo-0 --chat        you are the customer
+         python eval.py --run runs/mgshop-gopo-0 --judge api:MODEL --api_base http://127.0.0.1:8000/v1        an LLM judges, G-Eval too"""
 from __future__ import annotations
 
-import argparse
 import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Callable, Sequence
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -20,11 +22,31 @@ from tqdm import tqdm
 
 import data
 from constraints import compile_constraints, violations
-from data import DataError, Dataset, base, fill, slots
-from gopo import Choose, Episode, Gopo, Request, Step, by_chance, by_nobody, by_policy, by_teacher, keyed, load_gopo, rollout
-from rewards import Judged, dialogue_return, esndcg
+from data import DataError, Dataset, base, fill, opt, slots
+from gopo import (
+    Choose,
+    Episode,
+    Gopo,
+    NoJudge,
+    PhraseBook,
+    Request,
+    Silence,
+    Step,
+    by_chance,
+    by_nobody,
+    by_policy,
+    by_teacher,
+    judge_for,
+    keyed,
+    load_gopo,
+    rollout,
+)
+from hosted import HostedAgent, hosted_expert
+from judge import LLMJudge, hosted_model
+from llm import ApiConfig, Client
+from rewards import Judge, Judged, dialogue_return, esndcg
 from runs import read_json, write_json
-from tse import bleu, bleu_tokenizer, gre, interval, replay_turns, skill_f1, tse
+from tse import bleu, bleu_tokenizer, g_eval, gre, interval, replay_turns, skill_f1, tse
 
 EAR_TOLERANCE = 0.05                             # a larger difference of TSE between the two ears is flagged
 Row = dict[str, dict[str, float | None]]         # metric -> {mean, low, high}
@@ -43,19 +65,28 @@ def completed(episode: Episode, dataset: Dataset, spoken: bool) -> tuple:
     return replay_turns([covered(s) for s in episode.steps])
 
 
-def dialogue_metrics(gopo: Gopo, episode: Episode) -> dict[str, float | None]:
-    """One dialogue as numbers; None where the data does not say."""
+def speaks(gopo: Gopo) -> bool:
+    """Whether words of its own stand in its replies, and not a phrase book's or nobody's."""
+    return not isinstance(gopo.speaker, (PhraseBook, Silence))
+
+
+Forms = list[tuple[float, float, float] | None]  # what a judge answered about each reply of a dialogue
+
+
+def dialogue_metrics(gopo: Gopo, episode: Episode, gres: Forms, forms: Forms) -> dict[str, float | None]:
+    """One dialogue as numbers; None where the data does not say.  gres: GRE's answers per reply; forms: those of G-Eval."""
     dataset, steps, info = gopo.dataset, episode.steps, episode.seen.info
     labelled = [] if gopo.cfg.no_expert else [s for s in steps if s.teacher is not None]       # no skills were chosen: nothing to compare
     mean = lambda values: float(np.mean(values)) if len(values) else None
     has_tasks = any(s.task for s in dataset.skills.values())
-    turns = completed(episode, dataset, gopo.agent is not None) if has_tasks else (None, None, None)
+    turns = completed(episode, dataset, speaks(gopo)) if has_tasks else (None, None, None)
     scored = [r for s in steps for r in s.r_cs()[:1] if r is not None]
     rules = [compile_constraints([dataset.skills[k] for k in s.skills], s.request.context, dataset.must_not_say) for s in steps]
     return {
         "tse": tse(turns, gamma=gopo.cfg.tse_gamma) if has_tasks else None,
         **{f"I_{i}": float(n is not None) if has_tasks else None for i, n in enumerate(turns, 1)}, **{f"N_{i}": n for i, n in enumerate(turns, 1)},
-        "turns": len(steps), "success": float(info["success"]) if dataset.environment else None, "gre": gre([s.gre for s in steps]),
+        "turns": len(steps), "success": float(info["success"]) if dataset.environment else None, "gre": gre(gres), "g_eval": g_eval(forms),
+        "unscored": mean([float(s.scores[0] is None) for s in steps]),
         "esndcg": mean([esndcg(s.skills, s.teacher) for s in labelled]), "f1": mean([skill_f1(s.skills, s.teacher) for s in labelled]),
         "exact": mean([float(s.skills == s.teacher) for s in labelled]), "length": mean([len(s.skills) for s in steps]), "r_cs": mean(scored),
         "return": dialogue_return(gopo.rewards(episode, ending=False), dataset.horizon, gopo.gamma, info["success"]) if dataset.environment else None,
@@ -66,12 +97,19 @@ def dialogue_metrics(gopo: Gopo, episode: Episode) -> dict[str, float | None]:
 
 def bleu_interval(episodes: Sequence[Episode], draws: int = 1000) -> dict[str, float | None]:
     """Corpus BLEU on text with slots, and sacrebleu's own bootstrap interval (over replies; it counts n-grams once, so it is quick)."""
-    pairs = [(s.replies[0].text, s.reference) for e in episodes for s in e.steps if s.reference]
+    pairs = [(s.replies[0].text, s.judged.reference) for e in episodes for s in e.steps if s.judged.reference]
     if not any(reply for reply, _ in pairs):
         return {"mean": None, "low": None, "high": None}
     replies, references = map(list, zip(*pairs))
     drawn = BLEU(tokenize=bleu_tokenizer(references)).corpus_score(replies, [references], n_bootstrap=draws)
     return {"mean": bleu(replies, references), "low": (drawn._mean - drawn._ci) / 100, "high": (drawn._mean + drawn._ci) / 100}
+
+
+def asked_of(judge: Judge, form: str, episodes: Sequence[Episode]) -> list[Forms]:
+    """A form (gre, g_eval) filled in for every reply, per dialogue; all at once, for a hosted judge answers many at a time."""
+    replies = [s.judged for e in episodes for s in e.steps]
+    answers = iter(getattr(judge, form)(replies) if hasattr(judge, form) else [None] * len(replies))      # rules know no G-Eval
+    return [[next(answers) for _ in e.steps] for e in episodes]
 
 
 def evaluate(gopo: Gopo, choose: Choose, episodes: int, seed: int, split: str = "test", label: str = "", second_ear: bool = False,
@@ -83,9 +121,10 @@ def evaluate(gopo: Gopo, choose: Choose, episodes: int, seed: int, split: str = 
     for play in plays:
         with tqdm(total=total, desc=f"evaluating {label}", unit="dialogue", leave=False) as bar:
             started = [Episode(n, env, env.reset()) for n in range(total) for env in [play(split, n, seed)]]
-            played = rollout(started, choose, gopo.speaker, gopo.judge, gopo.expert.perception, gopo.dataset.skills, 1, 0.0,
+            judge = gopo.judge if play is plays[0] else NoJudge()        # the second ear is asked for TSE alone
+            played = rollout(started, choose, gopo.speaker, judge, gopo.expert.perception, gopo.dataset.skills, 1, 0.0,
                              keyed(seed), gopo.cfg.no_expert, bar.update)
-        numbers = [dialogue_metrics(gopo, e) for e in played]
+        numbers = [dialogue_metrics(gopo, *row) for row in zip(played, *(asked_of(judge, form, played) for form in ("gre", "g_eval")))]
         if play is plays[0]:
             first, rows = played, {m: interval([n[m] for n in numbers], seed) for m in numbers[0]}
         else:
@@ -97,17 +136,17 @@ def evaluate(gopo: Gopo, choose: Choose, episodes: int, seed: int, split: str = 
 
 # --- the rows of a run ----------------------------------------------------------------------------------------------------------
 
-def methods(run: Path, dataset: Dataset) -> dict[str, Callable[[], tuple[Gopo, Choose]]]:
+def methods(run: Path, dataset: Dataset, judge: Judge) -> dict[str, Callable[[], tuple[Gopo, Choose]]]:
     """Row name -> how to make it.  Loaded one at a time: two large models would not fit."""
     config = read_json(run / "config.json")
     lm, alone = config["run"]["replies"] == "lm", config["gopo"]["no_expert"]
     def stage(expert: str, agent: str) -> Callable[[], tuple[Gopo, Choose]]:
         def make():
-            g = load_gopo(run, dataset, expert, agent)
+            g = load_gopo(run, dataset, expert, agent, judge)
             return g, by_nobody if alone else by_policy(g.expert, greedy=True)
         return make
     def with_chooser(choose: Choose) -> Callable[[], tuple[Gopo, Choose]]:
-        return lambda: (load_gopo(run, dataset), choose)
+        return lambda: (load_gopo(run, dataset, judge=judge), choose)
     rows = {"untrained": stage("untrained.safetensors", "untrained")}
     if lm:
         rows["warm_start"] = stage("untrained.safetensors", "warm_start")
@@ -117,37 +156,58 @@ def methods(run: Path, dataset: Dataset) -> dict[str, Callable[[], tuple[Gopo, C
     if not alone:
         rows |= {"teacher": with_chooser(by_teacher), "random": with_chooser(by_chance(list(dataset.skills), 0))}
     if lm and not alone:
-        rows["untrained_lm_teacher"] = lambda: (load_gopo(run, dataset, agent="untrained"), by_teacher)
+        rows["untrained_lm_teacher"] = lambda: (load_gopo(run, dataset, agent="untrained", judge=judge), by_teacher)
     return rows
 
 
-def evaluate_run(run: Path, dataset: Dataset, episodes: int, seed: int, show: int = 0, only: Sequence[str] = ()) -> dict[str, Row]:
+def hosted(run: Path, dataset: Dataset, judge: Judge, expert: str | None, cs_agent: str | None, api: ApiConfig) -> dict[str, Callable]:
+    """The row in which hosted models take the place of one agent of the run, or of both (Tables 2, 3, 6, 7).  SOPs are soft there."""
+    def make() -> tuple[Gopo, Choose]:
+        speaker = HostedAgent(Client(hosted_model(cs_agent, "--cs_agent", "nothing"), api), dataset) if cs_agent else None
+        g = load_gopo(run, dataset, judge=judge, speaker=speaker)
+        asked = Client(hosted_model(expert, "--expert", "nothing"), api) if expert else None
+        return g, hosted_expert(asked, dataset, g.expert.perception) if asked else by_policy(g.expert, greedy=True)
+    return {f"{expert or 'gopo'} + {cs_agent or 'gopo'}": make} if expert or cs_agent else {}
+
+
+def evaluate_run(run: Path, dataset: Dataset, episodes: int, seed: int, judge: Judge, show: int = 0, only: Sequence[str] = (),
+                 more: Mapping[str, Callable] = MappingProxyType({})) -> dict[str, Row]:
+    """The rows of a run, or `only` some, and always the rows in `more`."""
     table = {}
-    for name, make in methods(run, dataset).items():
-        if only and name not in only:
-            continue
+    chosen = {name: make for name, make in methods(run, dataset, judge).items() if not only or name in only}
+    for name, make in (chosen | dict(more)).items():
         gopo, choose = make()
         table[name], played = evaluate(gopo, choose, episodes, seed, label=name, second_ear=name in ("gopo", "teacher"))
-        if name == "gopo":
+        if name == "gopo" or name in more:
             for episode in played[:show]:
                 show_dialogue(gopo, episode)
+            print_unanswered(gopo.speaker, choose)
     return table
 
 
 COLUMNS = (("tse", "TSE", 3), ("I_1", "I1", 2), ("I_2", "I2", 2), ("I_3", "I3", 2), ("N_1", "N1", 1), ("N_2", "N2", 1), ("N_3", "N3", 1), ("turns", "turns", 1),
-           ("gre", "GRE*", 2), ("bleu", "BLEU", 3), ("esndcg", "ESNDCG", 3), ("f1", "F1", 3), ("exact", "exact", 2), ("length", "len", 1), ("r_cs", "R^A*", 3),
-           ("vouchers", "vouch.", 2), ("violations", "viol.", 2))
+           ("gre", "GRE*", 2), ("g_eval", "G-Eval*", 2), ("bleu", "BLEU", 3), ("esndcg", "ESNDCG", 3), ("f1", "F1", 3), ("exact", "exact", 2),
+           ("length", "len", 1), ("r_cs", "R^A*", 3), ("vouchers", "vouch.", 2), ("violations", "viol.", 2))
 
 
-def print_table(table: dict[str, Row], live: bool) -> None:
-    """Rows of means; whose judgement the starred columns are stands below."""
-    print(f"{'':20s} " + " ".join(f"{head:>6s}" for _, head, _ in COLUMNS) + f"   {'TSE' if live else 'TSE-replay'} 95 %")
+def print_unanswered(*hosts: object) -> None:
+    for host in hosts:
+        if getattr(host, "unanswered", 0):
+            print(f"{type(host).__name__}: {host.unanswered} turns without a usable answer were played with an empty one")
+
+
+def print_table(table: dict[str, Row], live: bool, judge: Judge, rewarded: bool) -> None:
+    """Rows of means; whose judgement the starred columns are stands below, and whether the run was rewarded by the same judge."""
+    width = max(20, *map(len, table))
+    print(f"{'':{width}s} " + " ".join(f"{head:>6s}" for _, head, _ in COLUMNS) + f"   {'TSE' if live else 'TSE-replay'} 95 %")
     for name, row in table.items():
-        cells = " ".join("     —" if row[m]["mean"] is None else f"{row[m]['mean']:6.{digits}f}" for m, _, digits in COLUMNS)
+        cells = " ".join(f"{'—' if row[m]['mean'] is None else format(row[m]['mean'], f'.{digits}f'):>{max(6, len(head))}s}" for m, head, digits in COLUMNS)
         spread = "" if row["tse"]["mean"] is None else f"   [{row['tse']['low']:.3f}, {row['tse']['high']:.3f}]"
-        print(f"{name:20s} {cells}{spread}")
-    judge = "rule judge" if live else "replay judge (chrF, slots); logs are replayed, so TSE is TSE-replay and GRE —"
-    print(f"* {judge}, also the training reward.  G-Eval — (needs an LLM judge).")
+        print(f"{name:{width}s} {cells}{spread}")
+    no_forms = "" if hasattr(judge, "g_eval") else "  G-Eval — (needs an LLM judge)."
+    print(f"* {judge.name}{', also the training reward' * rewarded}.{no_forms}" + ("" if live else "  Logs are replayed: TSE is TSE-replay."))
+    if any(row["unscored"]["mean"] for row in table.values()):
+        print("replies that the judge could not score, left out: " + ", ".join(f"{name} {row['unscored']['mean']:.1%}" for name, row in table.items()))
     for name, row in table.items():
         if "tse_2nd_ear" in row:
             difference = row["tse"]["mean"] - row["tse_2nd_ear"]["mean"]
@@ -178,7 +238,7 @@ def show_dialogue(gopo: Gopo, episode: Episode) -> None:
         show_turn(gopo, number, step, reward)
     live = gopo.dataset.environment is not None
     end = "end of the log" if not live else "all tasks done" if episode.seen.info["success"] else "not everything done"
-    print(f"\n  customer: {episode.seen.user}\n  end: {end}, N = {completed(episode, gopo.dataset, gopo.agent is not None)}")
+    print(f"\n  customer: {episode.seen.user}\n  end: {end}, N = {completed(episode, gopo.dataset, speaks(gopo))}")
 
 
 class You:
@@ -213,40 +273,65 @@ def chat(gopo: Gopo) -> None:
         request = Request(state.user, skills, episode.seen.context, *((state.history, *perceived) if gopo.cfg.no_expert else ()))
         reply = gopo.speaker.generate([request], 1, 0.0, torch.Generator().manual_seed(len(episode.steps)))[0]
         asked, before = tuple(gopo.dataset.skills[k] for k in skills), tuple(s.replies[0].text for s in episode.steps)
-        item = Judged(state.user, request.context, asked, reply[0].text, before)
-        episode.steps.append(Step(state, request, perceived, (None, None), skills, None, reply, gopo.judge.score([item]), None, None))
+        item = Judged(state.user, request.context, asked, reply[0].text, before, history=state.history)
+        episode.steps.append(Step(state, request, perceived, (None, None), skills, None, reply, gopo.judge.score([item]), item))
         show_turn(gopo, len(episode.steps), episode.steps[-1], None)
         episode.seen = you.step(reply[0].text)
 
 
+@dataclass(frozen=True)
+class EvalConfig:
+    """What is measured."""
+    run: str = opt(None, "a run directory written by train.py")
+    episodes: int = opt(200, "held-out dialogues per row")
+    seed: int = opt(0, "seed of the simulated customers and of the bootstrap")
+    rows: list[str] = field(default_factory=list, metadata={"help": "only these rows: untrained warm_start strategy gopo teacher random untrained_lm_teacher"})
+    json: str | None = opt(None, "write all metrics to this file: row -> metric -> {mean, low, high}")
+    show: int = opt(0, "print so many dialogues of the trained agents with states, constraints and reward parts")
+    chat: bool = opt(False, "you play the customer in the terminal")
+    data_dir: str | None = opt(None, "where corpora lie (default: the one of the training run, or GOPO_DATA)")
+    judge: str = opt("rules", "who judges: rules, or api:MODEL, a model of the server at --api_base; it also fills in G-Eval")
+    cs_agent: str | None = opt(None, "adds a row in which api:MODEL writes the replies, the SOP in its prompt as soft constraints")
+    expert: str | None = opt(None, "adds a row in which api:MODEL picks the skills; with --cs_agent, hosted models play both parts")
+
+    def __post_init__(self):
+        if not self.run:
+            raise ValueError("--run is missing: name a run directory written by train.py, e.g. --run runs/mgshop-gopo-0")
+        if self.episodes < 1 or self.show < 0 or self.seed < 0:
+            raise ValueError(f"--episodes must be at least 1, --show and --seed at least 0, got {self.episodes}, {self.show}, {self.seed}")
+        for flag, name in (("--cs_agent", self.cs_agent), ("--expert", self.expert), ("--judge", self.judge if self.judge != "rules" else None)):
+            if name:
+                hosted_model(name, flag, "rules" if flag == "--judge" else "nothing")
+
+
+def execute(cfg: EvalConfig, api: ApiConfig) -> None:
+    config, run = read_json(Path(cfg.run) / "config.json"), Path(cfg.run)
+    dataset = data.load_used(config["run"], cfg.data_dir)
+    judge = judge_for(dataset, cfg.judge, api)
+    if unknown := set(cfg.rows) - set(methods(run, dataset, judge)):
+        raise DataError(f"--rows {' '.join(sorted(unknown))}: this run has {' '.join(methods(run, dataset, judge))}")
+    if cfg.chat:
+        return chat(load_gopo(run, dataset, judge=judge))
+    table = evaluate_run(run, dataset, cfg.episodes, cfg.seed, judge, cfg.show, cfg.rows, hosted(run, dataset, judge, cfg.expert, cfg.cs_agent, api))
+    total = cfg.episodes if dataset.environment else min(cfg.episodes, len(dataset.test))
+    print(f"\n{dataset.name}: {total} test dialogues, seed {cfg.seed}")
+    print_table(table, dataset.environment is not None, judge, cfg.judge == config["run"].get("judge", "rules"))
+    if isinstance(judge, LLMJudge):
+        print(f"judge: {judge.client.report()}")
+    if cfg.json:
+        write_json(Path(cfg.json), table)
+        print(f"written: {cfg.json}")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Measure a run on held-out customers, read its dialogues, or talk to it.", allow_abbrev=False)
-    parser.add_argument("--run", type=Path, required=True, help="a run directory written by train.py")
-    parser.add_argument("--episodes", type=int, default=200, help="held-out dialogues per row (default 200)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the simulated customers and of the bootstrap (default 0)")
-    parser.add_argument("--rows", nargs="*", default=(), help="only these rows: untrained warm_start strategy gopo teacher random untrained_lm_teacher")
-    parser.add_argument("--json", type=Path, help="write all metrics to this file: row -> metric -> {mean, low, high}")
-    parser.add_argument("--show", type=int, default=0, metavar="N", help="print N dialogues of the trained agents with states, constraints and reward parts")
-    parser.add_argument("--chat", action="store_true", help="you play the customer in the terminal")
-    parser.add_argument("--data_dir", default=None, help="where corpora lie (default: the one of the training run, or GOPO_DATA)")
-    args = parser.parse_args(argv)
-    if args.episodes < 1 or args.show < 0:
-        parser.error(f"--episodes must be at least 1 and --show at least 0, got {args.episodes}, {args.show}")
+    from transformers import HfArgumentParser
+    parser = HfArgumentParser([EvalConfig, ApiConfig], allow_abbrev=False, description=__doc__.split("\n\n")[0])
     try:
-        config = read_json(args.run / "config.json")
-        dataset = data.load_used(config["run"], args.data_dir)
-        if unknown := set(args.rows) - set(methods(args.run, dataset)):
-            parser.error(f"--rows {' '.join(sorted(unknown))}: this run has {' '.join(methods(args.run, dataset))}")
-        if args.chat:
-            chat(load_gopo(args.run, dataset))
-            return 0
-        table = evaluate_run(args.run, dataset, args.episodes, args.seed, args.show, args.rows)
-        total = args.episodes if dataset.environment else min(args.episodes, len(dataset.test))
-        print(f"\n{dataset.name}: {total} test dialogues, seed {args.seed}")
-        print_table(table, dataset.environment is not None)
-        if args.json:
-            write_json(args.json, table)
-            print(f"written: {args.json}")
+        configs = parser.parse_args_into_dataclasses(argv)
+    except ValueError as error:
+        parser.error(str(error))
+    try:
+        execute(*configs)
     except (DataError, OSError) as error:
         print(f"eval.py: {error}", file=sys.stderr)
         return 2

@@ -19,6 +19,8 @@ import torch
 import data
 from data import DataError, Dataset, Environment, Observation, Reply, Request, Skill, fill, opt
 from expert import Expert, ExpertBatch, ExpertConfig, ExpertLearner, ExpertState, Perception, gae
+from judge import judge_from
+from llm import ApiConfig
 from parallel import launched, mean, share
 from rewards import (
     CS_WEIGHTS,
@@ -78,8 +80,7 @@ class Step:
     teacher: tuple[str, ...] | None
     replies: list[Reply]                         # the group; the customer hears replies[0]
     scores: list[Scores | None]                  # S_1..S_4 of each
-    gre: tuple[float, float, float] | None
-    reference: str | None
+    judged: Judged                               # what the judge saw of replies[0]
 
     def r_expert(self, cost: float) -> float | None:
         """R^E_t, None where nobody labelled the turn."""
@@ -208,11 +209,11 @@ def rollout(episodes: list[Episode], choose: Choose, speaker: Speaker, judge: Ju
         wanted = [e.seen.info.get("teacher") or () for e in live] if alone else skills       # without an Expert: judged by what the turn needed
         asked = [Judged(r.user, r.context, tuple(pool[k] for k in w), reply.text, tuple(s.replies[0].text for s in e.steps),
                         e.seen.info.get("reference"), s.history) for e, s, r, w, replies in zip(live, states, requests, wanted, groups) for reply in replies]
-        scores, gres = judge.score(asked), judge.gre(asked[::group])
+        scores = judge.score(asked)
         for i, (e, r) in enumerate(zip(live, requests)):
             info, teacher = e.seen.info, e.seen.info.get("teacher")
             e.steps.append(Step(states[i], r, perceived[i], (info.get("intent"), info.get("emotion")), skills[i], None if teacher is None else tuple(teacher),
-                                groups[i], scores[i * group:(i + 1) * group], gres[i], info.get("reference")))
+                                groups[i], scores[i * group:(i + 1) * group], asked[i * group]))
             e.seen = e.env.step(groups[i][0].text)
         if progress:
             progress(sum(e.over for e in live))
@@ -222,15 +223,19 @@ def rollout(episodes: list[Episode], choose: Choose, speaker: Speaker, judge: Ju
 # --- learning ---------------------------------------------------------------------------------------------------------------------
 
 class Gopo:
-    """Both agents and how they learn.  `agent` is a CustomerServiceAgent, or None when the phrase book speaks."""
+    """Both agents and how they learn.
 
-    def __init__(self, dataset: Dataset, expert: Expert, agent, judge: Judge, cfg: GopoConfig):
+    agent    a CustomerServiceAgent, which learns; or None
+    speaker  who writes the replies, if not the agent: a hosted model; by default the phrase book, or nobody on logs
+    """
+
+    def __init__(self, dataset: Dataset, expert: Expert, agent, judge: Judge, cfg: GopoConfig, speaker: Speaker | None = None):
         if launched() > (cfg.dialogues or 16):
             raise DataError(f"--dialogues {cfg.dialogues or 16} is fewer than the {launched()} processes: every one needs a dialogue")
         self.dataset, self.expert, self.agent, self.cfg = dataset, expert, agent, cfg
         self.learner = ExpertLearner(expert)
-        self.speaker: Speaker = agent or (PhraseBook(dataset) if dataset.template else Silence())
-        self.judge = judge if agent or dataset.template else NoJudge()
+        self.speaker: Speaker = speaker or agent or (PhraseBook(dataset) if dataset.template else Silence())
+        self.judge = judge if not isinstance(self.speaker, Silence) else NoJudge()
         if cfg.outcome_weight and not dataset.environment:
             raise DataError(f"--outcome_weight needs a live shop: {dataset.name} is replayed, its outcome ignores the replies")
         self.size = cfg.dialogues or (16 if agent else 32)
@@ -382,8 +387,10 @@ class Answer:
 
 # --- a run directory and back -----------------------------------------------------------------------------------------------------
 
-def judge_for(dataset: Dataset) -> Judge:
-    """Rules for a shop that speaks by its skill pool; chrF and slots on logs."""
+def judge_for(dataset: Dataset, name: str = "rules", api: ApiConfig | None = None) -> Judge:
+    """rules: by the skill pool for a shop, by chrF and slots on logs; api:MODEL: a hosted model."""
+    if name != "rules":
+        return judge_from(name, api or ApiConfig(), dataset)
     return RuleJudge(dataset.skills) if dataset.environment else ReplayJudge()
 
 
@@ -400,8 +407,14 @@ def _read_domain(path: Path) -> Dataset:
                    horizon=kept["horizon"], must_not_say=tuple(kept["must_not_say"]))
 
 
-def load_gopo(run: str | Path, dataset: Dataset | None = None, expert: str = "expert.safetensors", agent: str | None = "csagent") -> Gopo:
-    """Both agents of a run directory; `expert` and `agent` name other stages of it (strategy.safetensors, untrained, warm_start)."""
+def load_gopo(run: str | Path, dataset: Dataset | None = None, expert: str = "expert.safetensors", agent: str | None = "csagent",
+              judge: Judge | None = None, speaker: Speaker | None = None) -> Gopo:
+    """Both agents of a run directory.
+
+    expert, agent  other stages of it (strategy.safetensors, untrained, warm_start)
+    judge          default: rules
+    speaker        who speaks instead of the run's agent
+    """
     run = Path(run)
     config = read_json(run / "config.json")
     speaks = config["run"]["replies"] == "lm"
@@ -409,8 +422,8 @@ def load_gopo(run: str | Path, dataset: Dataset | None = None, expert: str = "ex
     perception = Perception(dataset.intents, dataset.emotions)
     model = Expert(list(dataset.skills), perception, ExpertConfig(**config["expert"]))
     model.load_state_dict(load_tensors(run / expert))
-    speaker = load_agent(run / agent, dataset, config) if speaks and agent else None
-    return Gopo(dataset, model.to(here(config)), speaker, judge_for(dataset), GopoConfig(**config["gopo"]))
+    trained = load_agent(run / agent, dataset, config) if speaks and agent and not speaker else None
+    return Gopo(dataset, model.to(here(config)), trained, judge or judge_for(dataset), GopoConfig(**config["gopo"]), speaker)
 
 
 def here(config: dict) -> str:

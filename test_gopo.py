@@ -781,8 +781,9 @@ def test_by_chance_is_keyed():      # the random row meets every dialogue with t
 
 # ---------------------------------------------------------------- eval.py
 
-def replay_step(skills, teacher, reply, context=B_T):
-    return Step(ExpertState("u"), Request("u", tuple(skills), context), (None, None), (None, None), tuple(skills), tuple(teacher), [Reply(reply)], [None], None, "ref")
+def replay_step(skills, teacher, reply, context=B_T, reference="ref"):
+    return Step(ExpertState("u"), Request("u", tuple(skills), context), (None, None), (None, None), tuple(skills), tuple(teacher), [Reply(reply)], [None],
+                Judged("u", context, (), reply, reference=reference))
 
 
 def test_completed_on_logs_by_hand():
@@ -797,25 +798,21 @@ def test_completed_on_logs_by_hand():
 
 
 def test_bleu_interval():
-    good = SimpleNamespace(steps=[replay_step([], [], "the cat sat on the mat")])
-    good.steps[0].reference = "the cat sat on the mat"
-    bad = SimpleNamespace(steps=[replay_step([], [], "a dog ran off to sleep")])
-    bad.steps[0].reference = "the cat sat on the mat"
-    silent = SimpleNamespace(steps=[replay_step([], [], "")])
+    good, bad, silent = (SimpleNamespace(steps=[replay_step([], [], reply, reference="the cat sat on the mat")])
+                         for reply in ("the cat sat on the mat", "a dog ran off to sleep", ""))
     assert evaluation.bleu_interval([good] * 3) == {"mean": pytest.approx(1), "low": pytest.approx(1), "high": pytest.approx(1)}
     mixed = evaluation.bleu_interval([good, bad] * 4)
     assert 0 < mixed["low"] < mixed["mean"] < mixed["high"] < 1
     assert evaluation.bleu_interval([silent])["mean"] is None              # nobody spoke: no figure, not 0
-    good.steps[0].reference = None
-    assert evaluation.bleu_interval([good])["mean"] is None
+    assert evaluation.bleu_interval([SimpleNamespace(steps=[replay_step([], [], "Hello.", reference=None)])])["mean"] is None
 
 
 def test_a_difference_between_the_ears_is_flagged(capsys):
     number = lambda x: {"mean": x, "low": x, "high": x}
-    row = {m: number(0.5) for m, _, _ in evaluation.COLUMNS}
-    evaluation.print_table({"gopo": row | {"tse_2nd_ear": number(0.44)}}, True)
+    row = {m: number(0.5) for m in (*(m for m, _, _ in evaluation.COLUMNS), "unscored")}
+    evaluation.print_table({"gopo": row | {"tse_2nd_ear": number(0.44)}}, True, RuleJudge({}), True)
     assert "FLAG" in capsys.readouterr().out
-    evaluation.print_table({"gopo": row | {"tse_2nd_ear": number(0.46)}}, True)
+    evaluation.print_table({"gopo": row | {"tse_2nd_ear": number(0.46)}}, True, RuleJudge({}), True)
     assert "FLAG" not in capsys.readouterr().out
 
 

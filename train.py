@@ -29,7 +29,10 @@ from data import DataError, Dataset, opt
 from eval import evaluate, evaluate_run, print_table
 from expert import ExpertConfig
 from gopo import Gopo, GopoConfig, by_nobody, by_policy, judge_for, save_domain
+from judge import hosted_model
+from llm import ApiConfig, ApiError
 from parallel import any_of, first, meet, part, told, wait
+from rewards import Judge
 from runs import Alarms, Log, load_checkpoint, plot_curves, read_json, read_rows, run_directory, save_checkpoint, save_tensors, versions, write_json
 from stages import check_base, prepare_agent, prepare_expert, prepare_strategy, replace_folder, take_base
 
@@ -45,6 +48,7 @@ class RunConfig:
     output_dir: str | None = opt(None, "run directory; default runs/<dataset>-<gopo|alone>-<seed>, numbered if it exists")
     data_dir: str = opt(os.environ.get("GOPO_DATA", "data"), "where corpora are stored and downloaded to; default data, or the environment's GOPO_DATA")
     conduct: bool = opt(False, "multiwoz only: EmoWOZ 2.0's labels of the system's tone as skills; CC BY-NC 4.0, not for commercial use")
+    judge: str = opt("rules", "who scores replies (Eq. 8): rules, or api:MODEL, a model of the server at --api_base")
     split: str | None = opt(None, "star only: dialogue (default), or task: the test tasks are none of the training ones")
     resume: str | None = opt(None, "go on with this run directory; its config.json is used, of the flags only --steps counts")
     overwrite: bool = opt(False, "replace the run directory if it exists")
@@ -60,17 +64,19 @@ class RunConfig:
             raise ValueError(f"--replies is lm or template, got {self.replies!r}")
         if self.device not in ("cpu", "cuda", "auto") or self.precision not in ("fp32", "bf16", "auto"):
             raise ValueError(f"--device is cpu, cuda or auto and --precision fp32, bf16 or auto, got {self.device!r}, {self.precision!r}")
+        if self.judge != "rules":
+            hosted_model(self.judge, "--judge", "rules")
         for name, least in (("steps", 0), ("strategy_steps", 0), ("seed", 0), ("eval_every", 1), ("eval_episodes", 0), ("save_every", 1)):
             if getattr(self, name) is not None and getattr(self, name) < least:
                 raise ValueError(f"--{name} must be at least {least}, got {getattr(self, name)}")
 
 
-def parse(argv: Sequence[str] | None) -> tuple[RunConfig, GopoConfig, ExpertConfig, Any]:
-    """Flags -> the four configs.  A typo is an error, never ignored, and no prefix of a flag is accepted."""
+def parse(argv: Sequence[str] | None) -> tuple[RunConfig, GopoConfig, ExpertConfig, Any, ApiConfig]:
+    """Flags -> the five configs.  A typo is an error, never ignored, and no prefix of a flag is accepted."""
     from transformers import HfArgumentParser
 
     from csagent import AgentConfig
-    parser = HfArgumentParser([RunConfig, GopoConfig, ExpertConfig, AgentConfig], allow_abbrev=False, description=__doc__.split("\n\n")[0])
+    parser = HfArgumentParser([RunConfig, GopoConfig, ExpertConfig, AgentConfig, ApiConfig], allow_abbrev=False, description=__doc__.split("\n\n")[0])
     try:
         return parser.parse_args_into_dataclasses(argv)
     except ValueError as error:
@@ -114,6 +120,10 @@ def train(run: Path, gopo: Gopo, cfg: RunConfig, steps: int, stop: Stop) -> int:
                 row, played = gopo.step(done, cfg.seed)                  # Sec. 3.1, Eqs. 2-6, 8, 10; then Eq. 7 and Eqs. 9a-9d
             except FloatingPointError as error:
                 raise FloatingPointError(f"step {done}: {error}") from error
+            except ApiError:                                             # raised while playing: nothing has been learned from this step
+                if first() and done - 1 > start:
+                    save_checkpoint(run, done - 1, gopo.parts())
+                raise
             log.write(row)
             ending = any_of(stop.asked)                                  # the signal may reach one process a step later than another
             if first():
@@ -155,16 +165,20 @@ def write_samples(run: Path, step: int, gopo: Gopo, played: list) -> None:
 
 # --- main -----------------------------------------------------------------------------------------------------------------------------
 
+LARGE = 1 << 30                                  # bytes of weights from which training needs a GPU
 DEFAULTS = {"lm": {"steps": 25, "eval_every": 10, "save_every": 10}, "template": {"steps": 300, "eval_every": 50, "save_every": 50}}
 
 
-def resolve(cfg: RunConfig, gopo: GopoConfig, expert: ExpertConfig, agent: Any) -> tuple[Path, dict, Dataset]:
+def resolve(cfg: RunConfig, gopo: GopoConfig, expert: ExpertConfig, agent: Any, api: ApiConfig) -> tuple[Path, dict, Dataset]:
     """The run directory, its config (exactly what is used, written once, read again on resume) and the data."""
     if cfg.resume:
         run = Path(cfg.resume)
         config = read_json(run / "config.json")
+        changed = {name: value for name, value in asdict(api).items() if value != getattr(ApiConfig(), name)}      # a server may have moved
+        config["api"] |= changed
         if cfg.steps is not None:
             config["run"]["steps"] = cfg.steps
+        if cfg.steps is not None or changed:
             write_json(run / "config.json", config)
         return run, config, data.load_used(config["run"])
     dataset = data.load_used(asdict(cfg))
@@ -173,8 +187,10 @@ def resolve(cfg: RunConfig, gopo: GopoConfig, expert: ExpertConfig, agent: Any) 
     device = ("cuda" if torch.cuda.is_available() else "cpu") if cfg.device == "auto" else cfg.device
     chosen = asdict(cfg) | {"resume": None, "overwrite": False, "replies": replies}
     chosen |= {name: value for name, value in DEFAULTS[replies].items() if chosen[name] is None}
-    config = {"run": chosen, "gopo": asdict(gopo), "expert": asdict(expert), "agent": asdict(agent), "device": device,
+    config = {"run": chosen, "gopo": asdict(gopo), "expert": asdict(expert), "agent": asdict(agent), "api": asdict(api), "device": device,
               "precision": pick_precision(device) if cfg.precision == "auto" else cfg.precision, "threads": torch.get_num_threads(), "versions": versions()}
+    if replies == "lm" and agent.model != "tiny":
+        print(memory_table(dataset, config))
     alike = check_base(Path(cfg.base), config) if cfg.base else False
     if cfg.base:                                                         # the probe may answer differently on a busy machine
         config["precision"] = read_json(Path(cfg.base) / "config.json")["precision"]
@@ -185,11 +201,25 @@ def resolve(cfg: RunConfig, gopo: GopoConfig, expert: ExpertConfig, agent: Any) 
     return run, config, dataset
 
 
-def resolve_together(cfg: RunConfig, gopo: GopoConfig, expert: ExpertConfig, agent: Any) -> tuple[Path, dict, Dataset]:
+def memory_table(dataset: Dataset, config: dict) -> str:
+    """What QLoRA of this model will need beside what is free, and which flags to lower if that is too little."""
+    from csagent import AgentConfig
+    from memory import estimate, free_memory, load_config, table
+    cfg, device = AgentConfig(**config["agent"]), config["device"]
+    facts = max((len(str(t.context)) for d in dataset.train for t in d.turns), default=0)
+    longest = cfg.user_tokens + facts // 3 + 256                         # three letters a token; 256 for the skills and the template
+    needed = estimate(load_config(cfg.model), cfg, dialogues=config["gopo"]["dialogues"] or 16, prompt_tokens=longest, quantised=cfg.quantise == "nf4",
+                      lora_rank=cfg.lora_rank, checkpointing=cfg.gradient_checkpointing, precision=config["precision"], device=device)
+    if device == "cpu" and config["run"]["device"] == "auto" and needed.phases["update"]["weights"] > LARGE:
+        raise DataError(f"--model {cfg.model}: no GPU found, and on a CPU one step of a model of this size takes hours; add --device cpu if you mean it")
+    return table(needed, free_memory(device))
+
+
+def resolve_together(*configs: Any) -> tuple[Path, dict, Dataset]:
     """Of several processes the first resolves, and the others read what it wrote; if it refuses, all stop."""
     found = None
     try:
-        found = resolve(cfg, gopo, expert, agent) if first() else None
+        found = resolve(*configs) if first() else None
     finally:
         run = told(str(found[0]) if found else "")
     if found:
@@ -205,7 +235,8 @@ def replies_of(dataset: Dataset, cfg: RunConfig, gopo: GopoConfig) -> str:
     """lm or template, as far as the data allows; says what it does not allow."""
     turns = [t for d in dataset.train for t in d.turns]
     if not any(t.skills for t in turns) and not gopo.no_expert:
-        raise DataError(f"{dataset.name}: no turn has skills, so the Expert has nothing to learn from: label them (field \"skills\"), or use --no_expert")
+        raise DataError(f"{dataset.name}: no turn has skills, so the Expert has nothing to learn from: label them (python data.py label "
+                        f"{cfg.dataset} --help), or use --no_expert")
     replies = cfg.replies
     if replies == "lm" and not any(t.reply for t in turns):
         print(f"{dataset.name}: no turn has a reply, so there is nothing for a language model to learn: training the Expert alone")
@@ -224,7 +255,8 @@ def execute(run: Path, config: dict, dataset: Dataset, stop: Stop) -> int:
     expert_cfg, gopo_cfg = ExpertConfig(**config["expert"]), GopoConfig(**config["gopo"])
     expert = prepare_expert(run, dataset, expert_cfg, cfg.seed, config["device"])
     agent = prepare_agent(run, dataset, config) if cfg.replies == "lm" else None
-    gopo = Gopo(dataset, expert, agent, judge_for(dataset), gopo_cfg)
+    judge = judge_for(dataset, cfg.judge, ApiConfig(**config["api"]))
+    gopo = Gopo(dataset, expert, agent, judge, gopo_cfg)
     if agent and not gopo_cfg.no_expert and cfg.strategy_steps:
         prepare_strategy(run, gopo, cfg.strategy_steps, cfg.seed)
     done = train(run, gopo, cfg, cfg.steps, stop)
@@ -238,29 +270,29 @@ def execute(run: Path, config: dict, dataset: Dataset, stop: Stop) -> int:
     if done < cfg.steps:
         print(f"stopped at step {done} of {cfg.steps}; go on with: python train.py --resume {run}")
     else:
-        finish(run, dataset, cfg)
+        finish(run, dataset, cfg, judge)
     return 0
 
 
-def finish(run: Path, dataset: Dataset, cfg: RunConfig) -> None:
+def finish(run: Path, dataset: Dataset, cfg: RunConfig, judge: Judge) -> None:
     """The table, the paths, and what to do next."""
     if cfg.eval_episodes:
-        table = evaluate_run(run, dataset, cfg.eval_episodes, 0)                 # seed 0: the same customers whatever was trained
+        table = evaluate_run(run, dataset, cfg.eval_episodes, 0, judge)          # seed 0: the same customers whatever was trained
         write_json(run / "results.json", table)
         total = cfg.eval_episodes if dataset.environment else min(cfg.eval_episodes, len(dataset.test))
         print(f"\n{total} test dialogues, the same for every row, most probable skills and tokens:")
-        print_table(table, dataset.environment is not None)
+        print_table(table, dataset.environment is not None, judge, rewarded=True)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 20
     print(f"\nwritten to {run}: config.json metrics.jsonl curves.png dialogues.jsonl expert.safetensors" + (" csagent/" if cfg.replies == "lm" else "")
           + f"   (peak memory {peak:.1f} GiB)\nnext:  python eval.py --run {run} --show 1\n       python eval.py --run {run} --chat")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    cfg, gopo, expert, agent = parse(argv)
-    stop, run = Stop(), None
+    configs = parse(argv)
+    cfg, stop, run = configs[0], Stop(), None
     try:
         meet("cuda" if cfg.device != "cpu" and torch.cuda.is_available() else "cpu")
-        run, config, dataset = resolve_together(cfg, gopo, expert, agent)
+        run, config, dataset = resolve_together(*configs)
         return execute(run, config, dataset, stop)
     except KeyboardInterrupt:
         print(f"\nstopped; go on with: python train.py --resume {run}" if run else "\nstopped before anything was written")
@@ -269,6 +301,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"train.py: {error}. Checkpoints in {run}/checkpoint are untouched: lower expert_lr or agent_lr in {run}/config.json "
               f"and go on with --resume {run}", file=sys.stderr)
         return 3
+    except ApiError as error:
+        print(f"train.py: {error}" + (f"\ngo on with: python train.py --resume {run}; no answered request is sent again" if run else ""), file=sys.stderr)
+        return 2
+    except torch.OutOfMemoryError as error:
+        print(f"train.py: out of memory ({str(error).splitlines()[0]}); lower --micro_batch, --group, --max_new_tokens or --dialogues, or take a smaller "
+              f"--model; python memory.py says how much each saves. Checkpoints in {run}/checkpoint are untouched", file=sys.stderr)
+        return 2
     except (DataError, OSError, ValueError) as error:
         print(f"train.py: {error}" + (f" (run directory {run})" if run and isinstance(error, OSError) else ""), file=sys.stderr)
         return 2
