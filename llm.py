@@ -47,6 +47,7 @@ FIRST_RETRIES = 2                                # while no server has answered 
 GONE_AFTER = 20                                  # prompts in a row without an answer
 GRACE = 10.0                                     # s that Ctrl-C leaves to answers under way: they are paid for
 LARGEST_BODY = 1 << 25                           # bytes; more is garbage
+TOO_LONG = re.compile(r"context.?length|context window|too long|too large|too many tokens|maximum.{0,20} length", re.IGNORECASE)
 LOGPROBS = {"logprobs": True, "top_logprobs": 20}            # 20: the most that OpenAI's API gives
 BUDGET = threading.Lock()                        # guards ApiConfig.spent
 APPLICATION_ID = 0x474F504F                      # "GOPO": marks a cache file as ours
@@ -63,7 +64,7 @@ class ApiConfig:
     api_retries: int = opt(6, "how often a request is sent again after a failure that may pass")
     api_concurrency: int = opt(8, "requests under way at once")
     api_cache: str = opt("api_cache.sqlite", "file that keeps every request and answer as plain text (the customers' words too, never the key): nothing is "
-                                             "paid for twice; delete it to ask anew")
+                                             "paid for twice; delete it (and its -wal, -shm) to ask anew")
     max_requests: int | None = opt(None, "stop after that many HTTP requests of this process, retries included; run again to go on; 0 = cache only")
 
     def __post_init__(self):
@@ -294,6 +295,8 @@ class Client:
             raise _Passing(f"HTTP {status}: {words}", retry_after(headers.get("Retry-After")))
         if status in (400, 422) and "logprobs" in body and "logprobs" in words:
             raise _NoLogprobs
+        if status in (400, 413, 422) and TOO_LONG.search(words):         # one prompt's fault, not the run's
+            return {"text": "", "logprobs": None, "wrong": "the prompt is longer than the model reads"}
         raise self._final(status, headers, words)
 
     def _post(self, body: dict[str, Any]) -> tuple[int, Mapping[str, str], bytes]:
@@ -542,8 +545,9 @@ class _Cache:
     def _errors(self):
         try:
             yield
-        except sqlite3.OperationalError as error:                        # no folder, no space, no permission
-            raise DataError(f"--api_cache {self.path}: cannot be used ({error}); name another file") from None
+        except sqlite3.OperationalError as error:                        # no folder, no space, no permission, or a -wal whose file was deleted
+            raise DataError(f"--api_cache {self.path}: cannot be used ({error}); name another file, or delete {self.path.name}-wal and -shm if they "
+                            "were left behind") from None
         except (sqlite3.DatabaseError, json.JSONDecodeError) as error:
             raise DataError(f"--api_cache {self.path}: damaged, or not this program's ({error}); delete it to ask anew, or name another file") from None
 

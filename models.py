@@ -21,6 +21,8 @@ from data import DataError
 from runs import read_json
 
 CHAT = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+# how `transformers serve` finds the answer in what the model wrote; without it the prompt comes along
+ANSWER = {"defaults": {"role": "assistant"}, "start_anchor": "<|assistant|>", "fields": {"content": {"close": "<|end|>", "content": "text"}}}
 
 
 def build_tiny(texts: Iterable[str], slot_names: Iterable[str], seed: int, width: int = 192, layers: int = 3, vocabulary: int = 1024):
@@ -34,6 +36,7 @@ def build_tiny(texts: Iterable[str], slot_names: Iterable[str], seed: int, width
     bpe.add_tokens([AddedToken(f"{{{name}}}", normalized=False) for name in sorted(set(slot_names))])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token="<|pad|>", eos_token="<|end|>", chat_template=CHAT,
                                         additional_special_tokens=special[2:])
+    tokenizer.response_template = ANSWER
     torch.manual_seed(seed)
     config = Qwen3Config(vocab_size=-(-len(tokenizer) // 64) * 64, hidden_size=width, intermediate_size=width * 8 // 3, num_hidden_layers=layers, head_dim=32,
                          num_attention_heads=width // 32, num_key_value_heads=2, max_position_embeddings=4096, tie_word_embeddings=True,

@@ -1124,10 +1124,13 @@ def test_eval_main(strategy_run, tmp_path, capsys):
     table = json.loads((tmp_path / "r.json").read_text())
     assert table["gopo"] == json.loads((strategy_run / "results.json").read_text())["gopo"]      # the same customers, the same decoding
     assert evaluation.main(["--run", str(tmp_path / "nothing")]) == 2 and "config.json" in capsys.readouterr().err
-    for wrong in (["--rows", "gpt"], ["--episodes", "0"], ["--episode", "3"]):
+    for wrong in (["--episodes", "0"], ["--episode", "3"], ["--judge", "gpt"], ["--cs_agent", "api:"]):
         with pytest.raises(SystemExit) as stop:
             evaluation.main(["--run", str(strategy_run), *wrong])
         assert stop.value.code == 2
+    capsys.readouterr()
+    assert evaluation.main(["--run", str(strategy_run), "--rows", "gpt"]) == 2 and "--rows gpt: this run has untrained" in capsys.readouterr().err
+    assert evaluation.main(["--run", str(strategy_run), "--judge", "api:m"]) == 2 and "--api_base is missing" in capsys.readouterr().err
 
 
 def test_chat(strategy_run, monkeypatch, capsys):

@@ -249,14 +249,22 @@ def test_the_pause_is_waited(client, monkeypatch):
 @pytest.mark.parametrize(("status", "words"), [(400, "refuses the request"), (401, "GOPO_API_KEY is refused"), (403, "may not do this"),
                                                (404, "no model 'test-model'"), (413, "refuses"), (422, "refuses")])
 def test_final_errors(status, words, client):
-    with HostileServer(echo, script=[(status, {}, f"{KEY} context too\nlong {'x' * 500}".encode())]) as server:
+    with HostileServer(echo, script=[(status, {}, f"{KEY} of no\nuse {'x' * 500}".encode())]) as server:
         c = client(server, api_concurrency=1)
         with pytest.raises(ApiError) as error:
             c.ask([say("a"), say("b")], text_of)
         message = str(error.value)
-        assert len(server.log) == 1 and server.url in message and f"HTTP {status}" in message and words in message and "*** context too long xxx" in message
+        assert len(server.log) == 1 and server.url in message and f"HTTP {status}" in message and words in message and "*** of no use xxx" in message
         assert KEY not in message and "\n" not in message and message.count("x") < 200 and not isinstance(error.value, BudgetSpent)
         assert isinstance(error.value, DataError) and stored(c.cfg.api_cache) == []
+
+
+@pytest.mark.parametrize("words", ["This model's maximum context length is 4096 tokens", "Input is too long for requested model", "context_length_exceeded"])
+def test_a_prompt_that_is_too_long_costs_itself_and_not_the_run(words, client):
+    with HostileServer(echo, script=[(400, {}, words.encode())] * 2) as server:
+        c = client(server, api_concurrency=1)
+        assert c.ask([say("very long"), say("short")], text_of) == [None, "short"]
+        assert c.stats["bad_answers"] == 1 and c.stats["unanswered"] == 0 and len(server.log) == 3
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
@@ -656,7 +664,6 @@ def test_demo():
 # ---------------------------------------------------------------- a real server: transformers serve
 
 SERVING = [name for name in ("fastapi", "uvicorn", "openai", "pydantic") if importlib.util.find_spec(name) is None]
-ANCHOR = {"defaults": {"role": "assistant"}, "start_anchor": "<|assistant|>", "fields": {"content": {"close": "<|end|>", "content": "text"}}}
 TALKS = [("Where is my lamp?", "It arrives on Monday."), ("Is it red?", "No, the lamp is blue.")]
 
 
@@ -669,7 +676,6 @@ def served(tmp_path_factory):
     folder, torch_threads = tmp_path_factory.mktemp("model"), torch.get_num_threads()
     torch.set_num_threads(1)
     model, tokenizer = build_tiny([f"{q} {a}" for q, a in TALKS], [], seed=0, width=64, layers=1, vocabulary=320)
-    tokenizer.response_template = ANCHOR         # else the server reads answers by Qwen3's own markers, finds none, and sends the prompt along
     rows = [tokenizer.apply_chat_template([*say(q), {"role": "assistant", "content": a}], return_tensors="pt", return_dict=True)["input_ids"] for q, a in TALKS]
     optimiser = torch.optim.Adam(model.parameters(), 2e-2)
     for _ in range(40):

@@ -206,7 +206,9 @@ def test_a_template_without_a_system_role_gets_the_skills_in_the_first_message(b
 
 
 def test_a_run_with_a_real_model_writes_adapters_and_resumes(bases, tmp_path, capsys):
-    flags = ["--dataset", "mgshop", "--model", str(bases["llama"]), "--device", "cpu", "--precision", "fp32", "--strategy_steps", "1", "--warm_steps", "1", "--sft_batch", "2",
+    turns = [{"user": f"Where is lamp {i}?", "skills": ["soothe", "price"][i % 2:], "context": {"price": "30 euros"}, "reply": TALK[i % 3]} for i in range(3)]
+    (tmp_path / "logs.jsonl").write_text("".join(json.dumps({"id": f"d{i}", "turns": turns}) + "\n" for i in range(8)))
+    flags = ["--dataset", str(tmp_path / "logs.jsonl"), "--model", str(bases["llama"]), "--device", "cpu", "--precision", "fp32", "--strategy_steps", "1", "--warm_steps", "1", "--sft_batch", "2",
              "--dialogues", "2", "--group", "2", "--max_new_tokens", "8", "--eval_episodes", "0", "--save_every", "1", "--eval_every", "9"]
     assert train.main([*flags, "--steps", "2", "--output_dir", str(tmp_path / "whole")]) == 0
     printed = capsys.readouterr().out
