@@ -201,7 +201,8 @@ class SkillEmbedding:
         self.copied = table.requires_grad
         self.table, self.centre = table.detach().clone() if self.copied else table, torch.zeros(table.shape[1], device=table.device)
         self.idf = torch.from_numpy(np.log((1 + len(sequences)) / (1 + seen))).float().to(table.device)
-        self.centre = self.replies(sequences).mean(0)
+        parts = (self.replies(sequences[i:i + 256]).sum(0) for i in range(0, len(sequences), 256))          # all at once: gigabytes for a large model
+        self.centre = sum(parts, self.centre) / max(1, len(sequences))
         self.index = {k: i for i, k in enumerate(skills)}
         means = [self.replies([encode(e) for e in s.examples or (s.description or s.id,)]).mean(0) for s in skills.values()]
         self.skills = torch.stack(means) if means else self.centre.new_zeros(0, len(self.centre))                    # [K, D]
@@ -463,7 +464,7 @@ class CustomerServiceAgent:
     def log_probs(self, requests: Sequence[Request], replies: Sequence[Reply], reference: bool = False) -> list[list[float]]:
         """log pi_A of each drawn token, one reply a request, as masked and scaled when sampled, nats.
 
-        reference  True: of the model before any learning, which is the base with its adapter switched off
+        reference  True: of the model before any learning, the base with its adapter switched off; Eqs. 9a-9d need none, a KL term would
         """
         if reference and not self.cfg.lora_rank:
             raise ValueError("the reference is the base without its adapter: this model has none (--lora_rank 0)")
@@ -570,8 +571,8 @@ class CustomerServiceAgent:
     @torch.no_grad()
     def dev_loss(self, pairs: Sequence[tuple[Request, str]]) -> float:
         """Mean cross-entropy per reply token, nats."""
-        data = sorted(self._encoded(pairs), key=lambda x: len(x[0]) + len(x[1]))
-        parts = [data[i:i + self.cfg.sft_batch] for i in range(0, len(data), self.cfg.sft_batch)]
+        data, size = sorted(self._encoded(pairs), key=lambda x: len(x[0]) + len(x[1])), self._rows()
+        parts = [data[i:i + size] for i in range(0, len(data), size)]
         return sum(float(self._cross_entropy(p)) * sum(len(r) for _, r in p) for p in parts) / sum(len(r) for _, r in data)
 
     def _encoded(self, pairs) -> list[tuple[list[int], list[int]]]:
@@ -580,11 +581,13 @@ class CustomerServiceAgent:
         end = self.tokenizer.eos_token_id
         return [(self.prompt(r), self.encode(text) + [end]) for r, text in pairs]
 
+    def _rows(self) -> int:
+        """Replies in one supervised pass: with gradient checkpointing, which one asks for when memory is short, as few as in the update."""
+        return min(self.cfg.sft_batch, self.cfg.micro_batch * self.cfg.group) if self.cfg.gradient_checkpointing else self.cfg.sft_batch
+
     def _backward(self, pairs) -> float:
-        """Cross-entropy of a batch and its gradient; with gradient checkpointing, which one asks for when memory is short, in parts."""
-        size = self.cfg.micro_batch * self.cfg.group if self.cfg.gradient_checkpointing else len(pairs)
-        tokens, value = sum(len(reply) for _, reply in pairs), 0.0
-        mine = share(pairs)
+        """Cross-entropy of a batch and its gradient, in parts if memory is short."""
+        tokens, value, size, mine = sum(len(reply) for _, reply in pairs), 0.0, self._rows(), share(pairs)
         for part in (mine[i:i + size] for i in range(0, len(mine), size)):
             loss = self._cross_entropy(part) * (sum(len(reply) for _, reply in part) / tokens)
             loss.backward()

@@ -258,12 +258,12 @@ def load_jsonl(path: Path) -> Dataset:
     Returns a replay Dataset split about 80/10/10 by a hash of the id: but in tiny files, a dialogue keeps its split when the file grows.
     Raises DataError with the file, the line and the field of the first thing that is wrong."""
     beside = path.with_name(path.name.removesuffix(".jsonl") + ".skills.json")
-    pool = _read_skills(beside) if beside.exists() else None
+    pool = read_skills(beside) if beside.exists() else None
     dialogues, ids, fields = [], {}, set()
-    for number, line in _lines(path):
+    for number, line in read_lines(path):
         at = f"{path}, line {number}"
-        row = _parse(line, at)
-        dialogue = _dialogue(row, at, number)
+        row = parse_row(line, at)
+        dialogue = parse_dialogue(row, at, number)
         if dialogue.id in ids:
             raise DataError(f"{at}, field id: {dialogue.id!r} stands in line {ids[dialogue.id]} already; give each dialogue its own id")
         for i, skill in [(i, s) for i, t in enumerate(dialogue.turns) for s in t.skills or ()]:
@@ -322,7 +322,7 @@ def _note(path: Path, turns: list[Turn], used: Iterable[str], ignored: set[str])
     return "; ".join(notes)
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     """(line number from 1, text) of the lines that are not blank."""
     if not path.is_file():
         raise DataError(f"--dataset {path}: no such file; give the path of your logs")
@@ -339,7 +339,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
                 yield number, line
 
 
-def _parse(text: str, at: str) -> Any:
+def parse_row(text: str, at: str) -> Any:
     def refuse(constant):
         raise ValueError(f"{constant} is no JSON")
     try:
@@ -348,7 +348,7 @@ def _parse(text: str, at: str) -> Any:
         raise DataError(f"{at}: not valid JSON ({error}); write one object a line and quote with \"") from None
 
 
-def _dialogue(row: Any, at: str, number: int) -> Dialogue:
+def parse_dialogue(row: Any, at: str, number: int) -> Dialogue:
     if not isinstance(row, dict):
         raise DataError(f'{at}: {_kind(row)} where an object is needed; write {{"id": "..", "turns": [..]}}')
     turns = row.get("turns")
@@ -408,9 +408,9 @@ def _kind(value: Any) -> str:
     return names.get(type(value), "a number")
 
 
-def _read_skills(path: Path) -> dict[str, Skill]:
+def read_skills(path: Path) -> dict[str, Skill]:
     """The pool from `<name>.skills.json`: a list of Skill records, or {id: record}."""
-    value = _parse("\n".join(line for _, line in _lines(path)), str(path))
+    value = parse_row("\n".join(line for _, line in read_lines(path)), str(path))
     records = [{"id": k} | v if isinstance(v, dict) else v for k, v in value.items()] if isinstance(value, dict) else value
     if not isinstance(records, list) or not records:
         raise DataError(f'{path}: {_kind(value)} without a record; write [{{"id": "apologise", "description": ".."}}, ..]')
@@ -441,7 +441,7 @@ def fetch(url: str, sha256: str | None, path: Path, description: str) -> Path:
 
     Written to a `.part` file and renamed when whole, so that `path` is never half a file.  sha256 None: nobody published one,
     and the caller has to check the content.  Raises DataError naming file, address and what to do."""
-    if path.is_file() and (sha256 is None or _sha256(path) == sha256):
+    if path.is_file() and (sha256 is None or digest(path) == sha256):
         return path
     part = path.with_name(f"{path.name}.{os.getpid()}.part")         # the process id: two runs may start at once
     try:
@@ -451,7 +451,7 @@ def fetch(url: str, sha256: str | None, path: Path, description: str) -> Path:
             with tqdm(total=int(answer.headers.get("Content-Length", 0)) or None, unit="B", unit_scale=True, desc=description) as bar:
                 for block in answer.iter_content(1 << 16):
                     bar.update(file.write(block))
-        found = _sha256(part)
+        found = digest(part)
         if sha256 is not None and found != sha256:
             raise OSError(f"{part.stat().st_size} bytes came with sha256 {found[:12]}.., expected {sha256[:12]}..")
         os.replace(part, path)
@@ -464,7 +464,7 @@ def fetch(url: str, sha256: str | None, path: Path, description: str) -> Path:
     return path
 
 
-def _sha256(path: Path) -> str:
+def digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

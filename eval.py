@@ -41,7 +41,7 @@ from gopo import (
     load_gopo,
     rollout,
 )
-from hosted import HostedAgent, hosted_expert
+from hosted import HostedAgent, HostedExpert
 from judge import LLMJudge, hosted_model
 from llm import ApiConfig, Client
 from rewards import Judge, Judged, dialogue_return, esndcg
@@ -112,9 +112,14 @@ def asked_of(judge: Judge, form: str, episodes: Sequence[Episode]) -> list[Forms
     return [[next(answers) for _ in e.steps] for e in episodes]
 
 
+def at_once(gopo: Gopo, total: int) -> int:
+    """Dialogues in lockstep: of a large model no more replies than a training step writes, for that is what memory.py counts."""
+    return total if not gopo.agent or gopo.agent.cfg.model == "tiny" else max(1, gopo.size * gopo.agent.cfg.group)
+
+
 def evaluate(gopo: Gopo, choose: Choose, episodes: int, seed: int, split: str = "test", label: str = "", second_ear: bool = False,
-             with_bleu: bool = True) -> tuple[Row, list[Episode]]:
-    """Plays `episodes` held-out dialogues with the most probable skills and tokens."""
+             with_bleu: bool = True, forms: Sequence[str] = ("gre", "g_eval")) -> tuple[Row, list[Episode]]:
+    """Plays `episodes` held-out dialogues with the most probable skills and tokens; `forms`: what the judge fills in beside Eq. 8."""
     total = episodes if gopo.dataset.environment else min(episodes, len(getattr(gopo.dataset, split)))
     plays = (gopo.dataset.play, gopo.dataset.cross_check) if second_ear and gopo.dataset.cross_check else (gopo.dataset.play,)
     rows, first = {}, []
@@ -122,9 +127,13 @@ def evaluate(gopo: Gopo, choose: Choose, episodes: int, seed: int, split: str = 
         with tqdm(total=total, desc=f"evaluating {label}", unit="dialogue", leave=False) as bar:
             started = [Episode(n, env, env.reset()) for n in range(total) for env in [play(split, n, seed)]]
             judge = gopo.judge if play is plays[0] else NoJudge()        # the second ear is asked for TSE alone
-            played = rollout(started, choose, gopo.speaker, judge, gopo.expert.perception, gopo.dataset.skills, 1, 0.0,
-                             keyed(seed), gopo.cfg.no_expert, bar.update)
-        numbers = [dialogue_metrics(gopo, *row) for row in zip(played, *(asked_of(judge, form, played) for form in ("gre", "g_eval")))]
+            size = at_once(gopo, total)
+            for first_of in range(0, total, size):
+                rollout(started[first_of:first_of + size], choose, gopo.speaker, judge, gopo.expert.perception, gopo.dataset.skills, 1, 0.0,
+                        keyed(seed), gopo.cfg.no_expert, bar.update)
+        played = started
+        filled_in = (asked_of(judge if form in forms else NoJudge(), form, played) for form in ("gre", "g_eval"))
+        numbers = [dialogue_metrics(gopo, *row) for row in zip(played, *filled_in)]
         if play is plays[0]:
             first, rows = played, {m: interval([n[m] for n in numbers], seed) for m in numbers[0]}
         else:
@@ -166,7 +175,7 @@ def hosted(run: Path, dataset: Dataset, judge: Judge, expert: str | None, cs_age
         speaker = HostedAgent(Client(hosted_model(cs_agent, "--cs_agent", "nothing"), api), dataset) if cs_agent else None
         g = load_gopo(run, dataset, judge=judge, speaker=speaker)
         asked = Client(hosted_model(expert, "--expert", "nothing"), api) if expert else None
-        return g, hosted_expert(asked, dataset, g.expert.perception) if asked else by_policy(g.expert, greedy=True)
+        return g, HostedExpert(asked, dataset, g.expert.perception) if asked else by_nobody if g.cfg.no_expert else by_policy(g.expert, greedy=True)
     return {f"{expert or 'gopo'} + {cs_agent or 'gopo'}": make} if expert or cs_agent else {}
 
 
@@ -175,7 +184,8 @@ def evaluate_run(run: Path, dataset: Dataset, episodes: int, seed: int, judge: J
     """The rows of a run, or `only` some, and always the rows in `more`."""
     table = {}
     chosen = {name: make for name, make in methods(run, dataset, judge).items() if not only or name in only}
-    for name, make in (chosen | dict(more)).items():
+    for name, make in (dict(more) | chosen).items():                     # what another server may refuse comes first
+        gopo = choose = None                                             # the row before goes first: two large models would not fit
         gopo, choose = make()
         table[name], played = evaluate(gopo, choose, episodes, seed, label=name, second_ear=name in ("gopo", "teacher"))
         if name == "gopo" or name in more:
@@ -204,9 +214,11 @@ def print_table(table: dict[str, Row], live: bool, judge: Judge, rewarded: bool)
         cells = " ".join(f"{'—' if row[m]['mean'] is None else format(row[m]['mean'], f'.{digits}f'):>{max(6, len(head))}s}" for m, head, digits in COLUMNS)
         spread = "" if row["tse"]["mean"] is None else f"   [{row['tse']['low']:.3f}, {row['tse']['high']:.3f}]"
         print(f"{name:{width}s} {cells}{spread}")
+    unscored = [row["unscored"]["mean"] for row in table.values()]
     no_forms = "" if hasattr(judge, "g_eval") else "  G-Eval — (needs an LLM judge)."
-    print(f"* {judge.name}{', also the training reward' * rewarded}.{no_forms}" + ("" if live else "  Logs are replayed: TSE is TSE-replay."))
-    if any(row["unscored"]["mean"] for row in table.values()):
+    said = f"{judge.name}{', also the training reward' * rewarded}.{no_forms}" if any(u is not None and u < 1 for u in unscored) else "no reply was judged."
+    print(f"* {said}" + ("" if live else "  Logs are replayed: TSE is TSE-replay."))
+    if any(u is not None and 0 < u < 1 for u in unscored):
         print("replies that the judge could not score, left out: " + ", ".join(f"{name} {row['unscored']['mean']:.1%}" for name, row in table.items()))
     for name, row in table.items():
         if "tse_2nd_ear" in row:
@@ -302,12 +314,18 @@ class EvalConfig:
         for flag, name in (("--cs_agent", self.cs_agent), ("--expert", self.expert), ("--judge", self.judge if self.judge != "rules" else None)):
             if name:
                 hosted_model(name, flag, "rules" if flag == "--judge" else "nothing")
+        if self.chat and (self.cs_agent or self.expert or self.rows):
+            raise ValueError("--chat talks to the run's own agents: leave out --cs_agent, --expert and --rows")
 
 
 def execute(cfg: EvalConfig, api: ApiConfig) -> None:
     config, run = read_json(Path(cfg.run) / "config.json"), Path(cfg.run)
     dataset = data.load_used(config["run"], cfg.data_dir)
     judge = judge_for(dataset, cfg.judge, api)
+    if (cfg.cs_agent or cfg.expert) and not api.api_base:
+        raise DataError("--cs_agent and --expert need --api_base, the address of the server, e.g. http://127.0.0.1:8000/v1")
+    if cfg.expert and config["gopo"]["no_expert"]:
+        raise DataError(f"--expert: {run} was trained with --no_expert, its agent follows no skills")
     if unknown := set(cfg.rows) - set(methods(run, dataset, judge)):
         raise DataError(f"--rows {' '.join(sorted(unknown))}: this run has {' '.join(methods(run, dataset, judge))}")
     if cfg.chat:

@@ -20,8 +20,8 @@ import data
 from data import DataError, Dataset, Environment, Observation, Reply, Request, Skill, fill, opt
 from expert import Expert, ExpertBatch, ExpertConfig, ExpertLearner, ExpertState, Perception, gae
 from judge import judge_from
-from llm import ApiConfig
-from parallel import launched, mean, share
+from llm import ApiConfig, ApiError
+from parallel import any_of, launched, mean, share
 from rewards import (
     CS_WEIGHTS,
     DIMENSIONS,
@@ -252,9 +252,21 @@ class Gopo:
         skill_draws, word_draws = (keyed(int(s)) for s in rng.integers(2 ** 31, size=2))
         choose = by_nobody if self.cfg.no_expert else by_policy(self.expert, skill_draws)
         group = self.agent.cfg.group if self.agent else 1
-        played = rollout(self.episodes("train", numbers, seed), choose, self.speaker, self.judge, self.expert.perception, self.dataset.skills,
-                         group, None, word_draws, self.cfg.no_expert)
+        played = self._together(lambda: rollout(self.episodes("train", numbers, seed), choose, self.speaker, self.judge, self.expert.perception,
+                                                self.dataset.skills, group, None, word_draws, self.cfg.no_expert))
         return {"step": number} | self.summary(played) | self.learn(played), played
+
+    @staticmethod
+    def _together(play: Callable[[], list[Episode]]) -> list[Episode]:
+        """Of several processes, one whose judge is gone would leave the others waiting: all stop."""
+        failed, played = None, []
+        try:
+            played = play()
+        except ApiError as error:
+            failed = error
+        if any_of(failed is not None):
+            raise failed or ApiError("another process could not ask its judge")
+        return played
 
     def _dialogues(self, rng: np.random.Generator) -> list[int]:
         """The training dialogues of a step: fresh customers, or logs, none of them twice while there are enough."""
@@ -334,7 +346,8 @@ class Gopo:
         self.expert.load_state_dict(parts["expert"])
         load_adam_state(self.learner.optimiser, parts["expert_adam"])
         if self.agent:
-            self.agent.model.load_state_dict(parts["agent"], strict=False)
+            if lost := self.agent.model.load_state_dict(parts["agent"], strict=False).unexpected_keys:
+                raise DataError(f"the checkpoint holds {lost[0]}, which this model has not: was --model or peft changed?")
             self.agent.load_optimizer_state(parts["agent_adam"])
 
     def summary(self, played: list[Episode]) -> dict[str, float | None]:

@@ -79,7 +79,7 @@ def _line(skill: Skill, context: dict[str, str], chosen: bool) -> str:
     number = "_" + best_candidate(context)       # "{price}" of an example is "{price_2}" of this turn
     numbered = lambda text: SLOT.sub(lambda m: f"{{{m[1]}{number if m[1] + number in context else ''}}}", text)
     examples = f"  For example: {json.dumps([numbered(e) for e in skill.examples[:2]], ensure_ascii=False)}" if chosen and skill.examples else ""
-    rules = "" if chosen else "".join(f"  {k}: {json.dumps(v, ensure_ascii=False)}" for k, v in record(skill, context).items() if k.startswith("must"))
+    rules = "" if chosen else "".join(f"  {k}: {json.dumps(v, ensure_ascii=False)}" for k, v in record(skill, {}).items() if k.startswith("must"))
     return f"{skill.id}: {skill.description}{examples}{rules}"
 
 
@@ -123,11 +123,6 @@ class HostedExpert:
 
     def read(self, answer: Answer) -> tuple[str, ...]:
         return parse_json(answer.text, {"skills": lambda value: skill_sequence(value, self.dataset.skills)})["skills"]
-
-
-def hosted_expert(client: Client, dataset: Dataset, perception: Perception | None = None) -> HostedExpert:
-    """`--expert api:MODEL`, as `gopo.Choose`; without a perception the model has to see intent and emotion in the words itself."""
-    return HostedExpert(client, dataset, perception)
 
 
 def skill_sequence(value: Any, pool: Any) -> tuple[str, ...]:

@@ -208,12 +208,12 @@ class Row(NamedTuple):
 
 def read_raw(path: Path) -> Iterator[tuple[str, int, Any]]:
     """(place, line, value) of one line at a time: logs may be larger than memory."""
-    return ((f"{path}, line {number}", number, data._parse(line, f"{path}, line {number}")) for number, line in data._lines(path))
+    return ((f"{path}, line {number}", number, data.parse_row(line, f"{path}, line {number}")) for number, line in data.read_lines(path))
 
 
 def read_rows(path: Path) -> Iterator[Row]:
     """The same, checked, and with slots in the replies (which takes most of the time of the rule labeller)."""
-    return (Row(raw, data._dialogue(raw, at, number)) for at, number, raw in read_raw(path))
+    return (Row(raw, data.parse_dialogue(raw, at, number)) for at, number, raw in read_raw(path))
 
 
 @dataclass
@@ -261,7 +261,7 @@ def read_pool(cfg: LabelConfig, path: Path) -> Choices:
     file = beside if cfg.skills is None else Path(cfg.skills)
     if not file.is_file():
         raise DataError(f"--skills {file}: no such file")
-    return Choices(data._read_skills(file))
+    return Choices(data.read_skills(file))
 
 
 def choices(cfg: LabelConfig, base: Choices, found: Survey) -> Choices:
@@ -319,7 +319,6 @@ class Output:
         return file
 
 
-
 def append(file: BinaryIO, rows: Iterable[dict[str, Any]]) -> None:
     """On the disk when it returns."""
     file.write(b"".join(json.dumps(r, ensure_ascii=False).encode() + b"\n" for r in rows))
@@ -349,7 +348,7 @@ def label_file(path: Path, out: Output, labeller: Any, total: int) -> None:
             if _said(written, number) != _said(raw, number):
                 raise DataError(f"{there}: not the dialogue of {here}; remove {out.path} and {out.meta.name} to start again")
             bar.update()
-        while batch := [Row(raw, data._dialogue(raw, at, number)) for at, number, raw in islice(rows, BATCH)]:
+        while batch := [Row(raw, data.parse_dialogue(raw, at, number)) for at, number, raw in islice(rows, BATCH)]:
             labels = label_turns(labeller, [(r.dialogue.turns, [i for i, t in enumerate(r.dialogue.turns) if lacking(t, labeller.kinds)]) for r in batch])
             append(file, [labelled_row(r, labeller.kinds, found) for r, found in zip(batch, labels)])
             bar.update(len(batch))
@@ -433,7 +432,8 @@ def output_of(cfg: LabelConfig, path: Path) -> Output:
 def run(path: Path, cfg: LabelConfig, api: ApiConfig) -> None:
     """Everything but the command line: reads, labels, reports."""
     if (cfg.model == "rules") == bool(api.api_base):
-        raise DataError(f"--model {cfg.model}: " + ("--api_base is given, so name the model there" if api.api_base else "a hosted model needs --api_base http://.../v1"))
+        missing = "--api_base is given, so name the model there" if api.api_base else "a hosted model needs --api_base http://.../v1"
+        raise DataError(f"--model {cfg.model}: {missing}")
     if not path.is_file():
         raise DataError(f"{path}: no such file; give the path of your logs")
     out, base = output_of(cfg, path), read_pool(cfg, path)
@@ -455,7 +455,7 @@ def run(path: Path, cfg: LabelConfig, api: ApiConfig) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     from transformers import HfArgumentParser
-    parser = HfArgumentParser([LabelConfig, ApiConfig], prog="label.py", allow_abbrev=False, description=__doc__.split("\n\n")[0])
+    parser = HfArgumentParser([LabelConfig, ApiConfig], prog="data.py label", allow_abbrev=False, description=__doc__.split("\n\n")[0])
     parser.add_argument("file", type=Path, help="your logs, one dialogue a line (README)")
     try:
         cfg, api, rest = parser.parse_args_into_dataclasses(sys.argv[1:] if argv is None else list(argv))

@@ -65,6 +65,8 @@ class ApiConfig:
     api_concurrency: int = opt(8, "requests under way at once")
     api_cache: str = opt("api_cache.sqlite", "file that keeps every request and answer as plain text (the customers' words too, never the key): nothing is "
                                              "paid for twice; delete it (and its -wal, -shm) to ask anew")
+    api_extra: str = opt("{}", "JSON object added to every request, null removes a field: '{\"chat_template_kwargs\": {\"enable_thinking\": false}}' keeps "
+                               "Qwen3 on vLLM from thinking aloud, '{\"max_tokens\": null, \"max_completion_tokens\": 512}' suits newer OpenAI models")
     max_requests: int | None = opt(None, "stop after that many HTTP requests of this process, retries included; run again to go on; 0 = cache only")
 
     def __post_init__(self):
@@ -82,6 +84,12 @@ class ApiConfig:
             raise DataError("--api_cache is empty; name a file, e.g. api_cache.sqlite")
         if self.max_requests is not None and self.max_requests < 0:
             raise DataError(f"--max_requests must be 0 or more, got {self.max_requests}")
+        try:
+            extra = json.loads(self.api_extra)
+        except ValueError:
+            extra = None
+        if not isinstance(extra, dict):
+            raise DataError(f"--api_extra {self.api_extra}: write one JSON object")
         object.__setattr__(self, "spent", Counter())         # no field: neither a flag nor part of what makes two configs equal
 
 
@@ -183,8 +191,8 @@ class Client:
                     line.hang_up()
 
     def _body(self, messages: Messages, max_tokens: int, temperature: float, seed: int | None) -> dict[str, Any]:
-        body = {"model": self.model, "messages": messages, "max_tokens": max_tokens, "temperature": temperature}
-        return body if seed is None else body | {"seed": seed}
+        body = {"model": self.model, "messages": messages, "max_tokens": max_tokens, "temperature": temperature, "seed": seed}
+        return {name: value for name, value in (body | json.loads(self.cfg.api_extra)).items() if value is not None}
 
     def _answer(self, body: dict[str, Any], parse: Callable[[Answer], T], logprobs: bool, attempts: int, stop: threading.Event) -> T | None:
         """One prompt: complete, parse, and after a bad answer say what was wrong and ask again."""
@@ -251,8 +259,8 @@ class Client:
         """Counts a request before it is sent, or says that none is left."""
         with self._lock, BUDGET:
             if self.cfg.max_requests is not None and self.cfg.spent["requests"] >= self.cfg.max_requests:
-                raise BudgetSpent(f"--max_requests {self.cfg.max_requests} reached; everything answered so far is in {self.cfg.api_cache}: "
-                                  "run the same command again to go on from there, or with a higher --max_requests")
+                raise BudgetSpent(f"--max_requests {self.cfg.max_requests} reached; everything answered so far is in {self.cfg.api_cache} and is not "
+                                  "sent again")
             self.cfg.spent["requests"] += 1
             self.stats["sent"] += 1
             self.stats["retried"] += attempt > 0
@@ -449,8 +457,8 @@ def _pairs(logprobs: list[list[Any]] | None) -> tuple[tuple[str, dict[str, float
 
 
 def without_thoughts(text: str) -> str:
-    """The answer without a leading <think>..</think> block."""
-    return re.sub(r"\A\s*<think>.*?</think>", "", text, count=1, flags=re.S).strip()
+    """The answer without a leading <think>..</think> block, whose opening some chat templates put into the prompt."""
+    return re.sub(r"\A(?:\s*<think>)?(?:(?!<think>).)*?</think>", "", text, count=1, flags=re.S).strip()
 
 
 def parse_json(text: str, fields: Mapping[str, Callable[[Any], Any]]) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from data import DataError, opt
-from models import reason
+from models import reason, refuse_unsuited
 
 GIB = 2 ** 30
 CONTEXT = GIB // 2                # CUDA's context and its libraries' workspaces [a common figure, not measured here]
@@ -63,9 +63,11 @@ def load_config(name: str) -> PretrainedConfig:
     if built_in and not Path(name).exists():
         return built_in()
     try:
-        return AutoConfig.from_pretrained(name)
+        config = AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise DataError(f"--model {name}: {reason(str(error))}; memory.py knows {', '.join(SHAPES)} without a network") from error
+    refuse_unsuited(name, config)
+    return config
 
 
 # ---------------------------------------------------------------------------------------------------- what stays: weights, adapter
@@ -100,6 +102,8 @@ def _weights(kind: type, text: str, rank: int, quantised: bool, width: int) -> W
         raise DataError(f"--model: {kind.__name__} is no causal language model that transformers knows ({' '.join(str(error).split())[:120]})") from error
     head = model.get_output_embeddings()
     linears = [m for m in model.modules() if isinstance(m, nn.Linear) and m is not head]
+    if not linears:
+        raise DataError(f"--model: {kind.__name__} has no linear layers that 4 bits or LoRA would find; take e.g. Qwen/Qwen3-8B")
     packed = {id(m.weight) for m in linears} if quantised else set()
     stored = sum(nf4_bytes(p.numel()) if id(p) in packed else p.numel() * width for p in model.parameters()) + sum(b.nbytes for b in model.buffers())
     learned = [n for m in linears for n in (rank * m.in_features, rank * m.out_features)] if rank else [p.numel() for p in model.parameters()]
@@ -208,8 +212,9 @@ def _activations(kind: type, text: str, rank: int, cast: bool, bf16: bool, check
         for layers in (2, 3):
             for tokens in (t, 2 * t):
                 points[layers, tokens] = _count(_cut(config, layers), tokens, rank, cast, bf16, checkpointing)
-    except (Depends, Dynamic, UnsupportedFakeTensorException) as error:
-        raise DataError(f"--model: what {kind.__name__} computes depends on its input (a mixture of experts?): its memory cannot be told beforehand") from error
+    except (Depends, Dynamic, UnsupportedFakeTensorException, KeyError, AttributeError) as error:
+        raise DataError(f"--model: what {kind.__name__} computes depends on its input (a mixture of experts?), or its layers are of a kind that "
+                        "is not followed here: its memory cannot be told beforehand") from error
     return Activations(*(Bilinear.through(lambda n, m, i=i: points[n, m][i], t) for i in range(5)))
 
 

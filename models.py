@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from data import DataError
 from runs import read_json
 
+SHORT = 2048                                     # tokens; a window below it may be shorter than a prompt
 CHAT = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 # how `transformers serve` finds the answer in what the model wrote; without it the prompt comes along
 ANSWER = {"defaults": {"role": "assistant"}, "start_anchor": "<|assistant|>", "fields": {"content": {"close": "<|end|>", "content": "text"}}}
@@ -55,18 +56,29 @@ def load_model(name: str, texts: Iterable[str] = (), slot_names: Iterable[str] =
     if name == "tiny":
         return build_tiny(texts, slot_names, seed)
     dtype = torch.bfloat16 if precision == "bf16" and (frozen or quantise == "nf4") else torch.float32
-    how = {"dtype": dtype, "attn_implementation": "sdpa", "device_map": {"": device}}
+    how = {"dtype": dtype, "attn_implementation": "sdpa", "device_map": device}       # a string: with several processes each has its own GPU
     if quantise == "nf4":
         how["quantization_config"] = nf4(dtype)
     try:
         model, tokenizer = AutoModelForCausalLM.from_pretrained(name, **how), AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError, ImportError) as error:
         raise DataError(f"--model {name}: {reason(str(error))}") from error
+    refuse_unsuited(name, model.config)
     if quantise == "nf4":
         keep_gradients(model)
     if tokenizer.chat_template is None:
         raise DataError(f"--model {name}: its tokenizer has no chat template; take the instruct or chat version of the model")
     return model, tokenizer
+
+
+def refuse_unsuited(name: str, config) -> None:
+    """Replies to a state share its prompt here, which only attention that sees all of it allows."""
+    text = config.get_text_config()
+    kinds, window = set(getattr(text, "layer_types", None) or ()), getattr(text, "sliding_window", None)
+    if other := kinds - {"full_attention", "sliding_attention"}:
+        raise DataError(f"--model {name}: has {', '.join(sorted(other))} layers; replies can share a prompt in attention alone: take e.g. Qwen/Qwen3-8B")
+    if window and window < SHORT and (not kinds or "sliding_attention" in kinds):
+        raise DataError(f"--model {name}: its attention sees {window} tokens, fewer than a prompt may have ({SHORT}); take e.g. Qwen/Qwen3-8B")
 
 
 def reason(error: str) -> str:
@@ -126,12 +138,15 @@ def merge(folder: Path, to: Path) -> None:
 
 
 def pick_precision(device: str | torch.device = "cpu") -> str:
-    """"bf16" if a matrix product is clearly faster in it on this machine, else "fp32"."""
+    """"bf16" if a matrix product is clearly faster in it on this CPU, or if this GPU has it; else "fp32"."""
+    if torch.device(device).type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+
     def seconds(dtype) -> float:
-        a, times = torch.randn(512, 512, device=device).to(dtype), []
+        a, times = torch.randn(512, 512).to(dtype), []
         for _ in range(8):
             start = time.perf_counter()
-            float((a @ a @ a @ a)[0, 0])                                             # reading a number waits for a GPU
+            float((a @ a @ a @ a)[0, 0])
             times.append(time.perf_counter() - start)
         return min(times)
     return "bf16" if seconds(torch.bfloat16) < 0.67 * seconds(torch.float32) else "fp32"

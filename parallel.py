@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -33,7 +34,7 @@ def meet(device: str) -> None:
     """Joins the processes of one launch: gloo on CPUs, NCCL on GPUs, one GPU each."""
     if launched() > 1:
         from accelerate import PartialState
-        PartialState(cpu=device == "cpu")
+        PartialState(cpu=device == "cpu", timeout=timedelta(hours=6))    # the others wait while the first evaluates, with a slow judge for long
 
 
 def part() -> None:

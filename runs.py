@@ -112,8 +112,11 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+UNSCORED = "more than half of the replies have been unscored for 3 steps: Eq. 9b hardly learns, look at the judge's answers"
+
+
 class Alarms:
-    """What goes wrong silently: a judge's score without variance within groups, an Expert without entropy, an LM whose entropy runs away."""
+    """What goes wrong silently: a judge that fails or whose score has no variance within groups, an Expert without entropy, an LM whose entropy runs away."""
 
     def __init__(self, patience: int = 20):
         self.patience, self.runs, self.first = patience, {}, None
@@ -125,7 +128,9 @@ class Alarms:
                  for k in row if k.startswith("std_") and row[k] is not None}
         if row.get("entropy_expert") is not None:
             signs[f"entropy_expert below 0.05 nats for {self.patience} steps: the Expert no longer explores, raise --alpha"] = row["entropy_expert"] < 0.05
-        raised = [text for text, bad in signs.items() if self._count(text, bad) == self.patience]
+        if row.get("tokens") is not None:        # a language model learns
+            signs[UNSCORED] = row["unscored"] > 0.5
+        raised = [text for text, bad in signs.items() if self._count(text, bad) == (3 if text == UNSCORED else self.patience)]
         if entropy and self._count("runaway", entropy > 4 * self.first) == 1:
             raised.append(f"the LM's entropy rose from {self.first:.2f} to {entropy:.2f} nats: lower --lambda_d or --agent_lr")
         return raised

@@ -112,15 +112,15 @@ def prepare_strategy(run: Path, gopo: Gopo, steps: int, seed: int) -> None:
 
 
 SAME = {"run": ("dataset", "seed", "replies", "conduct", "split"), "gopo": ("no_expert",), "expert": ("width", "history"),
-        "agent": ("model", "pretrain_steps", "warm_steps", "sft_lr", "sft_batch", "user_tokens")}
+        "agent": ("model", "quantise", "lora_rank", "pretrain_steps", "warm_steps", "sft_lr", "sft_batch", "user_tokens")}
 
 
 def check_base(base: Path, config: dict) -> bool:
     """Refuses a base that is no common start; returns whether its strategy is one too (learned with the same rewards, for as long)."""
     theirs = read_json(base / "config.json")
     for part, key in ((part, key) for part, keys in SAME.items() for key in keys):
-        if theirs[part].get(key) != config[part][key]:
-            raise DataError(f"--base {base} was trained with --{key} {theirs[part].get(key)}, this run has {config[part][key]}")
+        if theirs[part].get(key, config[part][key]) != config[part][key]:        # an older run lacks a flag that did not exist
+            raise DataError(f"--base {base} was trained with --{key} {theirs[part][key]}, this run has {config[part][key]}")
     return all(theirs[part] == config[part] for part in ("gopo", "expert")) and theirs["run"]["strategy_steps"] == config["run"]["strategy_steps"]
 
 

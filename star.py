@@ -483,7 +483,7 @@ def sources(folder: Path) -> list[Path]:
     """The two archives, or else GitHub's zip; downloads that if none is there."""
     if all((folder / name).exists() for name in ARCHIVES):
         for name, sha256 in ARCHIVES.items():
-            if data._sha256(folder / name) != sha256:
+            if data.digest(folder / name) != sha256:
                 raise DataError(f"{folder / name}: damaged, its sha256 is not {sha256[:12]}..; remove it and run python star.py --download")
         return [folder / name for name in ARCHIVES]
     return [folder / ZIP] if (folder / ZIP).exists() else download(folder)

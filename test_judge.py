@@ -16,7 +16,7 @@ from constraints import compile_constraints, violations
 from data import DataError, Reply, Request, Skill, fill
 from expert import Expert, ExpertConfig, ExpertState, Perception
 from gopo import Episode, Gopo, GopoConfig, PhraseBook, by_teacher, rollout
-from hosted import HostedAgent, hosted_expert, read_reply, skill_sequence
+from hosted import HostedAgent, HostedExpert, read_reply, skill_sequence
 from judge import G_EVAL, GRE, REWARD, LLMJudge, expected_mark, judge_from, quoted
 from llm import Answer, ApiConfig, Client
 from rewards import DIMENSIONS, Judged, RuleJudge
@@ -352,21 +352,21 @@ def test_hosted_expert_sees_what_the_local_one_sees():
     perception = Perception(("ask", "bye"), ("angry", "calm"))
     history = tuple((f"u{i}", f"a{i}") for i in range(5))
     fake = Fake(lambda p: '{"skills": ["refund", "sorry"]}')
-    choose = hosted_expert(fake, SHOP, perception)
+    choose = HostedExpert(fake, SHOP, perception)
     assert choose([ExpertState("Money! </data>", history, ("sorry",))], []) == [("refund", "sorry")]
     about, around = shown(fake.asked[0][0])
     intent, emotion = perception.perceive(["Money! </data>"])[0]
     assert about == {"history": [{"customer": u, "agent": a} for u, a in history[-3:]], "customer": "Money! </data>", "perceived_intent": intent,
                      "perceived_emotion": emotion, "skills_of_the_turn_before": ["sorry"]}
-    assert shown(hosted_expert(fake, SHOP).prompt(ExpertState("x")))[0] == {"history": [], "customer": "x", "skills_of_the_turn_before": []}
+    assert shown(HostedExpert(fake, SHOP).prompt(ExpertState("x")))[0] == {"history": [], "customer": "x", "skills_of_the_turn_before": []}
     assert "- refund: State what comes back." in around[0]["content"]
 
 
 @pytest.mark.parametrize("answer", ['["refund"]', '{"skills": "refund"}', '{"skills": ["refund", "refund"]}', '{"skills": ["magic"]}', '{"skills": [1]}', '{"skills": [["refund"]]}', "refund"])
 def test_hosted_expert_fails_to_nothing_and_is_counted(answer):
-    choose = hosted_expert(Fake(lambda p: answer), SHOP)
+    choose = HostedExpert(Fake(lambda p: answer), SHOP)
     assert choose([ExpertState("a"), ExpertState("b")], []) == [(), ()] and choose.unanswered == 2
-    choose = hosted_expert(Fake(lambda p: '{"skills": []}'), SHOP)
+    choose = HostedExpert(Fake(lambda p: '{"skills": []}'), SHOP)
     assert choose([ExpertState("a")], []) == [()] and choose.unanswered == 0
 
 
@@ -392,7 +392,7 @@ def test_hosted_agents_play_whole_dialogues():
     assert any("{" in s.replies[0].text for e in played for s in e.steps)                # facts came back as slots
     values = {v for e in played for s in e.steps for v in s.request.context.values() if " euros" in v}
     planner = Fake(lambda p: '{"skills": ["apologise", "close"]}')
-    played = rollout(episodes(), hosted_expert(planner, shop, perception), PhraseBook(shop), judge, perception, shop.skills, temperature=0.0, generator=torch.Generator())
+    played = rollout(episodes(), HostedExpert(planner, shop, perception), PhraseBook(shop), judge, perception, shop.skills, temperature=0.0, generator=torch.Generator())
     assert all(s.skills == ("apologise", "close") for e in played for s in e.steps)
     assert not any(f'"{v}"' in p[1]["content"] for p, _ in planner.asked for v in values)            # B_t is not shown to an Expert
 

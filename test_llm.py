@@ -259,6 +259,17 @@ def test_final_errors(status, words, client):
         assert isinstance(error.value, DataError) and stored(c.cfg.api_cache) == []
 
 
+def test_extra_fields_go_along_and_null_removes_one(client):
+    with HostileServer(echo) as server:
+        c = client(server, api_extra='{"chat_template_kwargs": {"enable_thinking": false}, "max_tokens": null, "max_completion_tokens": 9}')
+        assert c.ask([say("hello")], text_of) == ["hello"]
+        body = server.log[0]["body"]
+        assert body["chat_template_kwargs"] == {"enable_thinking": False} and body["max_completion_tokens"] == 9 and not {"max_tokens", "seed"} & set(body)
+    for wrong in ("{", "[1]", "3"):
+        with pytest.raises(DataError, match="--api_extra"):
+            llm.ApiConfig(api_extra=wrong)
+
+
 @pytest.mark.parametrize("words", ["This model's maximum context length is 4096 tokens", "Input is too long for requested model", "context_length_exceeded"])
 def test_a_prompt_that_is_too_long_costs_itself_and_not_the_run(words, client):
     with HostileServer(echo, script=[(400, {}, words.encode())] * 2) as server:
@@ -508,7 +519,7 @@ def test_budget(client):
     prompts = [say(str(i)) for i in range(8)]
     with HostileServer(echo, script=["500", None, "garbage"]) as server:
         c = client(server, max_requests=5, api_concurrency=2)
-        with pytest.raises(BudgetSpent, match=r"--max_requests 5 reached.*cache\.sqlite.*run the same command again"):
+        with pytest.raises(BudgetSpent, match=r"--max_requests 5 reached.*cache\.sqlite and is not sent again"):
             c.ask(prompts, text_of)
         assert c.stats["sent"] == len(server.log) == 5 and len(stored(c.cfg.api_cache)) == 3        # failures count; what came is kept
         second = client(server, max_requests=5)

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 
 import pytest
@@ -9,14 +10,14 @@ import torch
 from bitsandbytes.nn import Linear4bit
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import Gemma3TextConfig, LlamaConfig, LlamaForCausalLM, MistralConfig, Qwen2Config, Qwen3Config, Qwen3NextConfig
 
 import train
 from csagent import DEMO, SLOTS, TALK, AgentConfig, CustomerServiceAgent
 from data import DataError, Request
-from models import build_tiny, keep_gradients, load_model, load_saved, merge, with_adapter
+from models import build_tiny, keep_gradients, load_model, load_saved, merge, refuse_unsuited, with_adapter
 from models import main as models_main
-from runs import load_tensors
+from runs import load_tensors, read_rows
 
 REQUESTS = [Request("Where is my lamp, and what did it cost?", ("soothe", "price"), {"eta": "Friday", "price_1": "30 euros"}),
             Request("Hello?", (), {}), Request("What does the lamp cost?", ("price",), {"price_1": "30 euros", "price_2": "20 euros"})]
@@ -205,20 +206,25 @@ def test_a_template_without_a_system_role_gets_the_skills_in_the_first_message(b
     assert "<|system|>" not in said and said.startswith("<|user|>") and said.index("price") < said.index("Hi") < said.index("Hello.") < said.index("And now?")
 
 
-def test_a_run_with_a_real_model_writes_adapters_and_resumes(bases, tmp_path, capsys):
-    turns = [{"user": f"Where is lamp {i}?", "skills": ["soothe", "price"][i % 2:], "context": {"price": "30 euros"}, "reply": TALK[i % 3]} for i in range(3)]
+@pytest.mark.parametrize("name", ["qwen3", "llama"])
+def test_twenty_steps_of_gopo_in_nf4_write_an_adapter_and_resume(bases, tmp_path, capsys, name):
+    turns = [{"user": f"Where is lamp {i}?", "skills": ["soothe", "price"][i % 2:], "context": {"price": "30 euros"}, "reply": TALK[i % 3]} for i in range(2)]
     (tmp_path / "logs.jsonl").write_text("".join(json.dumps({"id": f"d{i}", "turns": turns}) + "\n" for i in range(8)))
-    flags = ["--dataset", str(tmp_path / "logs.jsonl"), "--model", str(bases["llama"]), "--device", "cpu", "--precision", "fp32", "--strategy_steps", "1", "--warm_steps", "1", "--sft_batch", "2",
-             "--dialogues", "2", "--group", "2", "--max_new_tokens", "8", "--eval_episodes", "0", "--save_every", "1", "--eval_every", "9"]
-    assert train.main([*flags, "--steps", "2", "--output_dir", str(tmp_path / "whole")]) == 0
+    flags = ["--dataset", str(tmp_path / "logs.jsonl"), "--model", str(bases[name]), "--device", "cpu", "--precision", "fp32", "--strategy_steps", "1", "--warm_steps", "1",
+             "--sft_batch", "2", "--dialogues", "2", "--group", "2", "--max_new_tokens", "6", "--eval_episodes", "0", "--save_every", "10", "--eval_every", "99"]
+    assert train.main([*flags, "--steps", "20", "--output_dir", str(tmp_path / "whole")]) == 0
     printed = capsys.readouterr().out
     assert re.search(r"weights .*\n.*adapter", printed) and "KV cache" in printed
-    assert train.main([*flags, "--steps", "1", "--output_dir", str(tmp_path / "cut")]) == 0
-    assert train.main(["--resume", str(tmp_path / "cut"), "--steps", "2"]) == 0
-    one, two = (load_tensors(tmp_path / n / "csagent/adapter_model.safetensors") for n in ("whole", "cut"))
-    assert one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one) and all("lora" in k for k in one)
+    rows = read_rows(tmp_path / "whole/metrics.jsonl")
+    assert len(rows) == 20 and all(math.isfinite(v) for r in rows for v in r.values() if v is not None) and rows[-1]["grad_norm"] > 0
+    warm, whole = (load_tensors(tmp_path / f"whole/{stage}/adapter_model.safetensors") for stage in ("warm_start", "csagent"))
+    assert all("lora" in k for k in whole) and all(not torch.equal(warm[k], whole[k]) for k in whole)
+    assert train.main([*flags, "--steps", "10", "--output_dir", str(tmp_path / "cut")]) == 0
+    assert train.main(["--resume", str(tmp_path / "cut"), "--steps", "20"]) == 0
+    cut = load_tensors(tmp_path / "cut/csagent/adapter_model.safetensors")
+    assert whole.keys() == cut.keys() and all(torch.equal(whole[k], cut[k]) for k in cut)
     config = json.loads((tmp_path / "whole/csagent/adapter_config.json").read_text())
-    assert config["base_model_name_or_path"] == str(bases["llama"]) and json.loads((tmp_path / "whole/config.json").read_text())["agent"]["quantise"] == "nf4"
+    assert config["base_model_name_or_path"] == str(bases[name]) and json.loads((tmp_path / "whole/config.json").read_text())["agent"]["quantise"] == "nf4"
     model, _ = load_saved(tmp_path / "whole/csagent", "nf4")
     assert model.peft_config["default"].r == 16
 
@@ -258,6 +264,19 @@ def test_models_that_cannot_be_used_are_named_in_one_line(bases, tmp_path):
     assert "reachable hub id" in refused(model_type="no_such_architecture")
     with pytest.raises(DataError, match="--model"):
         load_model(str(tmp_path / "nothing"))
+
+
+@pytest.mark.parametrize(("config", "word"), [
+    (MistralConfig(sliding_window=512), "sees 512 tokens"), (Gemma3TextConfig(sliding_window=1024), "sees 1024 tokens"),
+    (Qwen3NextConfig(), "linear_attention layers")])
+def test_models_whose_replies_cannot_share_a_prompt_are_refused(config, word):
+    with pytest.raises(DataError, match=rf"--model x: .*{word}.*Qwen/Qwen3-8B"):
+        refuse_unsuited("x", config)
+
+
+def test_models_that_attend_to_all_of_it_are_taken():
+    for config in (MistralConfig(sliding_window=4096), MistralConfig(sliding_window=None), Qwen3Config(), LlamaConfig(), Qwen2Config()):
+        refuse_unsuited("x", config)
 
 
 def test_a_large_model_without_a_gpu_is_refused_before_anything_is_written(tmp_path, capsys):

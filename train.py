@@ -50,7 +50,7 @@ class RunConfig:
     conduct: bool = opt(False, "multiwoz only: EmoWOZ 2.0's labels of the system's tone as skills; CC BY-NC 4.0, not for commercial use")
     judge: str = opt("rules", "who scores replies (Eq. 8): rules, or api:MODEL, a model of the server at --api_base")
     split: str | None = opt(None, "star only: dialogue (default), or task: the test tasks are none of the training ones")
-    resume: str | None = opt(None, "go on with this run directory; its config.json is used, of the flags only --steps counts")
+    resume: str | None = opt(None, "go on with this run directory; its config.json is used, of the flags only --steps and those of the API count")
     overwrite: bool = opt(False, "replace the run directory if it exists")
     base: str | None = opt(None, "take perception, pretrained and warm-started LM and strategy from this finished run of the same dataset and seed")
     eval_every: int | None = opt(None, "GOPO steps between evaluations on held-out dev customers; default 10, or 50 with template replies")
@@ -130,11 +130,11 @@ def train(run: Path, gopo: Gopo, cfg: RunConfig, steps: int, stop: Stop) -> int:
                 for alarm in alarms(row):
                     tqdm.write(f"alarm at step {done}: {alarm}")
                 timings.write({"step": done, "seconds": round(time.perf_counter() - clock, 3)})
+                if done % cfg.save_every == 0 or done == steps or ending:
+                    save_checkpoint(run, done, gopo.parts())             # before a judge is asked, who may refuse
+                    write_samples(run, done, gopo, played)
                 if done % cfg.eval_every == 0 or done == steps:
                     tqdm.write(evaluate_dev(gopo, done, evaluations))
-                if done % cfg.save_every == 0 or done == steps or ending:
-                    save_checkpoint(run, done, gopo.parts())
-                    write_samples(run, done, gopo, played)
             wait()
             bar.update()
             bar.set_postfix({k: f"{row[k]:.2f}" for k in ("reward", "tse") if row[k] is not None}, refresh=False)
@@ -147,7 +147,7 @@ def train(run: Path, gopo: Gopo, cfg: RunConfig, steps: int, stop: Stop) -> int:
 def evaluate_dev(gopo: Gopo, step: int, log: Log) -> str:
     """One line on held-out dev customers, most probable skills and tokens."""
     choose = by_nobody if gopo.cfg.no_expert else by_policy(gopo.expert, greedy=True)
-    row, _ = evaluate(gopo, choose, 40, 0, split="dev", label=f"step {step}", with_bleu=False)
+    row, _ = evaluate(gopo, choose, 40, 0, split="dev", label=f"step {step}", with_bleu=False, forms=("gre",))
     means = {m: row[m]["mean"] for m in ("tse", "success", "turns", "esndcg", "f1", "length", "r_cs", "gre", "violations")}
     log.write({"step": step} | means)
     return f"step {step}, dev: " + "  ".join(f"{m} {v:.3f}" for m, v in means.items() if v is not None)
@@ -175,13 +175,14 @@ def resolve(cfg: RunConfig, gopo: GopoConfig, expert: ExpertConfig, agent: Any, 
         run = Path(cfg.resume)
         config = read_json(run / "config.json")
         changed = {name: value for name, value in asdict(api).items() if value != getattr(ApiConfig(), name)}      # a server may have moved
-        config["api"] |= changed
+        config["api"] = config.get("api", {}) | changed                  # older runs have none
         if cfg.steps is not None:
             config["run"]["steps"] = cfg.steps
         if cfg.steps is not None or changed:
             write_json(run / "config.json", config)
         return run, config, data.load_used(config["run"])
     dataset = data.load_used(asdict(cfg))
+    judge_for(dataset, cfg.judge, api)                                   # refuses what cannot be asked before anything is trained
     replies = replies_of(dataset, cfg, gopo)
     from models import pick_precision
     device = ("cuda" if torch.cuda.is_available() else "cpu") if cfg.device == "auto" else cfg.device
@@ -206,13 +207,18 @@ def memory_table(dataset: Dataset, config: dict) -> str:
     from csagent import AgentConfig
     from memory import estimate, free_memory, load_config, table
     cfg, device = AgentConfig(**config["agent"]), config["device"]
-    facts = max((len(str(t.context)) for d in dataset.train for t in d.turns), default=0)
-    longest = cfg.user_tokens + facts // 3 + 256                         # three letters a token; 256 for the skills and the template
-    needed = estimate(load_config(cfg.model), cfg, dialogues=config["gopo"]["dialogues"] or 16, prompt_tokens=longest, quantised=cfg.quantise == "nf4",
-                      lora_rank=cfg.lora_rank, checkpointing=cfg.gradient_checkpointing, precision=config["precision"], device=device)
+    shape, turns = load_config(cfg.model), [t for d in dataset.train for t in d.turns]       # refuses what cannot be trained
+    prompt = cfg.user_tokens + max((len(str(t.context)) for t in turns), default=0) // 3 + 256          # three letters a token; 256 for skills and template
+    reply = max((len(t.reply or "") for t in turns), default=0) // 3
+    try:
+        needed = estimate(shape, cfg, dialogues=config["gopo"]["dialogues"] or 16, prompt_tokens=prompt, quantised=cfg.quantise == "nf4",
+                          lora_rank=cfg.lora_rank, checkpointing=cfg.gradient_checkpointing, precision=config["precision"], device=device)
+    except DataError as error:
+        return f"memory: {error}"
     if device == "cpu" and config["run"]["device"] == "auto" and needed.phases["update"]["weights"] > LARGE:
         raise DataError(f"--model {cfg.model}: no GPU found, and on a CPU one step of a model of this size takes hours; add --device cpu if you mean it")
-    return table(needed, free_memory(device))
+    longer = f"\nthe longest training reply has about {reply} tokens, more than --max_new_tokens {cfg.max_new_tokens}: the warm start needs more than this"
+    return table(needed, free_memory(device)) + longer * (reply > cfg.max_new_tokens and cfg.warm_steps > 0)
 
 
 def resolve_together(*configs: Any) -> tuple[Path, dict, Dataset]:
@@ -255,7 +261,7 @@ def execute(run: Path, config: dict, dataset: Dataset, stop: Stop) -> int:
     expert_cfg, gopo_cfg = ExpertConfig(**config["expert"]), GopoConfig(**config["gopo"])
     expert = prepare_expert(run, dataset, expert_cfg, cfg.seed, config["device"])
     agent = prepare_agent(run, dataset, config) if cfg.replies == "lm" else None
-    judge = judge_for(dataset, cfg.judge, ApiConfig(**config["api"]))
+    judge = judge_for(dataset, cfg.judge, ApiConfig(**config.get("api", {})))
     gopo = Gopo(dataset, expert, agent, judge, gopo_cfg)
     if agent and not gopo_cfg.no_expert and cfg.strategy_steps:
         prepare_strategy(run, gopo, cfg.strategy_steps, cfg.seed)
@@ -267,6 +273,7 @@ def execute(run: Path, config: dict, dataset: Dataset, stop: Stop) -> int:
         return 0
     save_tensors(expert.state_dict(), run / "expert.safetensors")
     plot_curves(read_rows(run / "metrics.jsonl"), read_rows(run / "evals.jsonl"), run / "curves.png", run.name)
+    del gopo, agent, expert                                              # the table reads its rows from the run directory
     if done < cfg.steps:
         print(f"stopped at step {done} of {cfg.steps}; go on with: python train.py --resume {run}")
     else:
@@ -282,7 +289,7 @@ def finish(run: Path, dataset: Dataset, cfg: RunConfig, judge: Judge) -> None:
         total = cfg.eval_episodes if dataset.environment else min(cfg.eval_episodes, len(dataset.test))
         print(f"\n{total} test dialogues, the same for every row, most probable skills and tokens:")
         print_table(table, dataset.environment is not None, judge, rewarded=True)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 20
+    peak = torch.cuda.max_memory_allocated() / 2 ** 30 if torch.cuda.is_available() else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 20
     print(f"\nwritten to {run}: config.json metrics.jsonl curves.png dialogues.jsonl expert.safetensors" + (" csagent/" if cfg.replies == "lm" else "")
           + f"   (peak memory {peak:.1f} GiB)\nnext:  python eval.py --run {run} --show 1\n       python eval.py --run {run} --chat")
 
@@ -291,7 +298,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     configs = parse(argv)
     cfg, stop, run = configs[0], Stop(), None
     try:
-        meet("cuda" if cfg.device != "cpu" and torch.cuda.is_available() else "cpu")
+        device = read_json(Path(cfg.resume) / "config.json")["device"] if cfg.resume else cfg.device
+        meet("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
         run, config, dataset = resolve_together(*configs)
         return execute(run, config, dataset, stop)
     except KeyboardInterrupt:
