@@ -103,7 +103,7 @@ def rows(dataset: Dataset, steps: int) -> dict[str, Callable[[int], tuple[Gopo, 
     if dataset.environment:
         table["teacher"] = plain(lambda seed: by_teacher)
     if hasattr(dataset, "sops"):                 # STAR comes with the flow charts its agents were given
-        from star import by_sop
+        from sop import by_sop
         table["SOP graph"] = plain(lambda seed: by_sop(dataset))
     table |= {
         "most frequent sequence": plain(lambda seed: by_constant(most_frequent(dataset))),

@@ -9,15 +9,15 @@ B_t  `context`  what the wizard had on his screen before he replied: the item of
                 last (exact values as slots; `_known` names all).  To read, not to say: `_task`, and `_query`, present only if he asked in this
                 very turn: "check", "book" or "query", then "success", "failure" or "nothing".  Asking is part of B_t, no skill.
 reply           with slots of B_t for what the action's template fills in, and for names, times and messages anywhere.
-Rules: the SOPs order actions, they prescribe no wording.  `must_say` is empty.  `must_not_say`: a claim of success (CLAIMS) belongs
+Rules: the SOPs order actions, they prescribe no wording.  `must_say` is empty.  `must_not_say` (sop.py): a claim of success belongs
 to its own action; actions before the query it depends on, and those on its other branches, may not make it.  `needs`: the slots of
 the action's template, which B_t lacks until the knowledge base has returned them: that is the SOP's order as a hard constraint.
-Tasks of Eq. 11 (ours, GAP-9): the table TASKS.  `by_sop` is the SOP as a policy: the row "SOP graph".
+Tasks of Eq. 11 (ours, GAP-9): the table TASKS.
 Splits: `dialogue`, about 80/10/10 by hash; `task`, zero-shot: test and dev are of domains that train never saw.
 Parsed once, then a cache beside the archives, or in GOPO_CACHE (~/.cache/gopo) where that folder cannot be written.
 
 Try it:    GOPO_DATA=data python star.py        a dialogue, the SOP of one task, how often each skill is used;  --download fetches the files
-Exercise:  teach `reaction` the words of a customer who gives his name, and see how much of the SOP graph's error was that."""
+Exercise:  teach `reaction` of sop.py the words of a customer who gives his name, and see how much of the SOP graph's error was that."""
 from __future__ import annotations
 
 import argparse
@@ -33,13 +33,14 @@ import tarfile
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import data
 from data import DataError, Dataset, Dialogue, Skill, Turn, base, examples, fetch, horizon
+from sop import BRANCHES, RENAMED, prohibitions
 
 COMMIT = "3058975092cdd09798e4a3a9e4ae135755824545"
 URL = f"https://github.com/RasaHQ/STAR/archive/{COMMIT}.zip"
@@ -48,7 +49,6 @@ ARCHIVES = {"star_dialogues.tar.xz": "47c6467636c07e87be4327e743845caeaa62f2acd0
             "star_tasks_apis.tar.xz": "6a07622732e43390e6d636778fcd139c9f0a33327597f04600fb9d33ead31c8e"}
 TREES = {"dialogues": "aacca27fd98a95d6b8af067742287df771116876",    # git's own hash of the folder at COMMIT
          "tasks": "8a87e9804eaf0b842af4a7054bdad21caa034fc5"}        # the same of its .json files alone: the archives may lack the drawings
-RENAMED = {"plane_ask_departure_city": "ask_departure_location"}     # SOP -> the label that the wizards' tool gave the same question
 CACHE = "star-cache.json.gz"
 SEED = 0                                         # of the split by task
 UNLABELLED = (None, "custom")                    # a reply in the wizard's own words
@@ -66,18 +66,6 @@ TASKS = (                                        # label -> task of Eq. 11; the 
     (1, r"(\w+_)?ask_\w+|plane_request_optional|\w+_criteria"),
     (2, r"\w+_(inform|provide)_\w+|\w+_failed"),
 )
-
-CLAIMS = {                                       # skill -> what it alone may claim
-    "apartment_inform_viewing_available": "still a viewing available", "apartment_inform_booking_successful": "the viewing is scheduled",
-    "bank_inform_balance": "your current balance is", "bank_inform_fraud_report_submitted": "successfully submitted",
-    "doctor_inform_booking_available": "is available at", "doctor_inform_booking_successful": "is booked for you",
-    "hotel_ask_confirm_booking": "ticks all of your boxes", "hotel_reservation_succeeded": "successfully completed this hotel booking",
-    "hotel_inform_service_request_successful": "submitted successfully", "meeting_inform_confirmed": "has been successfully scheduled",
-    "party_ask_confirm_booking": "would be happy to accommodate", "party_booking_successful": "has been successfully booked",
-    "plane_flight_available": "the flight is available", "plane_reservation_succeeded": "your flight is now reserved",
-    "restaurant_ask_confirm_booking": "is happy to accommodate", "restaurant_inform_booking_successful": "is confirmed",
-    "ride_confirm_booking": "have booked you a ride", "ride_inform_changes_successful": "all changes done",
-}
 
 # where a field of the knowledge base and a template's slot have different names: "domain.Field", or "Field" in all other domains
 SLOT_OF = {"hotel.Location": "hotel_location", "hotel.Cost": "price_range", "restaurant.AverageRating": "rating", "restaurant.Food": "food_type",
@@ -258,124 +246,6 @@ def goal(raw: Mapping[str, Any], offered: Sequence[str]) -> dict[str, Any]:
     return {"tasks": sorted(chosen | set(offered[:1] if len(offered) == 1 else ())), "offered": list(offered), "happy": raw["Scenario"]["Happy"],
             "user_task": raw["Scenario"]["UserTask"], "annoyed": next((a for q, a in answers.items() if "aggressive or annoyed" in q), None),
             "answers": answers}
-
-
-# ---------------------------------------------------------------- the SOPs
-
-OUTCOMES = {"query": ("query_success", "query_failure"), "query_check": ("available", "unavailable"), "query_book": ("query_success", "query_failure")}
-EVENTS = {"query success": ("query", "query_success"), "query failure": ("query_failure", "query"), "check success": ("available", "query_success"),
-          "check failure": ("unavailable", "query_failure"), "book success": ("query_book", "query_success"), "book failure": ("query_failure",)}
-BRANCHES = {"yes", "no", "available", "unavailable", "query", "query_check", "query_book", "query_success", "query_failure", "info_missing", "info_missing2",
-            "correct", "incorrect", "noanswer", "done"}              # nodes of the graphs that are no reply
-
-
-def follows(graph: Mapping[str, str], node: str) -> list[str]:
-    """The nodes after a node.  The files give a node one arrow; those from a query to its outcomes, and from a question to its answers, go without saying."""
-    if node in graph:
-        return [graph[node]]
-    after = OUTCOMES.get(node, () if node == "anything_else" else ("yes", "no"))
-    return [n for n in after if n in graph] or ([n for n in OUTCOMES["query"] if n in graph] if node in OUTCOMES else [])
-
-
-def sop_next(graph: Mapping[str, str], last: str | None = None, event: str = "") -> tuple[str, ...]:
-    """The actions that a task's SOP allows after the action `last`; None = the dialogue begins.
-
-    event    what has happened since, if anything: a query with its outcome ("book success"), or a branch of the graph ("yes", "info_missing")
-    returns  the replies reached without passing another; () where the graph ends or does not know `last`
-
-    >>> sop_next({"hello": "ask_pin", "ask_pin": "query", "query_success": "balance", "query_failure": "sorry"}, "ask_pin")
-    ('balance', 'sorry')
-    """
-    begin = [n for n in EVENTS.get(event, (event,)) if n in graph][:1] if event else []
-    nodes = [graph[n] for n in begin] if begin else ["hello"] if last is None else follows(graph, last)
-    allowed: dict[str, None] = {}
-    for node in nodes:                           # grows while we walk it; BRANCHES lead only forward
-        if node not in BRANCHES:
-            allowed[node] = None
-        else:
-            nodes += [n for n in follows(graph, node) if n not in nodes]
-    return tuple(allowed)
-
-
-def prohibitions(sops: Mapping[str, Mapping[str, str]]) -> dict[str, tuple[str, ...]]:
-    """must_not_say of each skill: the claims of actions that its SOP puts behind a later query, or on another outcome of the same one."""
-    found: dict[str, dict[str, None]] = {}
-    for task, graph in sops.items():
-        own = [n for n in dict.fromkeys([*graph, *graph.values()]) if n.startswith(task.split("_")[0] + "_")]     # ask_name serves every task
-        for claim in (n for n in own if n in CLAIMS):
-            sources = [o for o, n in graph.items() if n == claim]
-            others = {graph[n] for o in sources for pair in ({"available", "unavailable"}, {"query_success", "query_failure"}) if o in pair
-                      for n in pair - {o} if n in graph}
-            for skill in own:
-                if skill != claim and (skill in others or claim in reachable(graph, skill)):
-                    found.setdefault(skill, {})[CLAIMS[claim]] = None
-    return {skill: tuple(phrases) for skill, phrases in found.items()}
-
-
-def reachable(graph: Mapping[str, str], node: str) -> set[str]:
-    seen, ahead = set(), follows(graph, node)
-    while ahead:
-        if (n := ahead.pop()) not in seen:
-            seen.add(n)
-            ahead += follows(graph, n)
-    return seen
-
-
-YES = re.compile(r"\b(yes|yeah|yep|yup|sure|ok|okay|please|correct|right|go ahead|of course|sounds good|perfect|great|proceed|continue)\b", re.I)
-NO = re.compile(r"\b(no|nope|nah|not|don'?t)\b", re.I)
-BYE = re.compile(r"\b(bye|goodbye|that'?s (all|it)|that is all|nothing else|have a (good|nice|great))\b", re.I)
-THANKS = re.compile(r"\b(thanks|thank you)\b", re.I)
-FORGOT = re.compile(r"\b(forg[oe]t|forgotten|lost|no idea|(don'?t|do not|can'?t|cannot|can not|not) (know|remember|recall|have|sure)|unsure)\b", re.I)
-FAREWELLS = {"ride": "ride_bye", "spaceship": "spaceship_bye", "trivia": "trivia_bye", "apartment": "goodbye_2", "plane": "goodbye_2"}   # others: goodbye_1
-GREETING = re.compile(r"\W*(hi|hello|hey|good (morning|afternoon|evening|day))\b(\W+\w+){0,2}\W*", re.I)
-
-
-def by_sop(dataset: "Star") -> Callable[[list, list], list[tuple[str, ...]]]:
-    """The SOP as a policy (`gopo.Choose`): one action a turn, by walking the active task's graph.
-
-    It reads U_t, `_task` and `_query` of B_t, and the *logged* labels of the turns before, so it stands where the human stood (the Expert
-    has its own a_{t-1} instead, and no B_t).  Of what customers say it knows a greeting, yes, no, "I forgot", a quiz answer, goodbye, by
-    a few words each; no details, so it asks for what was told in advance.  No weight is learned, but we chose those words, FAREWELLS and
-    RENAMED with logs of all domains in view: on the split by task this row is no zero-shot result.  Where the graph ends: `anything_else`,
-    or farewell after a no."""
-    def choose(states: list, episodes: list) -> list[tuple[str, ...]]:
-        return [(sop_action(dataset, s.user, e.seen.context, [label for step in e.steps for label in step.teacher or ()]),)
-                for s, e in zip(states, episodes)]
-    return choose
-
-
-def sop_action(dataset: "Star", user: str, B: Mapping[str, str], done: Sequence[str]) -> str:
-    """The action of one turn; `done`: the labels of the turns before."""
-    task = B.get("_task", "")
-    graph, query = dataset.sops.get(task, {}), B.get("_query", "")
-    if query.endswith("nothing") and (label := f"{task.split('_')[0]}_inform_nothing_found") in dataset.skills:
-        return label
-    last = next((x for x in reversed(done) if x in {*graph, *graph.values()} - {"hello"}), None)
-    if last is None and not query and (GREETING.fullmatch(user) or not graph):
-        return "anything_else" if done else "hello"
-    farewell = FAREWELLS.get(task.split("_")[0], "goodbye_1")
-    if done and not query and BYE.search(user):
-        return farewell
-    options = sop_next(graph, last or "hello", query or reaction(graph, user, B, last, done))
-    while options and not query and options[0] in done and graph.get(options[0], "query") not in BRANCHES:
-        options = (graph[options[0]],)           # asked before: on to the next
-    pick = options[0] if options else "anything_else"
-    if pick in dataset.skills and pick != "anything_else":
-        return farewell if pick == "goodbye_1" else pick
-    ended = graph.get(last, "") != "anything_else" and (NO.search(user) or THANKS.search(user))
-    return farewell if ended else "anything_else"
-
-
-def reaction(graph: Mapping[str, str], user: str, B: Mapping[str, str], last: str | None, done: Sequence[str]) -> str:
-    """The branch of the graph that the customer's words open, "" if none."""
-    if last == "trivia_ask_question":
-        right = B.get("answer", "~").lower() in user.lower()
-        return "correct" if right else "noanswer" if FORGOT.search(user) else "incorrect"
-    if "info_missing" in graph and (last or "").startswith("bank_ask_") and FORGOT.search(user):
-        return "info_missing2" if "bank_ask_dob" in done else "info_missing"
-    if last is None or last in graph:            # the graph goes on, whatever was answered
-        return ""
-    return "no" if NO.search(user) else "yes" if YES.search(user) else ""
 
 
 # ---------------------------------------------------------------- the dataset
@@ -611,23 +481,26 @@ def main() -> None:
     args = parser.parse_args()
     if args.download:
         download(args.data_dir / "star")
-    data = load(args.data_dir, args.split)
-    print(f"{data.note}\n{len(data.train)} train, {len(data.dev)} dev, {len(data.test)} test dialogues; {len(data.skills)} skills; horizon {data.horizon}\n")
-    for t, turn in enumerate(data.train[args.number].turns, 1):
+    star = load(args.data_dir, args.split)
+    if not 0 <= args.number < len(star.train):
+        raise DataError(f"--number {args.number}: there are training dialogues 0 to {len(star.train) - 1}")
+    print(f"{star.note}\n{len(star.train)} train, {len(star.dev)} dev, {len(star.test)} test dialogues; {len(star.skills)} skills; horizon {star.horizon}\n")
+    for t, turn in enumerate(star.train[args.number].turns, 1):
         print(f"{t}  U_t   {turn.user}\n   u_t   {turn.intent}\n   B_t   {turn.context}\n   T     {turn.skills}\n   reply {turn.reply}\n")
-    if args.task not in data.sops:
-        raise DataError(f"--task {args.task}: STAR has {', '.join(data.sops)}")
+    if args.task not in star.sops:
+        raise DataError(f"--task {args.task}: STAR has {', '.join(star.sops)}")
     print(f"SOP of {args.task}")
-    for node, after in data.sops[args.task].items():
+    for node, after in star.sops[args.task].items():
         print(f"  {node:32} -> {after}")
-    count = Counter(s for d in data.train for t in d.turns for s in t.skills or ())
+    count = Counter(s for d in star.train for t in d.turns for s in t.skills or ())
     print(f"\n{'skill':46} used  task  needs")
     for skill, n in count.most_common():
-        print(f"{skill:46} {n:4}  {data.skills[skill].task or '-'}     {' '.join(data.skills[skill].needs)}")
+        print(f"{skill:46} {n:4}  {star.skills[skill].task or '-'}     {' '.join(star.skills[skill].needs)}")
 
 
 if __name__ == "__main__":
     try:
         main()
     except DataError as error:
-        sys.exit(f"error: {error}")
+        print(f"star.py: {error}", file=sys.stderr)
+        sys.exit(2)

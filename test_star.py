@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import sop
 import star
 from data import MAX_SKILLS, DataError, base, slots
 
@@ -172,15 +173,15 @@ def test_a_prefix_has_the_same_states(events, others, tasks):
     ("bank_ask_childhood_pets_name", "query success", ("bank_inform_balance",)), ("bank_ask_mothers_maiden_name", "info_missing2", ("bank_inform_cannot_authenticate",)),
     ("bank_inform_balance", "", ("anything_else",)), ("anything_else", "", ()), ("something unknown", "", ())])
 def test_the_graph_of_bank_balance(last, event, expected):
-    assert star.sop_next(BANK, last, event) == expected
+    assert sop.sop_next(BANK, last, event) == expected
 
 
 def test_the_graph_of_a_booking():
     graph = {"hello": "ask", "ask": "query_check", "available": "offer", "unavailable": "sorry", "yes": "query_book", "no": "ask", "query_success": "booked", "query_failure": "failed"}
-    assert star.sop_next(graph, "ask") == ("offer", "sorry") and star.sop_next(graph, "ask", "check failure") == ("sorry",)
-    assert star.sop_next(graph, "offer") == ("ask", "booked", "failed") and star.sop_next(graph, "offer", "no") == ("ask",)
-    assert star.sop_next(graph | {"booked": "anything_else"}, "anything_else") == ()                 # another wish begins anew
-    assert star.sop_next(graph, "offer", "book success") == ("booked",) and star.sop_next(graph, "offer", "yes") == ("booked", "failed")
+    assert sop.sop_next(graph, "ask") == ("offer", "sorry") and sop.sop_next(graph, "ask", "check failure") == ("sorry",)
+    assert sop.sop_next(graph, "offer") == ("ask", "booked", "failed") and sop.sop_next(graph, "offer", "no") == ("ask",)
+    assert sop.sop_next(graph | {"booked": "anything_else"}, "anything_else") == ()                 # another wish begins anew
+    assert sop.sop_next(graph, "offer", "book success") == ("booked",) and sop.sop_next(graph, "offer", "yes") == ("booked", "failed")
 
 
 def test_the_sop_as_a_policy():
@@ -191,7 +192,7 @@ def test_the_sop_as_a_policy():
     def act(user, past, **B):
         steps = [SimpleNamespace(teacher=t) for t in past]
         env = SimpleNamespace(context={"_task": "bank_balance"} | B, info={"teacher": ["bank_ask_dob"]})
-        return star.by_sop(dataset)([SimpleNamespace(user=user)], [SimpleNamespace(steps=steps, seen=env)])
+        return sop.by_sop(dataset)([SimpleNamespace(user=user)], [SimpleNamespace(steps=steps, seen=env)])
     assert act("Hello!", []) == [("hello",)] and act("I want my balance please", []) == [("ask_name",)]
     assert act("my balance", [("hello",)]) == [("ask_name",)] and act("Jo", [("ask_name",), None]) == [("bank_ask_account_number",)]
     assert act("123", [("ask_name",), ("bank_ask_account_number",)]) == [("bank_ask_pin",)]
@@ -202,7 +203,7 @@ def test_the_sop_as_a_policy():
 
 
 def test_claims_before_the_query_and_on_the_other_branch():
-    banned = star.prohibitions({"bank_balance": BANK})
+    banned = sop.prohibitions({"bank_balance": BANK})
     claim = ("your current balance is",)
     assert banned == dict.fromkeys(["bank_ask_account_number", "bank_ask_pin", "bank_ask_dob", "bank_ask_mothers_maiden_name", "bank_ask_childhood_pets_name",
                                     "bank_inform_cannot_authenticate"], claim)           # not its own action, nor ask_name, which serves other tasks too
@@ -478,12 +479,12 @@ def test_replies_state_what_their_template_needs(data):
 
 @real
 def test_people_kept_the_prohibitions(data):
-    own = dict.fromkeys(star.CLAIMS.values(), 0)
+    own = dict.fromkeys(sop.CLAIMS.values(), 0)
     for t in turns(data):
         for s in t.skills or ():
             assert not [p for p in data.skills[s].must_not_say if p in t.reply.lower()], t
-            if s in star.CLAIMS:
-                own[star.CLAIMS[s]] += star.CLAIMS[s] in t.reply.lower()
+            if s in sop.CLAIMS:
+                own[sop.CLAIMS[s]] += sop.CLAIMS[s] in t.reply.lower()
     assert min(own.values()) > 20                                    # and each claim is one that its own action makes
     assert sum(bool(s.must_not_say) for s in data.skills.values()) > 50
 
@@ -497,7 +498,7 @@ def test_the_sop_beats_the_most_frequent_action_on_every_task(data):
             task = t.context.get("_task")
             if t.skills:
                 total[task] = total.get(task, 0) + 1
-                right[task] = right.get(task, 0) + (star.sop_action(data, t.user, t.context, done) == t.skills[0])
+                right[task] = right.get(task, 0) + (sop.sop_action(data, t.user, t.context, done) == t.skills[0])
                 often[task] = often.get(task, 0) + (t.skills[0] == "anything_else")
                 done += t.skills
     assert sum(right.values()) / sum(total.values()) > .6 and sum(often.values()) / sum(total.values()) < .1
@@ -507,11 +508,11 @@ def test_the_sop_beats_the_most_frequent_action_on_every_task(data):
 @real
 def test_the_sop_ends_on_any_history(data):
     for task, graph in data.sops.items():
-        everything = [n for n in {*graph, *graph.values()} - star.BRANCHES if n in data.skills]
+        everything = [n for n in {*graph, *graph.values()} - sop.BRANCHES if n in data.skills]
         for last in everything:
             for user in ("yes", "no", "I forgot", "bye", ""):
-                assert star.sop_action(data, user, {"_task": task}, [*everything, last]) in data.skills
-                assert star.sop_action(data, user, {"_task": task, "_query": "book failure"}, [last]) in data.skills
+                assert sop.sop_action(data, user, {"_task": task}, [*everything, last]) in data.skills
+                assert sop.sop_action(data, user, {"_task": task, "_query": "book failure"}, [last]) in data.skills
 
 
 @real
