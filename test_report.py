@@ -29,7 +29,7 @@ ATTACKS = ["</script><script>window.broken = 1</script>", "<!--<script>", "--></
 
 def turn(t, word=""):
     return {"user": f"question {t} {word}", "perceived": {"intent": "refund", "emotion": "angry"}, "truth": {"intent": "refund", "emotion": "sad"}, "context": {"price_1": "30 euros"},
-            "skills": ["apologise", "upsell"], "teacher": ["apologise", "state_price"], "must_say": ["Terms apply."], "must_not_say": ["guaranteed"], "dropped": [],
+            "skills": ["apologise", "upsell", "state_price"], "teacher": ["apologise", "state_price", "close"], "must_say": ["Terms apply."], "must_not_say": ["guaranteed"], "dropped": [],
             "reply": f"It costs 30 euros. {word}", "template": "It costs {price_1}.", "rewards": {"R_E": -0.1 * t, "S": [1.0, 0.5, None, 0.25], "R_A": 0.6, "R_t": 0.45},
             "violations": [], "mood": 0.5 + 0.1 * t}
 
@@ -457,6 +457,7 @@ def test_browser_chooses_dialogues_and_asks_no_server(browser, address):
     browser.keys("#outcome", "all")
     assert browser.run("return [...document.querySelectorAll('#customer option')].map(o => o.value)") == ["1", "3"]
     assert browser.run("return document.querySelector('#said').innerText").endswith("all tasks done.")
+    assert browser.run("return [...document.querySelectorAll('#outcome option')].map(o => o.innerText)") == ["any (4)", "left (2)", "all tasks done (2)"]
     assert browser.requested() == {address} and browser.complaints() == []
 
 
@@ -477,7 +478,7 @@ def test_browser_marks_skills_states_and_rewards(browser, address):
     browser.open(address + "#method=GOPO&customer=0")
     chips = browser.run("return [...document.querySelector('#played article').querySelectorAll('.chip')].map(c => c.textContent)")
     assert chips == ["✓ refund (perceived rightly)", "✗ angry (perceived wrongly)", "= apologise (same place in the teacher’s list)", "+ upsell (not in the teacher’s list)",
-                     "= apologise (chosen, same place)", "− state_price (missed)"]
+                     "↕ state_price (another place in the teacher’s list)", "= apologise (chosen, same place)", "↕ state_price (chosen, another place)", "− close (missed)"]
     bars = browser.run("return [...document.querySelector('#played article').querySelectorAll('.bars div')].map(b => b.innerText.split('\\n').join(' '))")
     assert bars == ["R^E skills −0.10", "S1 quality 1.00", "S2 fitness 0.50", "S3 compliance —", "S4 diversity 0.25", "R^A reply 0.60", "R_t joint 0.45"]
     assert browser.run("return document.querySelector('.bars rect.below').getAttribute('width')") == "10"
@@ -493,7 +494,7 @@ def test_browser_draws_curves_and_reads_values(browser, address):
     assert browser.run(values) == ["0.61", "0.51", "0.41"]       # mean of two seeds at step 10
     browser.keys("#step", "\ue011")                              # home: step 1
     assert browser.run(values) == ["0.52", "0.42", "0.32"] and browser.run("return document.querySelector('#at').value") == "1"
-    box = browser.run("const b = document.querySelector('#chart svg').getBoundingClientRect(); return [b.left + 52 + (b.width - 62) * 4 / 9, b.top + 50]")
+    box = browser.run("const b = document.querySelector('#chart svg').getBoundingClientRect(); return [b.left + 52 + (b.width - 68) * 4 / 9, b.top + 50]")
     browser.run(f"document.querySelector('#chart svg').dispatchEvent(new PointerEvent('pointermove', {{clientX: {box[0]}, clientY: {box[1]}}}))")
     assert browser.run("return document.querySelector('#at').value") == "5" and browser.run(values)[0] == "0.56"
     gap = browser.run("const m = document.querySelector('#metric'); m.value = 'loss'; m.onchange(); return document.querySelector('#chart path.mean-line').getAttribute('d')")
@@ -502,15 +503,19 @@ def test_browser_draws_curves_and_reads_values(browser, address):
     assert browser.complaints() == []
 
 
-def test_browser_fits_a_phone_and_the_night(browser, address):
+def test_browser_fits_a_phone_the_night_and_paper(browser, address):
     browser.device("Emulation.setDeviceMetricsOverride", width=390, height=844, deviceScaleFactor=1, mobile=True)
     browser.device("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
     browser.open(address + "#method=GOPO&customer=1&compare=PPO")
     wide, inner, columns, ground = browser.run("return [document.documentElement.scrollWidth, innerWidth, getComputedStyle(document.querySelector('#played')).gridTemplateColumns.split(' ').length,"
                                                "getComputedStyle(document.body).backgroundColor]")
+    browser.device("Emulation.setDeviceMetricsOverride", width=480, height=1000, deviceScaleFactor=1, mobile=False)
+    browser.device("Emulation.setEmulatedMedia", media="print", features=[])
+    printed = browser.run("return [document.documentElement.scrollWidth - document.documentElement.clientWidth, getComputedStyle(document.querySelector('.controls')).display, getComputedStyle(document.body).backgroundColor]")
     browser.device("Emulation.clearDeviceMetricsOverride")
-    browser.device("Emulation.setEmulatedMedia", features=[])
+    browser.device("Emulation.setEmulatedMedia", media="", features=[])
     assert (wide, inner, columns) == (390, 390, 1) and ground == "rgb(20, 23, 27)"
+    assert printed == [0, "none", "rgb(255, 255, 255)"]
 
 
 @pytest.mark.parametrize("word", [*ATTACKS[:6], "<b>bold</b>"])
