@@ -512,7 +512,7 @@ def test_command_line(monkeypatch, capsys):
 
 
 def test_json_of_bounds(monkeypatch, tmp_path, table):
-    monkeypatch.setattr(mgshop, "bounds", lambda episodes, seed: table)
+    monkeypatch.setattr(mgshop, "bounds", lambda episodes, seed, name: table)
     monkeypatch.setattr(sys, "argv", ["mgshop.py", "--bounds", "--episodes", "60", "--json", str(tmp_path / "b.json")])
     mgshop.main()
     written = json.loads((tmp_path / "b.json").read_text())
