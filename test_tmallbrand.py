@@ -6,6 +6,7 @@ import random
 import sys
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
@@ -287,12 +288,13 @@ def test_a_changed_wish_can_be_met(brand):
     changed = 0
     for number in range(300):
         shop = Shop(0, "train", number, name=brand)
-        before = shop.reset() and shop.agenda[0].feature
-        if shop.change_at == 0 and shop.need.talk == "product":
-            for _ in range(6):
-                shop.step(template(shop.teacher(), shop.context, random.Random(0), brand)) if not shop.current else None
-            changed += shop.agenda[0].feature != before
-            assert shop.agenda[0].possible("train")
+        shop.reset()
+        first, wish = shop.need, shop.need.feature
+        if shop.change_at == 0 and first.talk == "product":
+            while shop.need is first and not first.guided:
+                shop.step(template(shop.teacher(), shop.context, random.Random(0), brand))
+            changed += first.feature != wish
+            assert first.right(first.matched, "train")           # what was bought in the end is what was wanted in the end
     assert changed >= 8
 
 
@@ -331,7 +333,8 @@ def test_the_teacher_succeeds_and_every_dialogue_ends(brand):
 
 
 @BRAND
-def test_bounds_hold(brand):
+def test_bounds_hold(brand, monkeypatch):
+    monkeypatch.setattr(mgshop, "best_script", partial(mgshop.best_script, customers=20))        # the search is what takes long
     table = bounds(40, 0, name=brand)
     assert [condition for condition, holds in verdicts(table).items() if not holds] == []
     assert table["teacher"]["success"]["mean"] > 0.9 and table["stall"]["tse"]["mean"] == 0
