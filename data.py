@@ -28,7 +28,8 @@ import requests
 from tqdm import tqdm
 
 MAX_SKILLS = 5                                   # Sec. 3.3: predicted and teacher sequences are capped at 5
-DATASETS = {"mgshop": "mgshop", "multiwoz": "multiwoz", "star": "star"}          # name -> module with load(data_dir) -> Dataset
+DATASETS = {"mgshop": "mgshop:load", "tmallbrand-a": "tmallbrand:load_a", "tmallbrand-b": "tmallbrand:load_b",
+            "multiwoz": "multiwoz:load", "star": "star:load"}    # name -> module:function, (data_dir) -> Dataset
 SLOT = re.compile(r"\{(\w+)\}")
 SPACED = re.compile(r"[^\W\u3040-\u9fff]")      # a letter of a script that puts spaces between words
 CJK = re.compile(r"[\u3040-\u9fff]")
@@ -201,7 +202,7 @@ def best_candidate(context: dict[str, str]) -> str:
 
 
 def load(name: str, data_dir: str | Path = "data", conduct: bool = False, split: str | None = None) -> Dataset:
-    """A dataset by name (`mgshop`, `multiwoz`, `star`) or by path (`logs.jsonl`).
+    """A dataset by name (`mgshop`, `tmallbrand-a`, `tmallbrand-b`, `multiwoz`, `star`) or by path (`logs.jsonl`).
 
     conduct  multiwoz: with EmoWOZ's labels (non-commercial)
     split    star: "dialogue" or "task", the latter with tasks in test that training never saw
@@ -211,7 +212,9 @@ def load(name: str, data_dir: str | Path = "data", conduct: bool = False, split:
     if split and name != "star":
         raise DataError(f"--split chooses how star is split; {name} has one split")
     if name in DATASETS:
-        return importlib.import_module(DATASETS[name]).load(Path(data_dir), **({"conduct": True} if conduct else {}), **({"split": split} if split else {}))
+        module, function = DATASETS[name].split(":")
+        make = getattr(importlib.import_module(module), function)
+        return make(Path(data_dir), **({"conduct": True} if conduct else {}), **({"split": split} if split else {}))
     if name.endswith(".jsonl"):
         return load_jsonl(Path(name))
     raise DataError(f"--dataset {name}: unknown; use one of {', '.join(DATASETS)}, or the path of your own logs ending in .jsonl")

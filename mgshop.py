@@ -1,8 +1,9 @@
-"""mgshop, a simulated shop: customers with a hidden agenda talk to whatever writes the replies.
+"""mgshop and its sisters, simulated shops: customers with a hidden agenda talk to whatever writes the replies.
 
-The paper's Mgshop data is not public (GAP-9), so this shop is ours and every number on it is a simulated one.  What makes it
-worth planning for: which skill, in which order, at which turn decides.  A customer *hears only the text of the reply* (`hear`),
-is upset or not, discloses or not, takes in a few things per reply, and leaves when patience runs out.
+The paper's Mgshop and TmallBrand data is not public (GAP-9), so these shops are ours and every number on them is a simulated one.
+A shop is its book (catalogue.py); the customers' minds below are the same in all of them (tmallbrand.py: two more shops).  What
+makes them worth planning for: which skill, in which order, at which turn decides.  A customer *hears only the text of the reply*
+(`hear`), is upset or not, discloses or not, takes in a few things per reply, and leaves when patience runs out.
 Agents see the utterances and B_t (`business_context`), which is a function of what was said and of the public catalogue alone.
 
 Tasks of Eq. 11: 1 requirement matched (the right product or order was named), 2 information delivered (every fact asked for,
@@ -10,20 +11,22 @@ right), 3 guidance accepted.  A task is done when it is done for every need anno
 
 Try it:  python mgshop.py                        one dialogue of the teacher, with mood, heard acts and tasks
          python mgshop.py --bounds --episodes 200 --seed 0    what trivial policies reach here (needs no training)
+         python mgshop.py --shop tmallbrand-a         the same for another shop, with or without --bounds
 Exercise: let an angry customer accept any opener (OPENER), run --bounds again: what happens to "shuffled emotions"?"""
 from __future__ import annotations
 
 import argparse
 import json
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Callable
 
 from tqdm import tqdm
 
 import second_ear
-from catalogue import Focus, book, business_context, code, open_orders, phrasings, products, search, skill_pool, template, update_focus
+from catalogue import SHOPS, Focus, book, business_context, code, open_orders, phrasings, products, search, skill_pool, template, update_focus
 from data import MAX_SKILLS, Dataset, Dialogue, Observation, Turn, fill
 from ear import FACT_OF, Act, hear
 from rewards import Judged, RuleJudge, cs_reward, dialogue_return, joint_reward, skill_reward
@@ -31,9 +34,8 @@ from tse import interval, tse
 
 OPENER = {"angry": "apologise", "anxious": "reassure", "disappointed": "empathise"}     # what each upset customer must hear first
 EMOTIONS = ("neutral", "happy", "angry", "anxious", "disappointed")
-ASKED = {"price": "ask_price", "stock": "ask_stock", "eta": "ask_delivery", "window": "ask_returns", "refund": "ask_refund"}   # slot -> intent
-INTENTS = ("find_product", "return_item", "refund", "damaged", "exchange", "complaint", *ASKED.values(), "give_details", "proceed",
-           "object", "hesitate", "bye")
+ASKED = {"price": "ask_price", "stock": "ask_stock", "eta": "ask_delivery", "window": "ask_returns", "refund": "ask_refund",
+         "size": "ask_size", "status": "ask_status", "part": "ask_partial"}         # slot -> intent
 SLOT_OF = {skill: slot for slot, skill in FACT_OF.items()}
 COURTESY = {"greet", "close", *OPENER.values()}                  # everything else is business and takes attention
 ATTENTION = {"terse": 2, "plain": 3, "chatty": 4}                # business acts a customer takes in per reply
@@ -41,6 +43,17 @@ LONG = 60                                                        # words; a long
 WORST = 1.5                                                      # patience that one bad reply can cost, however bad
 HORIZON = 12
 SIZES = {"train": 800, "dev": 60, "test": 200}                   # teacher dialogues made into a Dataset
+
+
+def intents(name: str = "mgshop") -> tuple[str, ...]:
+    """What a customer of the shop may want: the needs, the questions they bring, and the moves of any talk."""
+    needs = book(name)["needs"].values()
+    asked = {slot for need in needs for asks in need["asks"] for slot in asks}
+    wants = dict.fromkeys(need["intent"] for need in needs if need["intent"] not in ASKED.values())
+    return (*wants, *(intent for slot, intent in ASKED.items() if slot in asked), "give_details", "proceed", "object", "hesitate", "bye")
+
+
+INTENTS = intents()
 
 
 # --- the customer -----------------------------------------------------------------------------------------------------------
@@ -53,7 +66,9 @@ class Need:
     category: str
     asks: list[str]                                              # slots asked for
     steps: list[str]                                             # guidance that would be accepted
+    shop: str
     feature: str | None = None
+    size: str | None = None                                      # None: no size, or a shop without
     budget: int | None = None
     order: str | None = None
     hidden: list[str] = field(default_factory=list)              # details not yet said
@@ -65,7 +80,16 @@ class Need:
     def right(self, name: str, split: str) -> bool:
         if self.talk == "order":
             return name == self.order
-        return any(p.name == name and p.feature == self.feature and p.price <= self.budget for p in products(split, self.category))
+        return any(p.name == name and p.feature == self.feature and p.price <= self.budget and (self.size is None or self.size in p.sizes)
+                   for p in products(split, self.category, self.shop))
+
+    def possible(self, split: str) -> bool:
+        return any(self.right(p.name, split) for p in products(split, self.category, self.shop))
+
+    @property
+    def details(self) -> list[str]:
+        """What the shop has to know, in the order it is said."""
+        return ["order"] if self.talk == "order" else ["feature", "budget"] if self.size is None else ["feature", "size", "budget"]
 
     def informed(self) -> bool:
         return set(self.asks) <= self.told
@@ -84,12 +108,15 @@ class Persona:
 class Shop:
     """One simulated customer.  `reset()`, then `step(reply)` until `.terminated` or `.truncated`."""
 
-    def __init__(self, seed: int = 0, split: str = "train", customer: int = 0, ear: Callable[[str, dict], list[Act]] = hear):
-        self.seed, self.split, self.customer, self.ear = seed, split, customer, ear
+    def __init__(self, seed: int = 0, split: str = "train", customer: int = 0, ear: Callable[[str, dict], list[Act]] = hear,
+                 name: str = "mgshop"):
+        self.seed, self.split, self.customer, self.ear, self.name = seed, split, customer, ear, name
+        self.book, self.acts = book(name), {*skill_pool(name), "promise"}        # what is no skill of this shop says nothing to its customers
 
     def _rng(self, *key: object) -> random.Random:
         """Randomness belongs to (seed, customer, turn): two policies meet the same customer in the same mood for the same turn."""
-        return random.Random(code(self.seed, self.split, self.customer, *key))
+        place = self.split if self.name == "mgshop" else f"{self.name} {self.split}"
+        return random.Random(code(self.seed, place, self.customer, *key))
 
     def reset(self) -> Observation:
         rng = self._rng("persona")
@@ -106,16 +133,19 @@ class Shop:
         return self._say(self._announce(self._rng("turn", 0)), self.need_spec["intent"])
 
     def _need(self, rng: random.Random) -> Need:
-        kind = rng.choice(list(book()["needs"]))
-        spec, category = book()["needs"][kind], rng.choice(list(book()["categories"]))
-        need = Need(kind, spec["talk"], category, list(rng.choice(spec["asks"])), list(spec["steps"]))
+        kind = rng.choice(list(self.book["needs"]))
+        spec, category = self.book["needs"][kind], rng.choice(list(self.book["categories"]))
+        need = Need(kind, spec["talk"], category, list(rng.choice(spec["asks"])), list(spec["steps"]), self.name)
         if need.talk == "product":
-            shelf = book()["categories"][category]
-            need.feature, need.budget, need.hidden = rng.choice(shelf["features"]), round(shelf["price"] * rng.choice([1.3, 2.0])), ["feature", "budget"]
+            shelf = self.book["categories"][category]
+            need.feature, need.budget = rng.choice(shelf["features"]), round(shelf["price"] * rng.choice([1.3, 2.0]))
+            need.size = rng.choice(shelf["sizes"]) if "sizes" in shelf else None
+            need.budget = need.budget if need.possible(self.split) else round(shelf["price"] * 2.0)      # the cheap one lacks this size
         else:
-            need.order, need.hidden = rng.choice(open_orders(self.split, category)), ["order"]
+            need.order = rng.choice(open_orders(self.split, category))
             if self.persona.demand in ("rigid", "preference"):   # wants exactly one way out; a rigid one the usual, a choosy one any
                 need.steps = [need.steps[0] if self.persona.demand == "rigid" else rng.choice(need.steps)]
+        need.hidden = need.details
         return need
 
     @property
@@ -124,7 +154,7 @@ class Shop:
 
     @property
     def need_spec(self) -> dict:
-        return book()["needs"][self.need.kind]
+        return self.book["needs"][self.need.kind]
 
     def _first_emotion(self, rng: random.Random) -> str:
         if rng.random() < self.need_spec["upset"]:
@@ -135,8 +165,8 @@ class Shop:
 
     def _phrase(self, rng: random.Random, kind: str) -> str:
         need = self.need
-        text = rng.choice(rng.choice(phrasings(self.split, kind)))
-        return text.format(category=need.category, feature=need.feature, budget=need.budget, order=need.order, product=need.matched)
+        text = rng.choice(rng.choice(phrasings(self.split, kind, self.name)))
+        return text.format(category=need.category, feature=need.feature, size=need.size, budget=need.budget, order=need.order, product=need.matched)
 
     def _details(self, rng: random.Random) -> list[str]:
         said = [self._phrase(rng, f"detail.{d}") for d in self.need.hidden]
@@ -164,8 +194,8 @@ class Shop:
         if self.emotion != "neutral" and not self.left:
             parts = [self._phrase(rng, f"mark.{self.emotion}"), *parts]
         utterance = " ".join(parts)
-        self.focus = update_focus(self.focus, utterance, self.split)
-        self.context = dict(search(self.focus, self.split))
+        self.focus = update_focus(self.focus, utterance, self.split, self.name)
+        self.context = dict(search(self.focus, self.split, self.name))
         self.intent = intent
         over = self.left or self.success
         return Observation(utterance, self.context, terminated=over, truncated=not over and self.turn >= HORIZON, info=self._info())
@@ -174,7 +204,7 @@ class Shop:
         over = self.left or self.success
         teacher = [] if over else self.teacher()
         return {"intent": self.intent, "emotion": self.emotion, "teacher": teacher,
-                "reference": "" if over else template(teacher, self.context, self._rng("reference", self.turn)),
+                "reference": "" if over else template(teacher, self.context, self._rng("reference", self.turn), self.name),
                 "success": self.success, "completed": tuple(self.completed), "mood": round(self.mood, 2),
                 "patience": round(self.patience, 2), "heard": self.heard, "vouchers": self.vouchers, "promises": self.promises}
 
@@ -188,7 +218,7 @@ class Shop:
         """The customer reads the reply (slots still open are filled from B_t first) and answers."""
         self.turn += 1
         text = fill(reply, self.context)
-        self.heard = self.ear(text, self.context)
+        self.heard = [act for act in self.ear(text, self.context) if act.kind in self.acts]
         rng = self._rng("turn", self.turn)
         need, before = self.need, self.patience
         ready, known = need.matched is not None and need.informed(), need.matched       # before this reply: facts must have been read first
@@ -366,9 +396,9 @@ class Shop:
         if reaction in ("wrong.product", "wrong.order") and need.hidden:
             said += self._details(rng)
         elif reaction in ("wrong.product", "wrong.order", "told"):
-            said += [self._phrase(rng, f"detail.{d}") for d in (("feature", "budget") if need.talk == "product" else ("order",))]
+            said += [self._phrase(rng, f"detail.{d}") for d in need.details]
         elif reaction == "refuse.step":
-            said.append(self._phrase(rng, "want." + need.steps[0]) if f"want.{need.steps[0]}" in book()["customer"] else self._phrase(rng, "accept.info"))
+            said.append(self._phrase(rng, "want." + need.steps[0]) if f"want.{need.steps[0]}" in self.book["customer"] else self._phrase(rng, "accept.info"))
         elif reaction in ("refuse.early", "refuse.needless", "refuse.overload", "refuse.unheard", "wrong.fact"):
             said += self._open_point(rng)
         return self._say(said, "hesitate" if reaction == "hesitate" else "object")
@@ -377,8 +407,7 @@ class Shop:
         """Repeats what the customer is waiting for."""
         need = self.need
         if need.matched is None:
-            return [self._phrase(rng, f"need.{need.kind}"), *([] if need.hidden else [self._phrase(rng, f"detail.{d}") for d in
-                    (("feature", "budget") if need.talk == "product" else ("order",))])]
+            return [self._phrase(rng, f"need.{need.kind}"), *([] if need.hidden else [self._phrase(rng, f"detail.{d}") for d in need.details])]
         if not need.informed():
             return [self._phrase(rng, f"ask.{slot}") for slot in need.asks if slot not in need.told]
         return [self._phrase(rng, "accept.info")]
@@ -403,10 +432,10 @@ class Shop:
     def _change_mind(self, rng: random.Random) -> Observation:
         """The requirement changes mid-way: the match and what was told about it no longer count."""
         need, self.change_at = self.need, -1
-        others = [f for f in book()["categories"][need.category]["features"] if f != need.feature]
+        others = [f for f in self.book["categories"][need.category]["features"] if f != need.feature and replace(need, feature=f).possible(self.split)]
         need.feature, need.matched, need.told = rng.choice(others), None, set()
         self._note_tasks()
-        return self._say([self._phrase(rng, "change"), self._phrase(rng, "detail.feature"), self._phrase(rng, "detail.budget")], "give_details")
+        return self._say([self._phrase(rng, "change"), *(self._phrase(rng, f"detail.{d}") for d in need.details)], "give_details")
 
     # -- the teacher
 
@@ -436,24 +465,24 @@ class Shop:
 
 # --- the shop as a dataset ------------------------------------------------------------------------------------------------------
 
-def load(data_dir=None) -> Dataset:
-    """mgshop for training and evaluation: teacher dialogues (phrase-book replies) per split, and the live shop."""
-    made = {split: [teacher_dialogue(split, n) for n in range(size)] for split, size in SIZES.items()}
-    return Dataset("mgshop", skill_pool(), INTENTS, EMOTIONS, **made, environment=lambda split, number, seed: Shop(seed, split, number),
-                   cross_check=lambda split, number, seed: Shop(seed, split, number, second_ear.hear), context=business_context, horizon=HORIZON,
-                   must_not_say=tuple(book()["must_not_say"]), template=template,
-                   note="mgshop is a simulated shop: the paper's Mgshop data is not public, no figure here is comparable to the paper's.")
+def load(data_dir=None, name: str = "mgshop") -> Dataset:
+    """A shop for training and evaluation: teacher dialogues (phrase-book replies) per split, and the live shop."""
+    made = {split: [teacher_dialogue(split, n, name=name) for n in range(size)] for split, size in SIZES.items()}
+    return Dataset(name, skill_pool(name), intents(name), EMOTIONS, **made, environment=lambda split, number, seed: Shop(seed, split, number, name=name),
+                   cross_check=lambda split, number, seed: Shop(seed, split, number, second_ear.hear, name), context=partial(business_context, name=name),
+                   horizon=HORIZON, must_not_say=tuple(book(name)["must_not_say"]), template=partial(template, name=name),
+                   note=f"{name} is a simulated shop: the paper's {book(name)['paper']} data is not public, no figure here is comparable to the paper's.")
 
 
-def teacher_dialogue(split: str, number: int, seed: int = 10_000) -> Dialogue:
+def teacher_dialogue(split: str, number: int, seed: int = 10_000, name: str = "mgshop") -> Dialogue:
     """One dialogue of the teacher with phrase-book replies: labels for perception, imitation, and the LM's warm start."""
-    shop, turns = Shop(seed, split, number), []
+    shop, turns = Shop(seed, split, number, name=name), []
     seen = shop.reset()
     while not (seen.terminated or seen.truncated):
-        reply = template(seen.info["teacher"], seen.context, shop._rng("wording", shop.turn))
+        reply = template(seen.info["teacher"], seen.context, shop._rng("wording", shop.turn), name)
         turns.append(Turn(seen.user, seen.info["intent"], seen.info["emotion"], seen.context, tuple(seen.info["teacher"]), reply))
         seen = shop.step(reply)
-    return Dialogue(f"mgshop-{split}-{number}", tuple(turns), source="simulated")
+    return Dialogue(f"{name}-{split}-{number}", tuple(turns), source="simulated")
 
 
 # --- bounds: what trivial policies reach, before anything is trained ------------------------------------------------------------------
@@ -466,24 +495,23 @@ def spoken(choose: Callable[[Shop, Observation, random.Random], list[str]]) -> P
     """A policy over skills, worded by the phrase book."""
     def policy(shop: Shop, seen: Observation, rng: random.Random) -> Choice:
         skills = choose(shop, seen, rng)
-        return skills, template(skills, seen.context, rng)
+        return skills, template(skills, seen.context, rng, shop.name)
     return policy
 
 
 def random_skills(shop: Shop, seen: Observation, rng: random.Random) -> list[str]:
-    return rng.sample(list(skill_pool()), rng.randint(1, MAX_SKILLS))
+    return rng.sample(list(skill_pool(shop.name)), rng.randint(1, MAX_SKILLS))
 
 
 def policies(script: list[list[str]], emotions: list[str]) -> dict[str, Policy]:
     """The rows of the bounds table."""
-    everything = list(skill_pool())
     return {
         "teacher": spoken(lambda shop, seen, rng: shop.teacher()),
         "random skills": spoken(random_skills),
         "always apologise": spoken(lambda shop, seen, rng: ["apologise"]),
-        "all skills at once": spoken(lambda shop, seen, rng: everything),
+        "all skills at once": spoken(lambda shop, seen, rng: list(skill_pool(shop.name))),
         "five likely skills": spoken(lambda shop, seen, rng: _stuffed(shop)),
-        "stall": lambda shop, seen, rng: ([], "One moment, please."),
+        "stall": spoken(lambda shop, seen, rng: []),
         "best fixed script": spoken(lambda shop, seen, rng: script[min(shop.turn, len(script) - 1)]),
         "shuffled emotions": spoken(lambda shop, seen, rng: shop.teacher(rng.choice(emotions))),
     }
@@ -502,7 +530,7 @@ def play(shop: Shop, policy: Policy, judge: RuleJudge) -> dict[str, float]:
     while not (seen.terminated or seen.truncated):
         teacher = seen.info["teacher"]
         skills, reply = policy(shop, seen, shop._rng("policy", shop.turn))
-        asked = tuple(skill_pool()[s] for s in skills[:MAX_SKILLS])
+        asked = tuple(skill_pool(shop.name)[s] for s in skills[:MAX_SKILLS])
         scores = judge.score([Judged(seen.user, seen.context, asked, reply, tuple(previous))])[0]
         rewards.append(joint_reward(skill_reward(skills[:MAX_SKILLS], teacher), cs_reward(scores), len(rewards) + 1, HORIZON))
         exact.append(float(skills == teacher))
@@ -514,29 +542,29 @@ def play(shop: Shop, policy: Policy, judge: RuleJudge) -> dict[str, float]:
             "turns": len(rewards), "success": float(seen.info["success"]), "vouchers": seen.info["vouchers"], "left": float(shop.left)}
 
 
-def best_script(seed: int, customers: int = 60, length: int = 8, choices: int = 12) -> list[list[str]]:
+def best_script(seed: int, customers: int = 60, length: int = 8, choices: int = 12, name: str = "mgshop") -> list[list[str]]:
     """The best fixed script by turn index, searched on train customers: coordinate ascent over the teacher's most frequent lists."""
     counted: dict[tuple[str, ...], int] = {}
     for n in range(customers):
-        for turn in teacher_dialogue("train", n, seed).turns:
+        for turn in teacher_dialogue("train", n, seed, name).turns:
             counted[turn.skills] = counted.get(turn.skills, 0) + 1
     likely = [list(s) for s in sorted(counted, key=counted.get, reverse=True)[:choices]]
-    judge, script = RuleJudge(skill_pool()), [likely[0]] * length
+    judge, script = RuleJudge(skill_pool(name)), [likely[0]] * length
     def value(candidate: list[list[str]]) -> float:
         policy = spoken(lambda shop, seen, rng: candidate[min(shop.turn, length - 1)])
-        return sum(play(Shop(seed, "train", n), policy, judge)["tse"] for n in range(customers))
+        return sum(play(Shop(seed, "train", n, name=name), policy, judge)["tse"] for n in range(customers))
     for turn in tqdm(range(length), desc="searching the best fixed script", leave=False):
         script = max(([*script[:turn], s, *script[turn + 1:]] for s in likely), key=value)
     return script
 
 
-def bounds(episodes: int, seed: int, split: str = "test", ear=hear) -> dict[str, dict[str, dict]]:
+def bounds(episodes: int, seed: int, split: str = "test", ear=hear, name: str = "mgshop") -> dict[str, dict[str, dict]]:
     """Mean and 95 % interval of each metric for each trivial policy, on the same customers."""
-    emotions = [t.emotion for n in range(100) for t in teacher_dialogue("train", n, seed).turns]
-    judge, table = RuleJudge(skill_pool()), {}
-    for name, policy in tqdm(policies(best_script(seed), emotions).items(), desc="bounds", leave=False):
-        rows = [play(Shop(seed, split, n, ear), policy, judge) for n in range(episodes)]
-        table[name] = {metric: interval([r[metric] for r in rows], seed) for metric in rows[0]}
+    emotions = [t.emotion for n in range(100) for t in teacher_dialogue("train", n, seed, name).turns]
+    judge, table = RuleJudge(skill_pool(name)), {}
+    for row, policy in tqdm(policies(best_script(seed, name=name), emotions).items(), desc="bounds", leave=False):
+        rows = [play(Shop(seed, split, n, ear, name), policy, judge) for n in range(episodes)]
+        table[row] = {metric: interval([r[metric] for r in rows], seed) for metric in rows[0]}
     return table
 
 
@@ -567,14 +595,14 @@ def print_bounds(table: dict[str, dict[str, dict]]) -> None:
         print(f"{'holds ' if holds else 'FAILS '} {condition}")
 
 
-def demo(number: int = 3) -> None:
+def demo(number: int = 3, name: str = "mgshop") -> None:
     """One dialogue of the teacher, as a person would read it."""
-    shop = Shop(0, "test", number)
+    shop = Shop(0, "test", number, name=name)
     seen = shop.reset()
-    print(f"customer {number}: {shop.persona}\nhidden agenda: " + "; ".join(f"{n.kind} {n.category}" for n in shop.agenda))
+    print(f"{name}, customer {number}: {shop.persona}\nhidden agenda: " + "; ".join(f"{n.kind} {n.category}" for n in shop.agenda))
     while not (seen.terminated or seen.truncated):
         print(f"\n[turn {shop.turn + 1}] mood {shop.mood:.2f}, patience {shop.patience:.2f}, feels {seen.info['emotion']}\n  customer: {seen.user}")
-        reply = fill(template(seen.info["teacher"], seen.context, shop._rng("wording", shop.turn)), seen.context)
+        reply = fill(template(seen.info["teacher"], seen.context, shop._rng("wording", shop.turn), name), seen.context)
         print(f"  teacher:  {', '.join(seen.info['teacher'])}\n  reply:    {reply}")
         seen = shop.step(reply)
         print(f"  heard:    {', '.join(a.kind + (' ' + '/'.join(sorted(a.candidates)) if a.candidates else '') for a in seen.info['heard'])}"
@@ -583,7 +611,8 @@ def demo(number: int = 3) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="The simulated shop: a dialogue to read, or the bounds table.", allow_abbrev=False)
+    parser = argparse.ArgumentParser(description="A simulated shop: a dialogue to read, or the bounds table.", allow_abbrev=False)
+    parser.add_argument("--shop", choices=SHOPS, default="mgshop", help="which shop (default mgshop)")
     parser.add_argument("--bounds", action="store_true", help="what trivial policies reach, with phrase-book replies")
     parser.add_argument("--episodes", type=int, default=200, help="test customers for --bounds (default 200)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the customers (default 0)")
@@ -592,8 +621,8 @@ def main() -> None:
     if args.episodes < 1:
         parser.error(f"--episodes must be at least 1, got {args.episodes}")
     if not args.bounds:
-        return demo()
-    table = bounds(args.episodes, args.seed)
+        return demo(name=args.shop)
+    table = bounds(args.episodes, args.seed, name=args.shop)
     print_bounds(table)
     if args.json:
         args.json.write_text(json.dumps({"seed": args.seed, "episodes": args.episodes, "rows": table, "conditions": verdicts(table)}, indent=1))

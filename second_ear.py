@@ -20,30 +20,34 @@ class Act(NamedTuple):
 
 THRESHOLD = 0.7          # two terms apart reach 1 / 1.25 = 0.80: heard; two of three neighbours (2 + 0.5) / (3 + 1) = 0.63: not
 FACTS = {"product": "recommend", "order": "confirm_order", "price": "state_price", "stock": "state_stock", "eta": "state_delivery",
-         "window": "state_returns", "refund": "state_refund"}    # slot's base name -> act; other bases (fit_i) are never spoken
+         "window": "state_returns", "refund": "state_refund", "size": "state_size", "status": "state_status", "part": "state_partial"}    # slot's base name -> act; other bases (fit_i) are never spoken
 # Exemplars, "/" between them, written as skeletons: small talk only dilutes.  xwindow, xorder, ... stand for a value of that base.
 # One with a negator is heard in negated clauses only ("do not hesitate"), one without in affirmed clauses only.
 EXEMPLARS = {
-    "greet": "thank you for contacting us / thank you for contacting / hello / hi / hey / welcome / greetings / good morning / good afternoon / good evening / nice to meet you",
-    "ask_need": """what look for / have in mind / which product / what kind / what sort / what budget / have a budget / want to spend / how spend /
-        which feature / what matters / what need / tell need / you prefer / what size / what use / which like / price range / up to which price / what able to do""",
+    "greet": "thank you for contacting us / thank for reaching out / thank you for contacting / hello / hi / hey / welcome / greetings / good morning / good afternoon / good evening / nice to meet you",
+    "ask_need": """what look for / have in mind / which product / what kind / what sort / what budget / have a budget / want to spend / how spend / which colour / what colour / which size / what size wear /
+        which effect / tell size / tell colour / describe need / describe what after / name budget / which feature / what matters / what need / tell need / you prefer / what size / what use / which like / price range / up to which price / what able to do""",
     "ask_order": "order number / number of your order / which order / what order / the number on the confirmation",
     "empathise": "understand how feel / understand upset / sorry to hear / be upset / i feel for you / how upset / real pity / not expected / why let down / you are let down",
     "apologise": "sorry / sorry for the upset / sorry for the trouble / forgive us / excuse the delay / excuse the mistake",
-    "reassure": """no worry / fix / take care of it / take care of this / in good hands / everything fine / be assured / find a solution / stay calm
+    "reassure": """no worry / fix / take care of it / take care of this / in good hands / everything fine / be assured / find a solution / stay calm / be assured nothing lost
         / relax / under control / put it right""",
     "guide_checkout": """put in the basket / add to your basket / place order / checkout / go to the basket / finish order / finish purchase / buy
-        it now / order it now / order it online / click buy / order it here""",
-    "guide_tracking": """follow the parcel / follow the order / track the parcel / track the order / track link / track page / track number / see
+        it now / tap buy / pay for it here / pay for it right / place in basket / lay in basket / order with one tap / order it now / order it online / click buy / order it here""",
+    "guide_tracking": """follow the parcel / follow the order / track the parcel / track the order / track link / track page / track number / track map / send track code / see
         where parcel / see where order / track it here / follow it online""",
-    "guide_return": "send it back / send back / return label / print the label / please return it / set up a return / return form / bring it back",
+    "guide_return": """send it back / send back / return label / print the label / please return it / set up a return / return form / bring it back / prepaid label /
+        put label on / stick label on / label in inbox / send a label / get a label / put this label""",
+    "guide_refund": """release payment / release money / book payout / start payout / start transfer / pay money out / pay it out / confirm bank account
+        / confirm account / transfer it / transfer money to account / transfer to account / have money sent / have sum paid / money sent to card""",
     "guide_exchange": """send a swap / set a swap / swap it / swap the item / swap kettle / swap way / get a swap / get a new one / send a new one /
         new one way / offer a swap / start the swap / swap will arrive / book a swap / prepare a swap""",
     "offer_voucher": """offer a voucher / tell you a voucher / here is a voucher / send a voucher / add a voucher / get a voucher / goodwill gesture
         / voucher for next order / percent off / euros off / use the voucher / accept voucher / like voucher / voucher for the trouble""",
     "upsell": """also like / also suggest / suggest too / also recommend / also need / goes well with / pairs well with / customers also buy / extra
-        interest / extra also / add a second / how add / whynot add / like to add / also add / perfect addition / also interest you / suggest accessory / suggest a matching accessory / extra equipment / look at extra equipment""",
-    "close": """thank you / anything else / something else / other question / further question / more questions / do not hesitate / have a nice day
+        interest / extra also / add a second / how add / whynot add / like to add / also add / perfect addition / also interest you / suggest accessory / suggest a matching accessory / extra equipment / look at extra equipment
+        / go nicely with / pair nicely / think of matching / thought about matching / recommend a matching / look at bundle / matching belt""",
+    "close": """thank you / something more / what else do / anything else / something else / other question / further question / more questions / do not hesitate / have a nice day
         / have a nice evening / nice weekend / goodbye / bye""",
     "promise": "guarantee / promise / hundred percent / nomatter what / absolutely certain / whatever happens / tell you my word",
     # Neutral clauses that share words with an act.  Heard in full, they explain away every exemplar they contain (see `_fired`).

@@ -109,7 +109,7 @@ def test_examine_by_hand(monkeypatch, tmp_path):      # two acts affirmed in two
     (tmp_path / "ear_sentences.json").write_text(json.dumps(sentences))
     monkeypatch.setattr(ear, "__file__", str(tmp_path / "ear.py"))
     rates = ear.examine(lambda text, context: [Act("greet")] if text in ("Hello.", "Well.") else [])
-    assert rates["hit"] == 0.5 and rates["false_alarm"] == pytest.approx(1 / 3) and rates["per_act"] == pytest.approx(1 / (20 + 20 + 21))
+    assert rates["hit"] == 0.5 and rates["false_alarm"] == pytest.approx(1 / 3) and rates["per_act"] == pytest.approx(1 / (24 + 24 + 25))
 
 
 @pytest.mark.parametrize("skill", [s for s in POOL if skill_pool()[s].examples])
@@ -512,7 +512,7 @@ def test_command_line(monkeypatch, capsys):
 
 
 def test_json_of_bounds(monkeypatch, tmp_path, table):
-    monkeypatch.setattr(mgshop, "bounds", lambda episodes, seed: table)
+    monkeypatch.setattr(mgshop, "bounds", lambda episodes, seed, name: table)
     monkeypatch.setattr(sys, "argv", ["mgshop.py", "--bounds", "--episodes", "60", "--json", str(tmp_path / "b.json")])
     mgshop.main()
     written = json.loads((tmp_path / "b.json").read_text())
