@@ -250,7 +250,7 @@ def test_free_memory():
 # ---------------------------------------------------------------------------------------------------- bad input
 def test_refusals(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(DataError, match="no config of a causal LM.*qwen3-8b"):
+    with pytest.raises(DataError, match="reachable hub id of a causal LM.*qwen3-8b"):
         load_config(str(tmp_path))
     with pytest.raises(DataError, match="--micro_batch must be at least 1"):
         big(micro_batch=0)
@@ -268,7 +268,7 @@ def test_a_model_whose_shapes_depend_on_its_input_is_refused(monkeypatch):
 
 @pytest.mark.parametrize("argv, code, words", [
     (["--model", "Qwen/Qwen3-8B", "--card", "24"], 0, "free: fits"), (["--quantise", "int3"], 2, "--quantise must be one of nf4, none"),
-    (["--group", "0"], 2, "--group must be at least 1"), (["--model", "/nowhere"], 2, "no config of a causal LM")])
+    (["--group", "0"], 2, "--group must be at least 1"), (["--model", "/nowhere"], 2, "reachable hub id of a causal LM")])
 def test_command_line(capsys, argv, code, words):
     assert memory.main(argv) == code
     out = capsys.readouterr()
