@@ -6,6 +6,7 @@ show what was optimised.  TSE comes from the customer's ear, which the judge kno
 with a separately written ear, and a difference above .05 is flagged.
 Try it:  python eval.py --run runs/mgshop-gopo-0 --episodes 100 --show 1
          python eval.py --run runs/mgshop-gopo-0 --chat        you are the customer
+         python eval.py --run runs/tmallbrand-a-gopo-0 --dataset tmallbrand-b        transfer to another store
          python eval.py --run runs/mgshop-gopo-0 --judge api:MODEL --api_base http://127.0.0.1:8000/v1        an LLM judges, G-Eval too"""
 from __future__ import annotations
 
@@ -295,6 +296,7 @@ def chat(gopo: Gopo) -> None:
 class EvalConfig:
     """What is measured."""
     run: str = opt(None, "a run directory written by train.py")
+    dataset: str | None = opt(None, "test on this dataset, not the one trained on: same skills and labels, as tmallbrand-b for a run on tmallbrand-a")
     episodes: int = opt(200, "held-out dialogues per row")
     seed: int = opt(0, "seed of the simulated customers and of the bootstrap")
     rows: list[str] = field(default_factory=list, metadata={"help": "only these rows: untrained warm_start strategy gopo teacher random untrained_lm_teacher"})
@@ -318,9 +320,21 @@ class EvalConfig:
             raise ValueError("--chat talks to the run's own agents: leave out --cs_agent, --expert and --rows")
 
 
+def data_of(cfg: EvalConfig, config: dict) -> Dataset:
+    """The dataset of the run, or another with the same skills and labels: transfer."""
+    if not cfg.dataset or cfg.dataset == config["run"]["dataset"]:
+        return data.load_used(config["run"], cfg.data_dir)
+    known, other = read_json(Path(cfg.run) / "dataset.json"), data.load(cfg.dataset, cfg.data_dir or config["run"]["data_dir"])
+    for kind, theirs, ours in (("skills", [s["id"] for s in known["skills"]], list(other.skills)), ("intents", known["intents"], list(other.intents)),
+                               ("emotions", known["emotions"], list(other.emotions))):
+        if theirs != ours:
+            raise DataError(f"--dataset {cfg.dataset}: its {kind} are not those of {known['name']}, which {cfg.run} was trained on")
+    return other
+
+
 def execute(cfg: EvalConfig, api: ApiConfig) -> None:
     config, run = read_json(Path(cfg.run) / "config.json"), Path(cfg.run)
-    dataset = data.load_used(config["run"], cfg.data_dir)
+    dataset = data_of(cfg, config)
     judge = judge_for(dataset, cfg.judge, api)
     if (cfg.cs_agent or cfg.expert) and not api.api_base:
         raise DataError("--cs_agent and --expert need --api_base, the address of the server, e.g. http://127.0.0.1:8000/v1")

@@ -2,6 +2,7 @@
 
 And that they cost mgshop nothing: its catalogue, customers and teacher dialogues are what they were."""
 import hashlib
+import json
 import random
 import sys
 from collections import Counter
@@ -14,8 +15,10 @@ from hypothesis import strategies as st
 
 import data
 import ear
+import eval as evaluation
 import mgshop
 import second_ear
+import train
 from catalogue import SHOPS, Focus, book, business_context, expand, open_orders, phrasings, products, search, skill_pool, template, update_focus
 from data import DataError, fill, slots
 from ear import FACT_OF, hear
@@ -370,3 +373,14 @@ def test_command_line(monkeypatch, capsys):
     with pytest.raises(SystemExit) as stop:
         mgshop.main()
     assert stop.value.code == 2 and list(SHOPS) == ["mgshop", A, B]
+
+
+def test_a_run_on_one_store_is_tried_on_the_other(tmp_path, capsys):
+    run = tmp_path / "run"
+    flags = ["--replies", "template", "--steps", "1", "--dialogues", "2", "--eval_every", "9", "--eval_episodes", "2", "--output_dir", str(run)]
+    assert train.main(["--dataset", A, *flags]) == 0
+    assert evaluation.main(["--run", str(run), "--dataset", B, "--rows", "gopo", "teacher", "--episodes", "2", "--json", str(tmp_path / "b.json")]) == 0
+    out, table = capsys.readouterr().out, json.loads((tmp_path / "b.json").read_text())
+    assert "tmallbrand-b: 2 test dialogues" in out and table["teacher"]["tse"]["mean"] > 0.5
+    assert table["teacher"]["tse"] != json.loads((run / "results.json").read_text())["teacher"]["tse"]      # other customers than those of the run
+    assert evaluation.main(["--run", str(run), "--dataset", "mgshop"]) == 2 and "its skills are not those of tmallbrand-a" in capsys.readouterr().err
