@@ -5,6 +5,7 @@ import hashlib
 import json
 
 import pytest
+import torch
 
 import eval as evaluation
 import train
@@ -106,6 +107,14 @@ def test_a_missing_server_is_said_before_any_row_is_played(judged_twice, capsys,
 def test_a_missing_server_is_said_before_training(logs, tmp_path, capsys):
     assert train.main(training(logs, tmp_path / "run", "--judge", "api:m")) == 2
     assert "--api_base is missing" in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
+def test_a_gpu_that_is_not_there_is_said_before_training(logs, tmp_path, capsys):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    flags = training(logs, tmp_path / "run")
+    flags[flags.index("--device") + 1] = "cuda"
+    assert train.main(flags) == 2 and "--device cuda: PyTorch finds no GPU" in capsys.readouterr().err and not (tmp_path / "run").exists()
 
 
 def test_chat_talks_to_the_runs_own_agents(judged_twice, capsys):

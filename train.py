@@ -29,7 +29,7 @@ from data import DataError, Dataset, opt
 from eval import evaluate, evaluate_run, print_table
 from expert import ExpertConfig
 from gopo import Gopo, GopoConfig, by_nobody, by_policy, judge_for, save_domain
-from judge import hosted_model
+from judge import LLMJudge, hosted_model
 from llm import ApiConfig, ApiError
 from parallel import any_of, first, meet, part, told, wait
 from rewards import Judge
@@ -181,6 +181,8 @@ def resolve(cfg: RunConfig, gopo: GopoConfig, expert: ExpertConfig, agent: Any, 
         if cfg.steps is not None or changed:
             write_json(run / "config.json", config)
         return run, config, data.load_used(config["run"])
+    if cfg.device == "cuda" and not torch.cuda.is_available():
+        raise DataError("--device cuda: PyTorch finds no GPU here; take --device cpu, or a PyTorch built for your GPU")
     dataset = data.load_used(asdict(cfg))
     judge_for(dataset, cfg.judge, api)                                   # refuses what cannot be asked before anything is trained
     replies = replies_of(dataset, cfg, gopo)
@@ -289,6 +291,8 @@ def finish(run: Path, dataset: Dataset, cfg: RunConfig, judge: Judge) -> None:
         total = cfg.eval_episodes if dataset.environment else min(cfg.eval_episodes, len(dataset.test))
         print(f"\n{total} test dialogues, the same for every row, most probable skills and tokens:")
         print_table(table, dataset.environment is not None, judge, rewarded=True)
+    if isinstance(judge, LLMJudge):
+        print(f"judge: {judge.client.report()}")
     peak = torch.cuda.max_memory_allocated() / 2 ** 30 if torch.cuda.is_available() else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 20
     print(f"\nwritten to {run}: config.json metrics.jsonl curves.png dialogues.jsonl expert.safetensors" + (" csagent/" if cfg.replies == "lm" else "")
           + f"   (peak memory {peak:.1f} GiB)\nnext:  python eval.py --run {run} --show 1\n       python eval.py --run {run} --chat")
