@@ -33,7 +33,7 @@ from transformers import DynamicCache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from constraints import Ban, Constraints, Guard, Rules, Vocabulary, compile_constraints, violations
-from data import Reply, Request, Skill, base, opt
+from data import Reply, Request, Skill, base, opt, sayable
 from models import build_tiny
 from parallel import share, sum_gradients, total
 from runs import adam_state, load_adam_state
@@ -296,11 +296,11 @@ class CustomerServiceAgent:
         return "\n".join(lines + (self._brief(r.context) if tiny else [f"{k}: {self._quote(str(v))}" for k, v in r.context.items()]))
 
     def _brief(self, context: Mapping[str, str]) -> list[str]:
-        """B_t in few tokens: of candidates (`price_1`, `price_2`, ...) only which slots there are and which candidate fits, for replies name slots."""
+        """B_t in few tokens: of candidates (`price_1`, `price_2`, ...) only the slots of those that nothing contradicts, for replies name slots."""
         numbered = [k for k in context if base(k) != k]                              # not a set: its order would change from process to process
-        fits, fails = (" ".join(k[4:] for k, v in context.items() if k.startswith("fit_") and v == word) for word in ("yes", "no"))
-        names = " ".join(dict.fromkeys(base(k) for k in numbered if not k.startswith("fit_")))
-        return [f"{k}: {self._quote(str(v))}" for k, v in context.items() if k not in numbered] + ([f"{names}", f"fit {fits} not {fails}"] if numbered else [])
+        fails = {k[4:] for k, v in context.items() if k.startswith("fit_") and v == "no"}
+        fitting = " ".join(f"{{{k}}}" for k in numbered if sayable(k) and k.rpartition("_")[2] not in fails)
+        return [f"{k}: {self._quote(str(v))}" for k, v in context.items() if k not in numbered] + ([fitting or "none fits"] if numbered else [])
 
     def _takes_system(self) -> bool:
         """Some chat templates refuse a system message (Gemma's)."""

@@ -419,6 +419,15 @@ def test_prompts_carry_the_state_and_no_foreign_control_token():
     assert "say: Terms 1." in soft.tokenizer.decode(soft.prompt(REQUESTS[1]))
 
 
+def test_the_tiny_prompt_names_the_slots_that_nothing_contradicts():
+    agent, fits = demo_agent(), {"fit_1": "no", "fit_2": "yes"}
+    prices = {"price_1": "30 euros", "price_2": "20 euros"}
+    said = lambda context: agent._brief(context)
+    assert said(prices | fits | {"eta": "Friday"}) == ["eta: Friday", "{price_2}"]
+    assert said(prices) == ["{price_1} {price_2}"]                                       # nothing said yet: any may fit
+    assert said({"price_1": "30 euros", "fit_1": "no"}) == ["none fits"] and said({"eta": "Friday"}) == ["eta: Friday"] and said({}) == []
+
+
 def test_a_large_models_prompt_is_in_words():
     agent = demo_agent(model="some/llm")
     text = agent.tokenizer.decode(agent.prompt(Request("hi", ("soothe", "price"), {"price_1": "3"})))
