@@ -3,7 +3,8 @@
 `tiny` is Qwen3's architecture at 1.4 M parameters with a byte-level BPE of the training split, so that the code that trains it is the
 code that trains Qwen3-8B.  It has read nothing; warmup.py says what it reads before GOPO.
 A large model is loaded in NF4 with double quantisation (Dettmers et al. 2023) and stays frozen; a LoRA adapter on all its linear layers
-learns (Sec. 4.1: "QLoRA").  Only the adapter is saved; `load_saved` puts it back on its base, and stock PEFT does too.
+learns: QLoRA (GAP-9: the paper does not say how it tunes its models).  Only the adapter is saved; `load_saved` puts it back on its
+base, and stock PEFT does too.
 Try it:  python models.py                               builds a tiny model, prints its size, its prompt format and this machine's precision
          python models.py merge runs/R/csagent merged   the adapter added to its base in 16 bits: one ordinary model, for any server"""
 from __future__ import annotations
