@@ -34,12 +34,13 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from constraints import Ban, Constraints, Guard, Rules, Vocabulary, compile_constraints, violations
 from data import Reply, Request, Skill, base, opt, sayable
-from models import build_tiny
+from models import BUILT, build_tiny
 from parallel import share, sum_gradients, total
 from runs import adam_state, load_adam_state
 
 # B replies, L tokens of a reply, V vocabulary, S states, P tokens of a prompt, D width of an embedding
 INF = float("inf")
+LOOKS = 5                                        # at the dev loss, during supervised training
 
 
 # ---------------------------------------------------------------------------------------------------- Eqs. 9a-9d
@@ -138,7 +139,8 @@ def draw(logits: Tensor, uniform: Tensor | None) -> tuple[Tensor, Tensor]:
 @dataclass(frozen=True)
 class AgentConfig:
     """The Customer Service agent: its model, its decoding, its loss.  The paper gives none of these numbers (GAP-9)."""
-    model: str = opt("tiny", "'tiny' (built here from the training split), a Hugging Face id or a local folder [paper: Qwen-7B-Chat, Qwen3-8B, Qwen3-14B]")
+    model: str = opt("tiny", "tiny or the smaller nano (built here from the training split), a Hugging Face id or a local folder [paper: Qwen-7B-Chat, "
+                             "Qwen3-8B, Qwen3-14B]")
     quantise: str = opt("auto", "nf4: 4-bit weights that stay as they are, double quantisation (QLoRA); none: as saved; auto: nf4 for all but tiny")
     lora_rank: int | None = opt(None, "rank of the LoRA adapter on all linear layers, which alone is trained; 0 = train the whole model; default 16, tiny 0")
     gradient_checkpointing: bool | None = opt(None, "recompute activations in the backward pass: less memory, about a third slower; default: with nf4")
@@ -154,8 +156,9 @@ class AgentConfig:
     lambda_d: float = opt(0.001, "weight of 9d, the negative entropy; at 0.01 the entropy of the tiny model once ran away within ten steps")
     cs_baseline: str = opt("group", "group: rewards centred among the replies to one state; none: Eq. 9b as printed")
     cs_average: str = opt("batch", "batch: mean over the batch's tokens; sum: Eq. 9b as printed")
-    pretrain_steps: int = opt(120, "tiny only: steps on talk of mixed quality, so that 'untrained' can speak")
-    warm_steps: int = opt(250, "supervised steps before GOPO; after 250 the tiny model names the fitting candidate (two seeds tried)")
+    pretrain_steps: int = opt(120, "tiny and nano only: steps on talk of mixed quality, so that 'untrained' can speak")
+    warm_steps: int = opt(250, "supervised steps before GOPO; what is kept is the state with the lowest dev loss on the way")
+    warm_dialogues: int | None = opt(None, "logged dialogues that the warm start may read; 0 = no warm start; default all")
     sft_lr: float | None = opt(None, "AdamW step size of pretraining and of the warm start; default 2e-3 for tiny, 2e-4 for others")
     sft_batch: int | None = opt(None, "replies per supervised step; default 64 for tiny, 16 for others")
 
@@ -168,20 +171,21 @@ class AgentConfig:
         for name in ("temperature", "agent_lr", "lambda_p", "sft_lr"):
             if not 0 < getattr(self, name) < INF:
                 raise ValueError(f"--{name} must be positive, got {getattr(self, name)}")
-        if self.model == "tiny" and (self.quantise == "nf4" or self.lora_rank):
-            raise ValueError("--quantise nf4 and --lora_rank are for models that have learned something: --model tiny starts from nothing and is trained whole")
+        if self.model in BUILT and (self.quantise == "nf4" or self.lora_rank):
+            raise ValueError("--quantise nf4 and --lora_rank are for models that have learned something: "
+                             f"--model {self.model} starts from nothing and is trained whole")
         if self.quantise == "nf4" and not self.lora_rank:
             raise ValueError("--quantise nf4 keeps the weights as they are, so an adapter must learn: use --lora_rank 16, or --quantise none")
         if self.group == 1 and self.cs_baseline == "group":
             raise ValueError("--group 1 leaves nothing after subtracting its own mean: use --group 2 or more, or --cs_baseline none")
         for name, least in (("max_new_tokens", 1), ("user_tokens", 8), ("group", 1), ("micro_batch", 1), ("sft_batch", 1), ("lambda_s", 0), ("lambda_d", 0),
-                            ("pretrain_steps", 0), ("warm_steps", 0), ("lora_rank", 0)):
-            if not getattr(self, name) >= least:
+                            ("pretrain_steps", 0), ("warm_steps", 0), ("warm_dialogues", 0), ("lora_rank", 0)):
+            if getattr(self, name) is not None and not getattr(self, name) >= least:
                 raise ValueError(f"--{name} must be at least {least}, got {getattr(self, name)}")
 
     def _settle(self) -> None:
         """Defaults that depend on the model, so that config.json says what was used."""
-        tiny = self.model == "tiny"
+        tiny = self.model in BUILT
         quantise = ("none" if tiny else "nf4") if self.quantise == "auto" else self.quantise
         settled = {"quantise": quantise, "lora_rank": 0 if tiny else 16, "gradient_checkpointing": quantise == "nf4", "micro_batch": 4 if tiny else 1,
                    "sft_lr": 2e-3 if tiny else 2e-4, "sft_batch": 64 if tiny else 16}
@@ -283,7 +287,7 @@ class CustomerServiceAgent:
 
     def _system(self, r: Request) -> str:
         """The system message: skills and B_t, in few tokens for the tiny model, in words for a real one."""
-        tiny, alone = self.cfg.model == "tiny", bool(r.history or r.intent or r.emotion)
+        tiny, alone = self.cfg.model in BUILT, bool(r.history or r.intent or r.emotion)
         lines = [" ".join(r.skills)] if tiny else ["You are a customer service agent. Answer in one short message. Follow these skills, in this order:"]
         if not tiny:
             lines += [f"{i}. {k}: {self.skills[k].description}" for i, k in enumerate(r.skills, 1)]
@@ -552,21 +556,31 @@ class CustomerServiceAgent:
 
     def supervised(self, pairs: Sequence[tuple[Request, str]], steps: int, lr: float | None = None, batch: int | None = None, seed: int = 0,
                    dev: Sequence[tuple[Request, str]] | None = None, progress: str | None = None) -> dict[str, float]:
-        """Cross-entropy on the replies (end token included, customer's words never); warm-up, then cosine to a tenth.  Returns last losses."""
+        """Cross-entropy on the replies (end token included, customer's words never); warm-up, then cosine to a tenth.
+
+        dev      pairs held out: the weights kept are those with the lowest loss on them, looked at `LOOKS` times on the way
+        returns  the last training loss, and the lowest dev loss
+        """
         data, batch, rng = self._encoded(pairs), batch or self.cfg.sft_batch, random.Random(seed)
         optimizer = torch.optim.AdamW(self.params, lr=lr or self.cfg.sft_lr, weight_decay=0.01, betas=(0.9, 0.95), fused=True)
         warm = max(1, steps // 20)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: min((i + 1) / warm, 0.55 + 0.45 * math.cos(math.pi * min(1, i / max(1, steps)))))
-        loss, queue = math.nan, []
-        bar = tqdm(range(steps), desc=progress, disable=progress is None, mininterval=1)
-        for _ in bar:
+        loss, queue, best, kept = math.nan, [], INF, None
+        bar = tqdm(range(1, steps + 1), desc=progress, disable=progress is None, mininterval=1)
+        for step in bar:
             if not queue:
                 queue = _batches(data, batch, rng)
             optimizer.zero_grad(set_to_none=True)
             loss = self._step(optimizer, {"loss": self._backward(queue.pop())})["loss"]
             schedule.step()
             bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
-        return {"loss": loss} | ({} if dev is None else {"dev_loss": self.dev_loss(dev)})
+            if dev and (step % max(1, steps // LOOKS) == 0 or step == steps) and (now := self.dev_loss(dev)) < best:
+                best, kept = now, [p.detach().clone() for p in self.params]
+        if kept:
+            with torch.no_grad():
+                for p, value in zip(self.params, kept):
+                    p.copy_(value)
+        return {"loss": loss} | ({"dev_loss": best} if dev else {})
 
     @torch.no_grad()
     def dev_loss(self, pairs: Sequence[tuple[Request, str]]) -> float:

@@ -30,7 +30,6 @@ from gopo import (
     Gopo,
     NoJudge,
     PhraseBook,
-    Request,
     Silence,
     Step,
     by_chance,
@@ -40,11 +39,13 @@ from gopo import (
     judge_for,
     keyed,
     load_gopo,
+    request_of,
     rollout,
 )
 from hosted import HostedAgent, HostedExpert
 from judge import LLMJudge, hosted_model
 from llm import ApiConfig, Client
+from models import BUILT
 from rewards import Judge, Judged, dialogue_return, esndcg
 from runs import read_json, write_json
 from tse import bleu, bleu_tokenizer, g_eval, gre, interval, replay_turns, skill_f1, tse
@@ -115,7 +116,7 @@ def asked_of(judge: Judge, form: str, episodes: Sequence[Episode]) -> list[Forms
 
 def at_once(gopo: Gopo, total: int) -> int:
     """Dialogues in lockstep: of a large model no more replies than a training step writes, for that is what memory.py counts."""
-    return total if not gopo.agent or gopo.agent.cfg.model == "tiny" else max(1, gopo.size * gopo.agent.cfg.group)
+    return total if not gopo.agent or gopo.agent.cfg.model in BUILT else max(1, gopo.size * gopo.agent.cfg.group)
 
 
 def evaluate(gopo: Gopo, choose: Choose, episodes: int, seed: int, split: str = "test", label: str = "", second_ear: bool = False,
@@ -131,7 +132,7 @@ def evaluate(gopo: Gopo, choose: Choose, episodes: int, seed: int, split: str = 
             size = at_once(gopo, total)
             for first_of in range(0, total, size):
                 rollout(started[first_of:first_of + size], choose, gopo.speaker, judge, gopo.expert.perception, gopo.dataset.skills, 1, 0.0,
-                        keyed(seed), gopo.cfg.no_expert, bar.update)
+                        keyed(seed), gopo.alone, bar.update)
         played = started
         filled_in = (asked_of(judge if form in forms else NoJudge(), form, played) for form in ("gre", "g_eval"))
         numbers = [dialogue_metrics(gopo, *row) for row in zip(played, *filled_in)]
@@ -283,7 +284,7 @@ def chat(gopo: Gopo) -> None:
         state = episode.state()
         perceived = gopo.expert.perception.perceive([state.user])[0]
         skills = choose([state], [episode])[0]
-        request = Request(state.user, skills, episode.seen.context, *((state.history, *perceived) if gopo.cfg.no_expert else ()))
+        request = request_of(state, skills, episode.seen.context, perceived, gopo.alone)
         reply = gopo.speaker.generate([request], 1, 0.0, torch.Generator().manual_seed(len(episode.steps)))[0]
         asked, before = tuple(gopo.dataset.skills[k] for k in skills), tuple(s.replies[0].text for s in episode.steps)
         item = Judged(state.user, request.context, asked, reply[0].text, before, history=state.history)

@@ -191,22 +191,28 @@ def by_nobody(states: list[ExpertState], episodes: list[Episode]) -> list[tuple[
     return [() for _ in states]
 
 
+def request_of(state: ExpertState, skills: tuple[str, ...], context: dict[str, str], perceived: tuple[str | None, str | None], alone: int | None) -> Request:
+    """s^A_t: (U_t, a^E_t, B_t), or, without an Expert, (U_t, B_t, the last `alone` turns of H_t, u_t, e_t)."""
+    recent = () if alone is None else (state.history[max(0, len(state.history) - alone):], *perceived)
+    return Request(state.user, skills, context, *recent)
+
+
 def rollout(episodes: list[Episode], choose: Choose, speaker: Speaker, judge: Judge, perception: Perception, pool: dict[str, Skill], group: int = 1,
-            temperature: float | None = None, generator: torch.Generator | Callable[[int, int], torch.Generator] | None = None, alone: bool = False,
+            temperature: float | None = None, generator: torch.Generator | Callable[[int, int], torch.Generator] | None = None, alone: int | None = None,
             progress: Callable[[int], None] | None = None) -> list[Episode]:
     """Plays dialogues in lockstep to their ends (Sec. 3.1, steps 1-4).
 
     generator  one for all, or one per (dialogue, turn) as `keyed` makes them
-    alone      no Expert: the reply is written from H_t, u_t, e_t instead of skills (U_t and B_t in both cases)
+    alone      no Expert: the reply is written from the last so many turns of H_t, u_t and e_t instead of skills (U_t and B_t in both cases)
     """
     while live := [e for e in episodes if not e.over]:
         states = [e.state() for e in live]
         perceived = perception.perceive([s.user for s in states])
         skills = choose(states, live)
-        requests = [Request(s.user, k, e.seen.context, *((s.history, *p) if alone else ())) for s, k, e, p in zip(states, skills, live, perceived)]
+        requests = [request_of(s, k, e.seen.context, p, alone) for s, k, e, p in zip(states, skills, live, perceived)]
         drawn = [generator(e.number, len(e.steps)) for e in live] if callable(generator) else generator
         groups = speaker.generate(requests, group, temperature, drawn)
-        wanted = [e.seen.info.get("teacher") or () for e in live] if alone else skills       # without an Expert: judged by what the turn needed
+        wanted = [e.seen.info.get("teacher") or () for e in live] if alone is not None else skills       # without an Expert: judged by what the turn needed
         asked = [Judged(r.user, r.context, tuple(pool[k] for k in w), reply.text, tuple(s.replies[0].text for s in e.steps),
                         e.seen.info.get("reference"), s.history) for e, s, r, w, replies in zip(live, states, requests, wanted, groups) for reply in replies]
         scores = judge.score(asked)
@@ -239,6 +245,7 @@ class Gopo:
         if cfg.outcome_weight and not dataset.environment:
             raise DataError(f"--outcome_weight needs a live shop: {dataset.name} is replayed, its outcome ignores the replies")
         self.size = cfg.dialogues or (16 if agent else 32)
+        self.alone = expert.cfg.history if cfg.no_expert else None           # k of H_t for an agent without an Expert
         self.gamma = cfg.gamma if cfg.gamma is not None else (0.95 if dataset.environment else 0.0)
 
     def episodes(self, split: str, numbers: Sequence[int], seed: int) -> list[Episode]:
@@ -253,7 +260,7 @@ class Gopo:
         choose = by_nobody if self.cfg.no_expert else by_policy(self.expert, skill_draws)
         group = self.agent.cfg.group if self.agent else 1
         played = self._together(lambda: rollout(self.episodes("train", numbers, seed), choose, self.speaker, self.judge, self.expert.perception,
-                                                self.dataset.skills, group, None, word_draws, self.cfg.no_expert))
+                                                self.dataset.skills, group, None, word_draws, self.alone))
         return {"step": number} | self.summary(played) | self.learn(played), played
 
     @staticmethod
@@ -394,7 +401,7 @@ class Answer:
         g = self.gopo
         skills = () if g.cfg.no_expert else by_policy(g.expert, greedy=True)([state], [])[0]
         intent, emotion = g.expert.perception.perceive([state.user])[0]
-        request = Request(state.user, skills, context, *((said, intent, emotion) if g.cfg.no_expert else ()))
+        request = request_of(state, skills, context, (intent, emotion), g.alone)
         return skills, fill(g.speaker.generate([request], temperature=0.0)[0][0].text, context)
 
 

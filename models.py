@@ -1,7 +1,7 @@
 """The language models: the tiny default built on the spot, or any causal LM of the hub or a folder; QLoRA; which precision to use.
 
 `tiny` is Qwen3's architecture at 1.4 M parameters with a byte-level BPE of the training split, so that the code that trains it is the
-code that trains Qwen3-8B.  It has read nothing; warmup.py says what it reads before GOPO.
+code that trains Qwen3-8B; `nano` is the same at 0.5 M, for Table 4.  They have read nothing; warmup.py says what they read before GOPO.
 A large model is loaded in NF4 with double quantisation (Dettmers et al. 2023) and stays frozen; a LoRA adapter on all its linear layers
 learns: QLoRA (GAP-9: the paper does not say how it tunes its models).  Only the adapter is saved; `load_saved` puts it back on its
 base, and stock PEFT does too.
@@ -21,14 +21,16 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from data import DataError
 from runs import read_json
 
+BUILT = {"tiny": (192, 3), "nano": (128, 2)}     # models made here: hidden width, layers
 SHORT = 2048                                     # tokens; a window below it may be shorter than a prompt
 CHAT = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 # how `transformers serve` finds the answer in what the model wrote; without it the prompt comes along
 ANSWER = {"defaults": {"role": "assistant"}, "start_anchor": "<|assistant|>", "fields": {"content": {"close": "<|end|>", "content": "text"}}}
 
 
-def build_tiny(texts: Iterable[str], slot_names: Iterable[str], seed: int, width: int = 192, layers: int = 3, vocabulary: int = 1024):
-    """(model, tokenizer): Qwen3's architecture at 1.4 M parameters, random; byte-level BPE of `texts`, each slot `{price_1}` one token."""
+def build_tiny(texts: Iterable[str], slot_names: Iterable[str], seed: int, size: str = "tiny", vocabulary: int = 1024):
+    """(model, tokenizer): Qwen3's architecture at one of the sizes `BUILT`, random; byte-level BPE of `texts`, each slot `{price_1}` one token."""
+    width, layers = BUILT[size]
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
@@ -48,14 +50,14 @@ def build_tiny(texts: Iterable[str], slot_names: Iterable[str], seed: int, width
 
 def load_model(name: str, texts: Iterable[str] = (), slot_names: Iterable[str] = (), seed: int = 0, quantise: str = "none", precision: str = "fp32",
                device: str = "cpu", frozen: bool = False):
-    """(model, tokenizer).  "tiny" is built; anything else is loaded from the hub or a folder.
+    """(model, tokenizer).  "tiny" and "nano" are built; anything else is loaded from the hub or a folder.
 
     quantise   "nf4": every linear layer but the head in 4 bits, computing in the run's precision; "none": as it is
     frozen     an adapter will learn, the weights will not: then 16 bits hold them where the precision is bf16
     raises     DataError in one line: no such model, no network, code of its own, no chat template
     """
-    if name == "tiny":
-        return build_tiny(texts, slot_names, seed)
+    if name in BUILT:
+        return build_tiny(texts, slot_names, seed, name)
     dtype = torch.bfloat16 if precision == "bf16" and (frozen or quantise == "nf4") else torch.float32
     how = {"dtype": dtype, "attn_implementation": "sdpa", "device_map": device}       # a string: with several processes each has its own GPU
     if quantise == "nf4":
@@ -91,7 +93,7 @@ def reason(error: str) -> str:
         return f"the hub asks for a login: accept its licence there and set HF_TOKEN ({first})"
     if "connect" in error.lower() or "offline" in error.lower():
         return f"not in the local cache, and the hub cannot be reached: check the network or give a folder ({first})"
-    return f"not 'tiny', nor a folder or a reachable hub id of a causal LM ({first})"
+    return f"not 'tiny' or 'nano', nor a folder or a reachable hub id of a causal LM ({first})"
 
 
 def nf4(compute: torch.dtype):

@@ -57,26 +57,28 @@ def prepare_expert(run: Path, dataset: Dataset, cfg: ExpertConfig, seed: int, de
 
 
 def prepare_agent(run: Path, dataset: Dataset, config: dict) -> Any:
-    """Pretraining (tiny only) and warm start: supervised, the same for every method, over before GOPO begins."""
+    """Pretraining (of a model built here) and warm start: supervised, the same for every method, over before GOPO begins."""
     from csagent import AgentConfig, CustomerServiceAgent
-    from models import load_model, with_adapter
-    cfg, seed, alone = AgentConfig(**config["agent"]), config["run"]["seed"], config["gopo"]["no_expert"]
+    from models import BUILT, load_model, with_adapter
+    cfg, seed = AgentConfig(**config["agent"]), config["run"]["seed"]
+    alone = config["expert"]["history"] if config["gopo"]["no_expert"] else None
+    read = dataset.train[:cfg.warm_dialogues]
 
     def pretrain() -> Any:
         model, tokenizer = load_model(cfg.model, vocabulary_texts(dataset), slot_names(dataset), seed, cfg.quantise, config["precision"], config["device"],
                                       frozen=cfg.lora_rank > 0)
         agent = CustomerServiceAgent(with_adapter(model, cfg.lora_rank, seed) if cfg.lora_rank else model, tokenizer, dataset.skills, dataset.must_not_say,
                                      cfg, config["device"], config["precision"])
-        if cfg.model == "tiny" and cfg.pretrain_steps:
+        if cfg.model in BUILT and cfg.pretrain_steps:
             pairs = mixed_pairs(dataset, cfg.sft_batch * cfg.pretrain_steps, seed, alone)
             agent.supervised(pairs, cfg.pretrain_steps, seed=seed, progress="pretraining on talk of mixed quality")
         return agent
 
     def warm(agent: Any) -> Any:
-        if cfg.warm_steps:
-            dev = warm_pairs(dataset.dev, alone)[:256] or warm_pairs(dataset.train, alone)[:256]
+        if cfg.warm_steps and read:
+            dev = warm_pairs(dataset.dev, alone)[:256] or warm_pairs(read, alone)[:256]
             before = agent.dev_loss(dev)
-            result = agent.supervised(warm_pairs(dataset.train, alone), cfg.warm_steps, seed=seed + 1, dev=dev, progress="warm start on the training replies")
+            result = agent.supervised(warm_pairs(read, alone), cfg.warm_steps, seed=seed + 1, dev=dev, progress="warm start on the training replies")
             print(f"warm start: dev loss {before:.3f} -> {result['dev_loss']:.3f} nats per token")
         return agent
 
@@ -112,7 +114,7 @@ def prepare_strategy(run: Path, gopo: Gopo, steps: int, seed: int) -> None:
 
 
 SAME = {"run": ("dataset", "seed", "replies", "conduct", "split"), "gopo": ("no_expert",), "expert": ("width", "history"),
-        "agent": ("model", "quantise", "lora_rank", "pretrain_steps", "warm_steps", "sft_lr", "sft_batch", "user_tokens")}
+        "agent": ("model", "quantise", "lora_rank", "pretrain_steps", "warm_steps", "warm_dialogues", "sft_lr", "sft_batch", "user_tokens", "constraints")}
 
 
 def check_base(base: Path, config: dict) -> bool:

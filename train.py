@@ -186,13 +186,13 @@ def resolve(cfg: RunConfig, gopo: GopoConfig, expert: ExpertConfig, agent: Any, 
     dataset = data.load_used(asdict(cfg))
     judge_for(dataset, cfg.judge, api)                                   # refuses what cannot be asked before anything is trained
     replies = replies_of(dataset, cfg, gopo)
-    from models import pick_precision
+    from models import BUILT, pick_precision
     device = ("cuda" if torch.cuda.is_available() else "cpu") if cfg.device == "auto" else cfg.device
     chosen = asdict(cfg) | {"resume": None, "overwrite": False, "replies": replies}
     chosen |= {name: value for name, value in DEFAULTS[replies].items() if chosen[name] is None}
     config = {"run": chosen, "gopo": asdict(gopo), "expert": asdict(expert), "agent": asdict(agent), "api": asdict(api), "device": device,
               "precision": pick_precision(device) if cfg.precision == "auto" else cfg.precision, "threads": torch.get_num_threads(), "versions": versions()}
-    if replies == "lm" and agent.model != "tiny":
+    if replies == "lm" and agent.model not in BUILT:
         print(memory_table(dataset, config))
     alike = check_base(Path(cfg.base), config) if cfg.base else False
     if cfg.base:                                                         # the probe may answer differently on a busy machine

@@ -27,19 +27,19 @@ def labelled_states(dialogues: Sequence[Dialogue]) -> list[tuple[ExpertState, tu
     return found
 
 
-def warm_pairs(dialogues: Sequence[Dialogue], alone: bool = False) -> list[Pair]:
-    """(s^A_t, human or teacher reply) of every turn that has one; `alone` = for an agent without an Expert (H_t, u_t, e_t, no skills)."""
+def warm_pairs(dialogues: Sequence[Dialogue], alone: int | None = None) -> list[Pair]:
+    """(s^A_t, human or teacher reply) of every turn that has one; `alone` = k of H_t, for an agent without an Expert (H_t, u_t, e_t, no skills)."""
     pairs = []
     for d in dialogues:
         for i, t in enumerate(d.turns):
             if t.reply:
-                said = tuple((x.user, x.reply or "") for x in d.turns[:i])
-                request = Request(t.user, (), t.context, said, t.intent, t.emotion) if alone else Request(t.user, t.skills or (), t.context)
+                said = tuple((x.user, x.reply or "") for x in d.turns[max(0, i - (alone or 0)):i])
+                request = Request(t.user, (), t.context, said, t.intent, t.emotion) if alone is not None else Request(t.user, t.skills or (), t.context)
                 pairs.append((request, t.reply))
     return pairs
 
 
-def mixed_pairs(dataset: Dataset, count: int, seed: int, alone: bool = False) -> list[Pair]:
+def mixed_pairs(dataset: Dataset, count: int, seed: int, alone: int | None = None) -> list[Pair]:
     """Pretraining pairs of mixed quality for the tiny model.
 
     With a phrase book: random skills for a logged state; the reply drops, adds or reorders skills half of the time and takes its
@@ -51,7 +51,7 @@ def mixed_pairs(dataset: Dataset, count: int, seed: int, alone: bool = False) ->
     return [_mixed(rng, *rng.choice(logged), dataset, logged, alone) for _ in range(count)]
 
 
-def _mixed(rng: random.Random, request: Request, reply: str, dataset: Dataset, logged: list[Pair], alone: bool) -> Pair:
+def _mixed(rng: random.Random, request: Request, reply: str, dataset: Dataset, logged: list[Pair], alone: int | None) -> Pair:
     if dataset.template is None:
         return request, (reply if rng.random() < 0.5 else rng.choice(logged)[1])
     pool = list(dataset.skills)
@@ -61,7 +61,7 @@ def _mixed(rng: random.Random, request: Request, reply: str, dataset: Dataset, l
         said = [s for s in said if rng.random() < 0.6] + rng.sample(pool, rng.randint(0, min(2, len(pool))))
         rng.shuffle(said)
     text = _other_candidate(rng, dataset.template(list(dict.fromkeys(said)), request.context, rng), request.context)
-    return (request if alone else Request(request.user, asked, request.context)), text
+    return (request if alone is not None else Request(request.user, asked, request.context)), text
 
 
 def _other_candidate(rng: random.Random, text: str, context: dict[str, str]) -> str:
