@@ -42,7 +42,7 @@ ATTENTION = {"terse": 2, "plain": 3, "chatty": 4}                # business acts
 LONG = 60                                                        # words; a longer reply annoys
 WORST = 1.5                                                      # patience that one bad reply can cost, however bad
 HORIZON = 12
-SIZES = {"train": 800, "dev": 60, "test": 200}                   # teacher dialogues made into a Dataset
+SIZES = {"train": 1000, "dev": 60, "test": 200}                   # teacher dialogues made into a Dataset
 
 
 def intents(name: str = "mgshop") -> tuple[str, ...]:
