@@ -1,8 +1,12 @@
-"""What strategy alone is worth: simple policies, imitation, and GOPO with each of its rewards, without a language model.
+"""What GOPO is compared with: supervised fine-tuning, imitation, a prompted Expert; and what strategy alone is worth, without a language model.
 
-On the simulated shop the phrase book writes every reply; on logs nothing is said, for the next state ignores it.  The rows:
-random, most frequent sequence, best constant five, imitation (cross-entropy on the teacher's sequences: offline on the logged states;
-on-policy on the states the Expert itself reaches), and GOPO with R^E only, with the joint reward of Eq. 10, and with terminal TSE.
+The algorithms here override one method of `Gopo` each and share everything else: rollout, judge, stages, checkpoints, evaluation.
+(PPO and Memento have files of their own.)  `python train.py --algo sft` trains one; `python eval.py --paper` all of them.
+
+Run by itself, this file compares strategies alone: on the simulated shop the phrase book writes every reply; on logs nothing is said, for
+the next state ignores it.  The rows: random, most frequent sequence, best constant five, imitation (cross-entropy on the teacher's
+sequences: offline on the logged states; on-policy on the states the Expert itself reaches), Memento, and GOPO with R^E only, with the
+joint reward of Eq. 10, and with terminal TSE.
 "Without stop" lets the same supervised Expert never stop before the fifth skill: ESNDCG as printed does not charge for that (GAP-2).
 Try it:  python baselines.py --dataset mgshop --seeds 1
          python baselines.py --dataset multiwoz --seeds 3 --json results.json"""
@@ -24,14 +28,55 @@ from tqdm import tqdm
 import data
 from data import MAX_SKILLS, DataError, Dataset
 from eval import evaluate
-from expert import Expert, ExpertConfig, Perception
-from gopo import Choose, Gopo, GopoConfig, by_chance, by_policy, by_teacher, judge_for, keyed, rollout
+from expert import ExpertConfig, ExpertState, Perception
+from gopo import Choose, Episode, Gopo, GopoConfig, algorithm, by_chance, by_policy, by_teacher, judge_for
+from hosted import HostedExpert
 from rewards import esndcg
 from runs import read_json, write_json
-from warmup import labelled_states
+from warmup import labelled_states, warm_pairs
 
 SHOWN = ("tse", "I_1", "I_2", "I_3", "N_1", "N_2", "N_3", "turns", "success", "esndcg", "f1", "exact", "length", "vouchers")
 
+
+# --- algorithms ---------------------------------------------------------------------------------------------------------------
+
+class SFT(Gopo):
+    """A single agent, by cross-entropy on the logged replies (Table 1).  Its warm start is supervised already; a step goes on with as many
+    logged dialogues as GOPO samples replies to one, so that all methods learn from equally many reply tokens."""
+    single = True
+
+    def step(self, number: int, seed: int, stage: int = 0) -> tuple[dict[str, float | None], list[Episode]]:
+        logs, rng = self.dataset.train, np.random.default_rng([seed, stage, number])
+        drawn = rng.choice(len(logs), min(len(logs), self.size * self.agent.cfg.group), replace=False)
+        return {"step": number} | self.agent.imitate(warm_pairs([logs[i] for i in drawn], self.alone)), []
+
+
+class Imitation(Gopo):
+    """GOPO with the Expert's Eq. 7 replaced by cross-entropy on the teacher's sequences, in the states that the Expert itself reaches (DAgger,
+    Ross et al. 2011, without the mixture): the same labels as R^E is made of, told outright instead of as a reward."""
+
+    def learn_skills(self, played: list[Episode]) -> dict[str, float]:
+        labelled = [s for e in played for s in e.steps if s.teacher]
+        return {"loss_expert": self.learner.imitate([s.state for s in labelled], [s.teacher for s in labelled])}
+
+
+def by_prompt(agent, dataset: Dataset, perception: Perception) -> Choose:
+    """An Expert that nobody trained: the language model is asked for the skills, as a hosted one would be (Table 5, dual agent, untrained).
+
+    It is not asked to write them, which a tiny model cannot, but how probable each skill's name is as the first of the list: those more
+    probable, per token, than an empty list are taken, at most five, the most probable first."""
+    asked, names = HostedExpert(None, dataset, perception), list(dataset.skills)
+    opening, answers = agent.encode('{"skills": ['), [*(f'"{name}"' for name in names), "]"]
+
+    def choose(states: list[ExpertState], episodes: list[Episode]) -> list[tuple[str, ...]]:
+        perceived = perception.perceive([s.user for s in states])
+        scores = agent.likelihood([agent.ask(asked.prompt(s, *p)) + opening for s, p in zip(states, perceived)], answers)
+        ranked = [sorted(zip(names, row), key=lambda pair: -pair[1]) for row in scores]
+        return [tuple(name for name, score in pairs[:MAX_SKILLS] if score > row[-1]) for pairs, row in zip(ranked, scores)]
+    return choose
+
+
+# --- strategy alone -----------------------------------------------------------------------------------------------------------
 
 def by_constant(skills: Sequence[str]) -> Choose:
     return lambda states, episodes: [tuple(skills)] * len(states)
@@ -51,13 +96,15 @@ def best_constant(dataset: Dataset) -> tuple[str, ...]:
     return chosen
 
 
-def fresh(dataset: Dataset, seed: int, **rewards: object) -> Gopo:
-    """An untrained Expert with trained perception, and no language model."""
+def fresh(dataset: Dataset, seed: int, algo: str = "gopo", **rewards: object) -> Gopo:
+    """An untrained policy with trained perception, and no language model."""
     torch.manual_seed(seed)
-    perception = Perception(dataset.intents, dataset.emotions)
-    expert = Expert(list(dataset.skills), perception, ExpertConfig())
-    perception.fit(dataset, seed=seed)
-    return Gopo(dataset, expert, None, judge_for(dataset), GopoConfig(**rewards))
+    method = algorithm(algo)
+    options = method.Options() if method.Options else None
+    policy = method.new_policy(dataset, ExpertConfig(), options)
+    policy.perception.fit(dataset, seed=seed)
+    method.prepare_policy(policy, dataset)
+    return method(dataset, policy, None, judge_for(dataset), GopoConfig(**rewards), options=options)
 
 
 def imitate_offline(gopo: Gopo, seed: int, epochs: int = 15, batch: int = 64) -> Gopo:
@@ -73,18 +120,6 @@ def imitate_offline(gopo: Gopo, seed: int, epochs: int = 15, batch: int = 64) ->
         if score > best:
             best, kept = score, {k: v.clone() for k, v in gopo.expert.state_dict().items()}
     gopo.expert.load_state_dict(kept)
-    return gopo
-
-
-def imitate_on_policy(gopo: Gopo, seed: int, steps: int) -> Gopo:
-    """Cross-entropy on the teacher's sequences in the states that the Expert itself reaches (DAgger, Ross et al. 2011, without the mixture)."""
-    for step in tqdm(range(1, steps + 1), desc="imitation, on-policy", leave=False):
-        draws = keyed(seed * 100_003 + step)
-        numbers = np.random.default_rng([seed, step]).integers(0, 2 ** 30, gopo.size).tolist()
-        played = rollout(gopo.episodes("train", numbers, seed), by_policy(gopo.expert, draws), gopo.speaker, gopo.judge, gopo.expert.perception,
-                         gopo.dataset.skills, 1, None, draws)
-        labelled = [s for e in played for s in e.steps if s.teacher]
-        gopo.learner.imitate([s.state for s in labelled], [s.teacher for s in labelled])
     return gopo
 
 
@@ -112,7 +147,8 @@ def rows(dataset: Dataset, steps: int) -> dict[str, Callable[[int], tuple[Gopo, 
         "imitation, offline, without stop": lambda seed: greedy(supervised(seed), stops=False),
     }
     if dataset.environment:
-        table["imitation, on-policy"] = lambda seed: greedy(imitate_on_policy(fresh(dataset, seed), seed, steps))
+        table["imitation, on-policy"] = lambda seed: greedy(learn(fresh(dataset, seed, "imitation"), seed, steps, "imitation, on-policy"))
+        table["Memento"] = lambda seed: (gopo := learn(fresh(dataset, seed, "memento"), seed, steps, "Memento"), gopo.chooser(greedy=True))
         table["GOPO, R^E only"] = lambda seed: greedy(learn(fresh(dataset, seed, reward="expert"), seed, steps, "GOPO, R^E only"))
         table["GOPO, R^A only"] = lambda seed: greedy(learn(fresh(dataset, seed, reward="cs"), seed, steps, "GOPO, R^A only"))
         table["GOPO, joint (Eq. 10)"] = lambda seed: greedy(learn(fresh(dataset, seed), seed, steps, "GOPO, joint"))

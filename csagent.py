@@ -40,6 +40,7 @@ from runs import adam_state, load_adam_state
 
 # B replies, L tokens of a reply, V vocabulary, S states, P tokens of a prompt, D width of an embedding
 INF = float("inf")
+TOKENS = 10_000                                  # in one supervised pass: more is slower, and gigabytes
 LOOKS = 5                                        # at the dev loss, during supervised training
 
 
@@ -283,6 +284,9 @@ class CustomerServiceAgent:
         if len(ids) > self.cfg.user_tokens:
             half = self.cfg.user_tokens // 2
             text = f"{self.tokenizer.decode(ids[:half])} ... {self.tokenizer.decode(self.encode(text[-10 * self.cfg.user_tokens:])[-half:])}"
+        return self._harmless(text)
+
+    def _harmless(self, text: str) -> str:
         return self._control.sub(lambda m: f"{m[0][0]} {m[0][1:]}", text)
 
     def _system(self, r: Request) -> str:
@@ -324,6 +328,13 @@ class CustomerServiceAgent:
             messages.insert(0, {"role": "system", "content": self._system(r)})
         else:
             messages[0]["content"] = f"{self._system(r)}\n\n{messages[0]['content']}"
+        return self._chat(messages)
+
+    def ask(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Messages for another purpose than a reply, their text made harmless, as the prompt's token ids."""
+        return self._chat([m | {"content": self._harmless(m["content"])} for m in messages])
+
+    def _chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         return self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, enable_thinking=False, return_dict=False)
 
     # ---- the two passes that everything below is made of
@@ -481,6 +492,25 @@ class CustomerServiceAgent:
         logp = logits.log_softmax(-1).gather(-1, ids[..., None])[..., 0]
         return [row[keep].tolist() for row, keep in zip(logp, mask)]
 
+    @torch.no_grad()
+    def likelihood(self, prompts: Sequence[list[int]], texts: Sequence[str], states: int = 16) -> list[list[float]]:
+        """Mean log-probability per token, nats, of each text as the answer to each prompt, end token left out; `states` prompts at a time."""
+        answers, scores = [self.encode(text) for text in texts], []
+        for part in (prompts[i:i + states] for i in range(0, len(prompts), states)):
+            with self._precision():
+                logits, ids, mask = self._reply_logits(part, [s for s in range(len(part)) for _ in texts], answers * len(part))
+            logp = logits.log_softmax(-1).gather(-1, ids[..., None])[..., 0]                                # [S T, L]
+            scores += ((logp * mask).sum(-1) / mask.sum(-1)).view(len(part), len(texts)).tolist()
+        return scores
+
+    def imitate(self, pairs: Sequence[tuple[Request, str]]) -> dict[str, float]:
+        """One AdamW step of cross-entropy on replies, with the optimiser and the step size of the policy gradient."""
+        data, size = self._encoded(pairs), self.cfg.sft_batch
+        tokens = sum(len(reply) for _, reply in data)
+        self.optimizer.zero_grad(set_to_none=True)
+        parts = [data[i:i + size] for i in range(0, len(data), size)]
+        return self._step(self.optimizer, {"loss": sum(self._backward(part, tokens) for part in parts)})
+
     def update(self, requests: Sequence[Request], replies: Sequence[Sequence[Reply]], rewards: Sequence[Sequence[float | None]]) -> dict[str, float]:
         """One AdamW step on 9a over all replies.  A reward of None (the judge could not score) leaves 9b; its reply stays in 9d.
 
@@ -587,7 +617,8 @@ class CustomerServiceAgent:
     @torch.no_grad()
     def dev_loss(self, pairs: Sequence[tuple[Request, str]]) -> float:
         """Mean cross-entropy per reply token, nats."""
-        data, size = sorted(self._encoded(pairs), key=lambda x: len(x[0]) + len(x[1])), self._rows()
+        data = sorted(self._encoded(pairs), key=lambda x: len(x[0]) + len(x[1]))
+        size = self._rows(data)
         parts = [data[i:i + size] for i in range(0, len(data), size)]
         return sum(float(self._cross_entropy(p)) * sum(len(r) for _, r in p) for p in parts) / sum(len(r) for _, r in data)
 
@@ -597,13 +628,15 @@ class CustomerServiceAgent:
         end = self.tokenizer.eos_token_id
         return [(self.prompt(r), self.encode(text) + [end]) for r, text in pairs]
 
-    def _rows(self) -> int:
-        """Replies in one supervised pass: with gradient checkpointing, which one asks for when memory is short, as few as in the update."""
-        return min(self.cfg.sft_batch, self.cfg.micro_batch * self.cfg.group) if self.cfg.gradient_checkpointing else self.cfg.sft_batch
+    def _rows(self, pairs) -> int:
+        """How many of these replies go into one supervised pass: as few as in the update with gradient checkpointing, which one asks for when memory
+        is short, else as many as `TOKENS` allow."""
+        fit = TOKENS // max(len(prompt) + len(reply) for prompt, reply in pairs)
+        return max(1, min(self.cfg.sft_batch, self.cfg.micro_batch * self.cfg.group if self.cfg.gradient_checkpointing else fit))
 
-    def _backward(self, pairs) -> float:
-        """Cross-entropy of a batch and its gradient, in parts if memory is short."""
-        tokens, value, size, mine = sum(len(reply) for _, reply in pairs), 0.0, self._rows(), share(pairs)
+    def _backward(self, pairs, tokens: int | None = None) -> float:
+        """Cross-entropy of a batch and its gradient, in parts if memory is short.  tokens: of the whole, if this is a part of something larger."""
+        tokens, value, size, mine = tokens or sum(len(reply) for _, reply in pairs), 0.0, self._rows(pairs), share(pairs)
         for part in (mine[i:i + size] for i in range(0, len(mine), size)):
             loss = self._cross_entropy(part) * (sum(len(reply) for _, reply in part) / tokens)
             loss.backward()

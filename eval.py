@@ -7,6 +7,7 @@ with a separately written ear, and a difference above .05 is flagged.
 Try it:  python eval.py --run runs/mgshop-gopo-0 --episodes 100 --show 1
          python eval.py --run runs/mgshop-gopo-0 --chat        you are the customer
          python eval.py --run runs/tmallbrand-a-gopo-0 --dataset tmallbrand-b        transfer to another store
+         python eval.py --paper --dataset mgshop --seeds 5        the paper's tables: see experiments.py
          python eval.py --run runs/mgshop-gopo-0 --judge api:MODEL --api_base http://127.0.0.1:8000/v1        an LLM judges, G-Eval too"""
 from __future__ import annotations
 
@@ -24,31 +25,14 @@ from tqdm import tqdm
 import data
 from constraints import compile_constraints, violations
 from data import DataError, Dataset, base, fill, opt, slots
-from gopo import (
-    Choose,
-    Episode,
-    Gopo,
-    NoJudge,
-    PhraseBook,
-    Silence,
-    Step,
-    by_chance,
-    by_nobody,
-    by_policy,
-    by_teacher,
-    judge_for,
-    keyed,
-    load_gopo,
-    request_of,
-    rollout,
-)
+from gopo import Choose, Episode, Gopo, NoJudge, PhraseBook, Silence, Step, by_chance, by_teacher, judge_for, keyed, load_gopo, request_of, rollout
 from hosted import HostedAgent, HostedExpert
 from judge import LLMJudge, hosted_model
 from llm import ApiConfig, Client
 from models import BUILT
 from rewards import Judge, Judged, dialogue_return, esndcg
 from runs import read_json, write_json
-from tse import bleu, bleu_tokenizer, g_eval, gre, interval, replay_turns, skill_f1, tse
+from tse import bleu, bleu_tokenizer, distinct_2, g_eval, gre, interval, repeated, replay_turns, skill_f1, tse
 
 EAR_TOLERANCE = 0.05                             # a larger difference of TSE between the two ears is flagged
 Row = dict[str, dict[str, float | None]]         # metric -> {mean, low, high}
@@ -93,6 +77,7 @@ def dialogue_metrics(gopo: Gopo, episode: Episode, gres: Forms, forms: Forms) ->
         "exact": mean([float(s.skills == s.teacher) for s in labelled]), "length": mean([len(s.skills) for s in steps]), "r_cs": mean(scored),
         "return": dialogue_return(gopo.rewards(episode, ending=False), dataset.horizon, gopo.gamma, info["success"]) if dataset.environment else None,
         "mood": info.get("mood"), "vouchers": info.get("vouchers"), "reply_words": mean([len(s.replies[0].text.split()) for s in steps]),
+        "distinct_2": distinct_2([s.replies[0].text for s in steps]), "repeated": repeated([s.replies[0].text for s in steps]),
         "violations": float(sum(len(violations(s.replies[0].text, r)) for s, r in zip(steps, rules))),
     }
 
@@ -105,6 +90,16 @@ def bleu_interval(episodes: Sequence[Episode], draws: int = 1000) -> dict[str, f
     replies, references = map(list, zip(*pairs))
     drawn = BLEU(tokenize=bleu_tokenizer(references)).corpus_score(replies, [references], n_bootstrap=draws)
     return {"mean": bleu(replies, references), "low": (drawn._mean - drawn._ci) / 100, "high": (drawn._mean + drawn._ci) / 100}
+
+
+def bleu_statistics(episodes: Sequence[Episode]) -> list[list[int]] | None:
+    """What BLEU is made of, summed over each dialogue's replies: [reply words, reference words, n-grams right (n = 1..4), n-grams (n = 1..4)]."""
+    references = [s.judged.reference for e in episodes for s in e.steps if s.judged.reference]
+    if not references:
+        return None
+    metric = BLEU(tokenize=bleu_tokenizer(references))
+    pairs = [[(s.replies[0].text, s.judged.reference) for s in e.steps if s.judged.reference] for e in episodes]
+    return [np.sum(metric._extract_corpus_statistics([a for a, _ in p], [[b for _, b in p]]), 0).astype(int).tolist() if p else [0] * 10 for p in pairs]
 
 
 def asked_of(judge: Judge, form: str, episodes: Sequence[Episode]) -> list[Forms]:
@@ -122,27 +117,31 @@ def at_once(gopo: Gopo, total: int) -> int:
 def evaluate(gopo: Gopo, choose: Choose, episodes: int, seed: int, split: str = "test", label: str = "", second_ear: bool = False,
              with_bleu: bool = True, forms: Sequence[str] = ("gre", "g_eval")) -> tuple[Row, list[Episode]]:
     """Plays `episodes` held-out dialogues with the most probable skills and tokens; `forms`: what the judge fills in beside Eq. 8."""
-    total = episodes if gopo.dataset.environment else min(episodes, len(getattr(gopo.dataset, split)))
-    plays = (gopo.dataset.play, gopo.dataset.cross_check) if second_ear and gopo.dataset.cross_check else (gopo.dataset.play,)
-    rows, first = {}, []
-    for play in plays:
-        with tqdm(total=total, desc=f"evaluating {label}", unit="dialogue", leave=False) as bar:
-            started = [Episode(n, env, env.reset()) for n in range(total) for env in [play(split, n, seed)]]
-            judge = gopo.judge if play is plays[0] else NoJudge()        # the second ear is asked for TSE alone
-            size = at_once(gopo, total)
-            for first_of in range(0, total, size):
-                rollout(started[first_of:first_of + size], choose, gopo.speaker, judge, gopo.expert.perception, gopo.dataset.skills, 1, 0.0,
-                        keyed(seed), gopo.alone, bar.update)
-        played = started
-        filled_in = (asked_of(judge if form in forms else NoJudge(), form, played) for form in ("gre", "g_eval"))
-        numbers = [dialogue_metrics(gopo, *row) for row in zip(played, *filled_in)]
-        if play is plays[0]:
-            first, rows = played, {m: interval([n[m] for n in numbers], seed) for m in numbers[0]}
-        else:
-            rows["tse_2nd_ear"] = interval([n["tse"] for n in numbers], seed)
+    numbers, played = measure(gopo, choose, episodes, seed, split, label, second_ear, forms)
+    rows = {m: interval([n[m] for n in numbers], seed) for m in numbers[0]}
     if with_bleu:
-        rows["bleu"] = bleu_interval(first)
-    return rows, first
+        rows["bleu"] = bleu_interval(played)
+    return rows, played
+
+
+def measure(gopo: Gopo, choose: Choose, episodes: int, seed: int, split: str = "test", label: str = "", second_ear: bool = False,
+            forms: Sequence[str] = ("gre", "g_eval")) -> tuple[list[dict[str, float | None]], list[Episode]]:
+    """The same, dialogue by dialogue; with the second ear also `tse_2nd_ear`, from playing the same customers again."""
+    def play(start: Callable, judge: Judge) -> tuple[list[dict[str, float | None]], list[Episode]]:
+        total = episodes if gopo.dataset.environment else min(episodes, len(getattr(gopo.dataset, split)))
+        size, played = at_once(gopo, total), [Episode(n, env, env.reset()) for n in range(total) for env in [start(split, n, seed)]]
+        with tqdm(total=total, desc=f"evaluating {label}", unit="dialogue", leave=False) as bar:
+            for first in range(0, total, size):
+                rollout(played[first:first + size], choose, gopo.speaker, judge, gopo.expert.perception, gopo.dataset.skills, 1, 0.0, keyed(seed),
+                        gopo.alone, bar.update)
+        filled_in = (asked_of(judge if form in forms else NoJudge(), form, played) for form in ("gre", "g_eval"))
+        return [dialogue_metrics(gopo, *row) for row in zip(played, *filled_in)], played
+
+    numbers, played = play(gopo.dataset.play, gopo.judge)
+    if second_ear and gopo.dataset.cross_check:
+        heard, _ = play(gopo.dataset.cross_check, NoJudge())             # the second ear is asked for TSE alone
+        numbers = [n | {"tse_2nd_ear": other["tse"]} for n, other in zip(numbers, heard)]
+    return numbers, played
 
 
 # --- the rows of a run ----------------------------------------------------------------------------------------------------------
@@ -150,11 +149,11 @@ def evaluate(gopo: Gopo, choose: Choose, episodes: int, seed: int, split: str = 
 def methods(run: Path, dataset: Dataset, judge: Judge) -> dict[str, Callable[[], tuple[Gopo, Choose]]]:
     """Row name -> how to make it.  Loaded one at a time: two large models would not fit."""
     config = read_json(run / "config.json")
-    lm, alone = config["run"]["replies"] == "lm", config["gopo"]["no_expert"]
+    lm, alone, trained = config["run"]["replies"] == "lm", config["gopo"]["no_expert"], config["run"].get("algo", "gopo")
     def stage(expert: str, agent: str) -> Callable[[], tuple[Gopo, Choose]]:
         def make():
             g = load_gopo(run, dataset, expert, agent, judge)
-            return g, by_nobody if alone else by_policy(g.expert, greedy=True)
+            return g, g.chooser(greedy=True)
         return make
     def with_chooser(choose: Choose) -> Callable[[], tuple[Gopo, Choose]]:
         return lambda: (load_gopo(run, dataset, judge=judge), choose)
@@ -163,7 +162,7 @@ def methods(run: Path, dataset: Dataset, judge: Judge) -> dict[str, Callable[[],
         rows["warm_start"] = stage("untrained.safetensors", "warm_start")
         if not alone and (run / "strategy.safetensors").exists():
             rows["strategy"] = stage("strategy.safetensors", "warm_start")
-    rows["gopo"] = stage("expert.safetensors", "csagent")
+    rows[trained] = stage("expert.safetensors", "csagent")
     if not alone:
         rows |= {"teacher": with_chooser(by_teacher), "random": with_chooser(by_chance(list(dataset.skills), 0))}
     if lm and not alone:
@@ -177,20 +176,20 @@ def hosted(run: Path, dataset: Dataset, judge: Judge, expert: str | None, cs_age
         speaker = HostedAgent(Client(hosted_model(cs_agent, "--cs_agent", "nothing"), api), dataset) if cs_agent else None
         g = load_gopo(run, dataset, judge=judge, speaker=speaker)
         asked = Client(hosted_model(expert, "--expert", "nothing"), api) if expert else None
-        return g, HostedExpert(asked, dataset, g.expert.perception) if asked else by_nobody if g.cfg.no_expert else by_policy(g.expert, greedy=True)
+        return g, HostedExpert(asked, dataset, g.expert.perception) if asked else g.chooser(greedy=True)
     return {f"{expert or 'gopo'} + {cs_agent or 'gopo'}": make} if expert or cs_agent else {}
 
 
 def evaluate_run(run: Path, dataset: Dataset, episodes: int, seed: int, judge: Judge, show: int = 0, only: Sequence[str] = (),
                  more: Mapping[str, Callable] = MappingProxyType({})) -> dict[str, Row]:
     """The rows of a run, or `only` some, and always the rows in `more`."""
-    table = {}
+    table, trained = {}, read_json(run / "config.json")["run"].get("algo", "gopo")
     chosen = {name: make for name, make in methods(run, dataset, judge).items() if not only or name in only}
     for name, make in (dict(more) | chosen).items():                     # what another server may refuse comes first
         gopo = choose = None                                             # the row before goes first: two large models would not fit
         gopo, choose = make()
-        table[name], played = evaluate(gopo, choose, episodes, seed, label=name, second_ear=name in ("gopo", "teacher"))
-        if name == "gopo" or name in more:
+        table[name], played = evaluate(gopo, choose, episodes, seed, label=name, second_ear=name in (trained, "teacher"))
+        if name == trained or name in more:
             for episode in played[:show]:
                 show_dialogue(gopo, episode)
             print_unanswered(gopo.speaker, choose)
@@ -279,7 +278,7 @@ def chat(gopo: Gopo) -> None:
     print(f"You are the customer of {gopo.dataset.name}.", "Try: I am looking for a quiet kettle, at most 40 euros." * (gopo.dataset.name == "mgshop"))
     you = You(gopo.dataset)
     episode = Episode(0, you, you.reset())
-    choose = by_nobody if gopo.cfg.no_expert else by_policy(gopo.expert, greedy=True)
+    choose = gopo.chooser(greedy=True)
     while not episode.over:
         state = episode.state()
         perceived = gopo.expert.perception.perceive([state.user])[0]
@@ -296,11 +295,20 @@ def chat(gopo: Gopo) -> None:
 @dataclass(frozen=True)
 class EvalConfig:
     """What is measured."""
-    run: str = opt(None, "a run directory written by train.py")
+    run: str | None = opt(None, "a run directory written by train.py")
     dataset: str | None = opt(None, "test on this dataset, not the one trained on: same skills and labels, as tmallbrand-b for a run on tmallbrand-a")
+    paper: bool = opt(False, "the paper's experiments: trains every method, measures every row, writes results/<dataset>; goes on where it was stopped")
+    train_on: str | None = opt(None, "--paper: train on this dataset and test on --dataset; default the same")
+    seeds: int = opt(5, "--paper: training seeds 0, 1, ...")
+    quick: bool = opt(False, "--paper: one seed")
+    steps: int | None = opt(None, "--paper: joint steps of every method; default that of train.py")
+    workers: int | None = opt(None, "--paper: jobs at a time, one thread each; default 2, or 1 with a large model")
+    model: str = opt("tiny", "--paper: the language model of all methods, as in train.py")
+    small_model: str = opt("nano", "--paper: the smaller model of Table 4")
     episodes: int = opt(200, "held-out dialogues per row")
     seed: int = opt(0, "seed of the simulated customers and of the bootstrap")
-    rows: list[str] = field(default_factory=list, metadata={"help": "only these rows: untrained warm_start strategy gopo teacher random untrained_lm_teacher"})
+    rows: list[str] = field(default_factory=list, metadata={"help": "only these rows: untrained warm_start strategy gopo (or what --algo was) "
+                                                                                 "teacher random untrained_lm_teacher"})
     json: str | None = opt(None, "write all metrics to this file: row -> metric -> {mean, low, high}")
     show: int = opt(0, "print so many dialogues of the trained agents with states, constraints and reward parts")
     chat: bool = opt(False, "you play the customer in the terminal")
@@ -310,10 +318,13 @@ class EvalConfig:
     expert: str | None = opt(None, "adds a row in which api:MODEL picks the skills; with --cs_agent, hosted models play both parts")
 
     def __post_init__(self):
-        if not self.run:
-            raise ValueError("--run is missing: name a run directory written by train.py, e.g. --run runs/mgshop-gopo-0")
-        if self.episodes < 1 or self.show < 0 or self.seed < 0:
-            raise ValueError(f"--episodes must be at least 1, --show and --seed at least 0, got {self.episodes}, {self.show}, {self.seed}")
+        if self.paper == bool(self.run):
+            raise ValueError("name a run directory written by train.py, e.g. --run runs/mgshop-gopo-0; or --paper, for all of the paper's experiments")
+        if self.paper and (self.chat or self.rows or self.json or self.show or self.seed):
+            raise ValueError("--paper goes without --chat, --rows, --json, --show and --seed")
+        for name, least in (("episodes", 1), ("show", 0), ("seed", 0), ("seeds", 1), ("steps", 1), ("workers", 1)):
+            if getattr(self, name) is not None and getattr(self, name) < least:
+                raise ValueError(f"--{name} must be at least {least}, got {getattr(self, name)}")
         for flag, name in (("--cs_agent", self.cs_agent), ("--expert", self.expert), ("--judge", self.judge if self.judge != "rules" else None)):
             if name:
                 hosted_model(name, flag, "rules" if flag == "--judge" else "nothing")
@@ -321,21 +332,32 @@ class EvalConfig:
             raise ValueError("--chat talks to the run's own agents: leave out --cs_agent, --expert and --rows")
 
 
-def data_of(cfg: EvalConfig, config: dict) -> Dataset:
+def data_of(run: Path, name: str | None, data_dir: str | None) -> Dataset:
     """The dataset of the run, or another with the same skills and labels: transfer."""
-    if not cfg.dataset or cfg.dataset == config["run"]["dataset"]:
-        return data.load_used(config["run"], cfg.data_dir)
-    known, other = read_json(Path(cfg.run) / "dataset.json"), data.load(cfg.dataset, cfg.data_dir or config["run"]["data_dir"])
+    config = read_json(run / "config.json")
+    if not name or name == config["run"]["dataset"]:
+        return data.load_used(config["run"], data_dir)
+    known, other = read_json(run / "dataset.json"), data.load(name, data_dir or config["run"]["data_dir"])
     for kind, theirs, ours in (("skills", [s["id"] for s in known["skills"]], list(other.skills)), ("intents", known["intents"], list(other.intents)),
                                ("emotions", known["emotions"], list(other.emotions))):
         if theirs != ours:
-            raise DataError(f"--dataset {cfg.dataset}: its {kind} are not those of {known['name']}, which {cfg.run} was trained on")
+            raise DataError(f"--dataset {name}: its {kind} are not those of {known['name']}, which {run} was trained on")
     return other
+
+
+def run_paper(cfg: EvalConfig, api: ApiConfig) -> int:
+    from experiments import Settings, paper
+    if (cfg.cs_agent or cfg.expert or cfg.judge != "rules") and not api.api_base:
+        raise DataError("--judge api:, --cs_agent and --expert need --api_base, the address of the server, e.g. http://127.0.0.1:8000/v1")
+    name = cfg.dataset or "mgshop"
+    settings = Settings(name, cfg.train_on or name, 1 if cfg.quick else cfg.seeds, cfg.episodes, cfg.judge, "auto", cfg.steps, cfg.model, cfg.small_model,
+                        cfg.cs_agent, cfg.expert)
+    return paper(settings, cfg.workers or (2 if cfg.model in BUILT else 1), api, cfg.data_dir, f"python eval.py {' '.join(sys.argv[1:])}")
 
 
 def execute(cfg: EvalConfig, api: ApiConfig) -> None:
     config, run = read_json(Path(cfg.run) / "config.json"), Path(cfg.run)
-    dataset = data_of(cfg, config)
+    dataset = data_of(run, cfg.dataset, cfg.data_dir)
     judge = judge_for(dataset, cfg.judge, api)
     if (cfg.cs_agent or cfg.expert) and not api.api_base:
         raise DataError("--cs_agent and --expert need --api_base, the address of the server, e.g. http://127.0.0.1:8000/v1")
@@ -364,12 +386,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         parser.error(str(error))
     try:
+        if configs[0].paper:
+            return run_paper(*configs)
         execute(*configs)
     except (DataError, OSError) as error:
         print(f"eval.py: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nstopped", file=sys.stderr)
+        print("\nstopped" + "; the same command goes on" * configs[0].paper, file=sys.stderr)
         return 130
     return 0
 

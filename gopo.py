@@ -8,10 +8,11 @@ Try it:  python gopo.py        three steps of strategy learning on the simulated
 Exercise: set --outcome_weight 1 and compare TSE: nothing in R_t is TSE (GAP-4)."""
 from __future__ import annotations
 
+import importlib
 import random
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Callable, Protocol, Sequence
+from typing import Any, Callable, Protocol, Sequence
 
 import numpy as np
 import torch
@@ -39,7 +40,7 @@ from rewards import (
     skill_reward,
 )
 from runs import adam_state, load_adam_state, load_tensors, read_json, write_json
-from tse import skill_f1, tse
+from tse import distinct_2, repeated, skill_f1, tse
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,7 @@ class NoJudge:
 
 def strategy_only(gopo: "Gopo") -> "Gopo":
     """The same Expert and learner without the language model: the phrase book speaks, or nobody does."""
-    alone = Gopo(gopo.dataset, gopo.expert, None, gopo.judge, gopo.cfg)
+    alone = type(gopo)(gopo.dataset, gopo.expert, None, gopo.judge, gopo.cfg, options=gopo.options)
     alone.learner = gopo.learner
     return alone
 
@@ -229,24 +230,42 @@ def rollout(episodes: list[Episode], choose: Choose, speaker: Speaker, judge: Ju
 # --- learning ---------------------------------------------------------------------------------------------------------------------
 
 class Gopo:
-    """Both agents and how they learn.
+    """Both agents and how they learn.  Other algorithms (`ALGORITHMS`) play the same dialogues and override what is chosen or learned.
 
     agent    a CustomerServiceAgent, which learns; or None
     speaker  who writes the replies, if not the agent: a hosted model; by default the phrase book, or nobody on logs
+    options  the algorithm's own config, of class `Options`
     """
+    single = False                               # True: one agent, no Expert
+    policy: type = Expert                        # what chooses the skills
+    Options: type | None = None
 
-    def __init__(self, dataset: Dataset, expert: Expert, agent, judge: Judge, cfg: GopoConfig, speaker: Speaker | None = None):
+    def __init__(self, dataset: Dataset, expert: Expert, agent, judge: Judge, cfg: GopoConfig, speaker: Speaker | None = None, options: Any = None):
         if launched() > (cfg.dialogues or 16):
             raise DataError(f"--dialogues {cfg.dialogues or 16} is fewer than the {launched()} processes: every one needs a dialogue")
-        self.dataset, self.expert, self.agent, self.cfg = dataset, expert, agent, cfg
+        self.dataset, self.expert, self.agent, self.cfg, self.options = dataset, expert, agent, cfg, options
         self.learner = ExpertLearner(expert)
         self.speaker: Speaker = speaker or agent or (PhraseBook(dataset) if dataset.template else Silence())
         self.judge = judge if not isinstance(self.speaker, Silence) else NoJudge()
         if cfg.outcome_weight and not dataset.environment:
             raise DataError(f"--outcome_weight needs a live shop: {dataset.name} is replayed, its outcome ignores the replies")
         self.size = cfg.dialogues or (16 if agent else 32)
+        self.group = agent.cfg.group if agent else 1
         self.alone = expert.cfg.history if cfg.no_expert else None           # k of H_t for an agent without an Expert
         self.gamma = cfg.gamma if cfg.gamma is not None else (0.95 if dataset.environment else 0.0)
+
+    @classmethod
+    def new_policy(cls, dataset: Dataset, cfg: ExpertConfig, options: Any) -> Expert:
+        """Untrained, perception too."""
+        return cls.policy(list(dataset.skills), Perception(dataset.intents, dataset.emotions), cfg)
+
+    @classmethod
+    def prepare_policy(cls, policy: Expert, dataset: Dataset) -> None:
+        """What the policy gets, once perception is trained and before anything is played: nothing."""
+
+    def chooser(self, draws: Callable[[int, int], torch.Generator] | None = None, greedy: bool = False) -> Choose:
+        """Who chooses the skills; see `by_policy`."""
+        return by_nobody if self.cfg.no_expert else by_policy(self.expert, draws, greedy)
 
     def episodes(self, split: str, numbers: Sequence[int], seed: int) -> list[Episode]:
         environments = [self.dataset.play(split, n, seed) for n in numbers]
@@ -257,10 +276,8 @@ class Gopo:
         rng = np.random.default_rng([seed, stage, number])
         numbers = share(self._dialogues(rng))
         skill_draws, word_draws = (keyed(int(s)) for s in rng.integers(2 ** 31, size=2))
-        choose = by_nobody if self.cfg.no_expert else by_policy(self.expert, skill_draws)
-        group = self.agent.cfg.group if self.agent else 1
-        played = self._together(lambda: rollout(self.episodes("train", numbers, seed), choose, self.speaker, self.judge, self.expert.perception,
-                                                self.dataset.skills, group, None, word_draws, self.alone))
+        played = self._together(lambda: rollout(self.episodes("train", numbers, seed), self.chooser(skill_draws), self.speaker, self.judge,
+                                                self.expert.perception, self.dataset.skills, self.group, None, word_draws, self.alone))
         return {"step": number} | self.summary(played) | self.learn(played), played
 
     @staticmethod
@@ -302,13 +319,14 @@ class Gopo:
 
     def learn(self, played: list[Episode]) -> dict[str, float | None]:
         """One step of Eq. 7 for the Expert and one of Eqs. 9a-9d for the Customer Service Agent."""
-        row: dict[str, float | None] = {}
-        if not self.cfg.no_expert:
-            row |= self.learner.update(self.expert_batch(played))
-        if self.agent:
-            steps = [s for e in played for s in e.steps]
-            row |= self.agent.update([s.request for s in steps], [s.replies for s in steps], [r for e in played for r in self.reply_rewards(e)])
-        return row
+        return ({} if self.cfg.no_expert else self.learn_skills(played)) | (self.learn_words(played) if self.agent else {})
+
+    def learn_skills(self, played: list[Episode]) -> dict[str, float]:
+        return self.learner.update(self.expert_batch(played))
+
+    def learn_words(self, played: list[Episode]) -> dict[str, float]:
+        steps = [s for e in played for s in e.steps]
+        return self.agent.update([s.request for s in steps], [s.replies for s in steps], [r for e in played for r in self.reply_rewards(e)])
 
     def expert_batch(self, played: list[Episode]) -> ExpertBatch:
         batch, ends = ExpertBatch(), [e.state() for e in played]
@@ -372,6 +390,9 @@ class Gopo:
             "esndcg": mean([esndcg(s.skills, s.teacher) for s in labelled]), "f1": mean([skill_f1(s.skills, s.teacher) for s in labelled]),
             "exact": mean([s.skills == s.teacher for s in labelled]), "length": mean([len(s.skills) for s in steps]),
             "reply_words": mean([len(r.text.split()) for s in steps for r in s.replies]),
+            "distinct_2": distinct_2([r.text for s in steps for r in s.replies]),
+            "repeated": mean([repeated([s.replies[0].text for s in e.steps]) for e in played]),
+            "vouchers": mean([v for e in played if (v := e.seen.info.get("vouchers")) is not None]),
             "unscored": mean([s is None for step in steps for s in step.scores]),
         }
         for i, name in enumerate(DIMENSIONS):
@@ -399,10 +420,21 @@ class Answer:
         said = tuple((user, data.delexicalise(reply, context)) for user, reply in zip(history[:-1:2], history[1:-1:2]))     # slots, as in training
         state = ExpertState(history[-1], said, tuple(previous))
         g = self.gopo
-        skills = () if g.cfg.no_expert else by_policy(g.expert, greedy=True)([state], [])[0]
+        skills = g.chooser(greedy=True)([state], [])[0]
         intent, emotion = g.expert.perception.perceive([state.user])[0]
         request = request_of(state, skills, context, (intent, emotion), g.alone)
         return skills, fill(g.speaker.generate([request], temperature=0.0)[0][0].text, context)
+
+
+# --- the algorithms -----------------------------------------------------------------------------------------------------------------
+
+ALGORITHMS = {"gopo": "gopo:Gopo", "sft": "baselines:SFT", "ppo": "ppo:PPO", "memento": "memento:Memento", "imitation": "baselines:Imitation"}
+
+
+def algorithm(name: str) -> type[Gopo]:
+    """--algo; found by name, for the baselines stand on floors above this one."""
+    module, _, found = ALGORITHMS[name].partition(":")
+    return getattr(importlib.import_module(module), found)
 
 
 # --- a run directory and back -----------------------------------------------------------------------------------------------------
@@ -439,11 +471,17 @@ def load_gopo(run: str | Path, dataset: Dataset | None = None, expert: str = "ex
     config = read_json(run / "config.json")
     speaks = config["run"]["replies"] == "lm"
     dataset = dataset or (_read_domain(run / "dataset.json") if speaks else data.load_used(config["run"]))
-    perception = Perception(dataset.intents, dataset.emotions)
-    model = Expert(list(dataset.skills), perception, ExpertConfig(**config["expert"]))
-    model.load_state_dict(load_tensors(run / expert))
+    method, options = algorithm_of(config)
+    policy = method.new_policy(dataset, ExpertConfig(**config["expert"]), options)
+    policy.load_state_dict(load_tensors(run / expert))
     trained = load_agent(run / agent, dataset, config) if speaks and agent and not speaker else None
-    return Gopo(dataset, model.to(here(config)), trained, judge or judge_for(dataset), GopoConfig(**config["gopo"]), speaker)
+    return method(dataset, policy.to(here(config)), trained, judge or judge_for(dataset), GopoConfig(**config["gopo"]), speaker, options)
+
+
+def algorithm_of(config: dict) -> tuple[type[Gopo], Any]:
+    """The algorithm of a run and its options; a run of before --algo is GOPO's."""
+    method = algorithm(config["run"].get("algo", "gopo"))
+    return method, method.Options(**config["options"]) if method.Options else None
 
 
 def here(config: dict) -> str:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ import torch
 from tqdm import tqdm
 
 from data import DataError, Dataset
-from expert import Expert, ExpertConfig, Perception
-from gopo import Gopo, load_agent, strategy_only
+from expert import Expert, ExpertConfig
+from gopo import Gopo, algorithm_of, load_agent, strategy_only
 from parallel import agreed, first, wait
 from runs import Log, adam_state, load_adam_state, load_tensors, read_json, save_tensors
 from warmup import mixed_pairs, slot_names, vocabulary_texts, warm_pairs
@@ -41,15 +41,16 @@ def _replace(folder: Path, make: Callable[[Path], None]) -> None:
     os.replace(part, folder)
 
 
-def prepare_expert(run: Path, dataset: Dataset, cfg: ExpertConfig, seed: int, device: str) -> Expert:
+def prepare_expert(run: Path, dataset: Dataset, method: type[Gopo], cfg: ExpertConfig, options: Any, seed: int, device: str) -> Expert:
     """Perception learns u_t and e_t; the policy starts untrained."""
     torch.manual_seed(seed)
-    expert = Expert(list(dataset.skills), Perception(dataset.intents, dataset.emotions), cfg).to(device)
+    expert = method.new_policy(dataset, cfg, options).to(device)
     path = run / "untrained.safetensors"
     if first() and not path.exists():
         accuracy = expert.perception.fit(dataset, seed=seed)
         if accuracy:
             print("perception, accuracy on test utterances: " + ", ".join(f"{k} {v:.2f}" for k, v in accuracy.items()))
+        method.prepare_policy(expert, dataset)
         save_tensors(expert.state_dict(), path)
     wait()
     expert.load_state_dict(load_tensors(path))
@@ -117,18 +118,21 @@ SAME = {"run": ("dataset", "seed", "replies", "conduct", "split"), "gopo": ("no_
         "agent": ("model", "quantise", "lora_rank", "pretrain_steps", "warm_steps", "warm_dialogues", "sft_lr", "sft_batch", "user_tokens", "constraints")}
 
 
-def check_base(base: Path, config: dict) -> bool:
-    """Refuses a base that is no common start; returns whether its strategy is one too (learned with the same rewards, for as long)."""
+def check_base(base: Path, config: dict) -> tuple[str, ...]:
+    """Refuses a base that is no common start; returns which of its stages are one: the strategy only if learned in the same way, for as long."""
     theirs = read_json(base / "config.json")
     for part, key in ((part, key) for part, keys in SAME.items() for key in keys):
         if theirs[part].get(key, config[part][key]) != config[part][key]:        # an older run lacks a flag that did not exist
             raise DataError(f"--base {base} was trained with --{key} {theirs[part][key]}, this run has {config[part][key]}")
-    return all(theirs[part] == config[part] for part in ("gopo", "expert")) and theirs["run"]["strategy_steps"] == config["run"]["strategy_steps"]
+    learner = lambda c: (c["run"].get("algo", "gopo"), c["run"]["strategy_steps"], c["gopo"], c["expert"], c.get("options"))
+    left = [] if algorithm_of(theirs)[0].policy is algorithm_of(config)[0].policy else ["untrained.safetensors"]
+    left += [] if learner(theirs) == learner(config) else ["strategy.safetensors", "strategy_adam.safetensors"]
+    return tuple(name for name in STAGES if name not in left)
 
 
-def take_base(base: Path, run: Path, with_strategy: bool) -> None:
-    """Copies the stages of `base`."""
-    for name in (n for n in STAGES if with_strategy or not n.startswith("strategy")):
+def take_base(base: Path, run: Path, stages: Sequence[str]) -> None:
+    """Copies stages of `base`."""
+    for name in stages:
         if (base / name).is_dir():
             shutil.copytree(base / name, run / name)
         elif (base / name).exists():

@@ -1081,7 +1081,7 @@ def test_a_killed_stage_starts_again(tmp_path):
 def test_finished_stages_are_read_back(strategy_run, monkeypatch):      # else a resumed run would train perception again, or start elsewhere
     monkeypatch.setattr(Perception, "fit", lambda *_, **__: pytest.fail("trained twice"))
     torch.manual_seed(99)
-    expert = prepare_expert(strategy_run, mgshop.load(), ExpertConfig(), 0, "cpu")
+    expert = prepare_expert(strategy_run, mgshop.load(), Gopo, ExpertConfig(), None, 0, "cpu")
     saved = load_file(strategy_run / "untrained.safetensors")
     assert all(torch.equal(v, saved[k]) for k, v in expert.state_dict().items())
 

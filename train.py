@@ -17,7 +17,7 @@ import resource
 import signal
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Sequence
 
@@ -28,7 +28,7 @@ import data
 from data import DataError, Dataset, opt
 from eval import evaluate, evaluate_run, print_table
 from expert import ExpertConfig
-from gopo import Gopo, GopoConfig, by_nobody, by_policy, judge_for, save_domain
+from gopo import ALGORITHMS, Gopo, GopoConfig, algorithm, algorithm_of, judge_for, save_domain
 from judge import LLMJudge, hosted_model
 from llm import ApiConfig, ApiError
 from parallel import any_of, first, meet, part, told, wait
@@ -40,12 +40,13 @@ from stages import check_base, prepare_agent, prepare_expert, prepare_strategy, 
 @dataclass(frozen=True)
 class RunConfig:
     """What is trained, on what, and where it is written."""
+    algo: str = opt("gopo", f"how is learned: {', '.join(ALGORITHMS)}; sft and ppo are single agents, without an Expert (baselines.py)")
     dataset: str = opt("mgshop", "mgshop (simulated shop), multiwoz or star (real dialogues), or the path of your own logs, logs.jsonl")
     replies: str = opt("lm", "lm: a language model writes them; template: the shop's phrase book does, strategy alone is learned in about a minute")
     steps: int | None = opt(None, "GOPO steps; default 25 with a language model, 300 with template replies")
     strategy_steps: int = opt(300, "GOPO steps of the Expert alone, before the language model speaks (phrase book; no reply on logs); not part of --steps")
     seed: int = opt(0, "one number seeds everything")
-    output_dir: str | None = opt(None, "run directory; default runs/<dataset>-<gopo|alone>-<seed>, numbered if it exists")
+    output_dir: str | None = opt(None, "run directory; default runs/<dataset>-<algo>-<seed>, numbered if it exists")
     data_dir: str = opt(os.environ.get("GOPO_DATA", "data"), "where corpora are stored and downloaded to; default data, or the environment's GOPO_DATA")
     conduct: bool = opt(False, "multiwoz only: EmoWOZ 2.0's labels of the system's tone as skills; CC BY-NC 4.0, not for commercial use")
     judge: str = opt("rules", "who scores replies (Eq. 8): rules, or api:MODEL, a model of the server at --api_base")
@@ -60,6 +61,8 @@ class RunConfig:
     precision: str = opt("auto", "fp32, bf16, or auto: bf16 where a probe at the start finds it clearly faster")
 
     def __post_init__(self):
+        if self.algo not in ALGORITHMS:
+            raise ValueError(f"--algo is one of {', '.join(ALGORITHMS)}, got {self.algo!r}")
         if self.replies not in ("lm", "template"):
             raise ValueError(f"--replies is lm or template, got {self.replies!r}")
         if self.device not in ("cpu", "cuda", "auto") or self.precision not in ("fp32", "bf16", "auto"):
@@ -71,16 +74,26 @@ class RunConfig:
                 raise ValueError(f"--{name} must be at least {least}, got {getattr(self, name)}")
 
 
-def parse(argv: Sequence[str] | None) -> tuple[RunConfig, GopoConfig, ExpertConfig, Any, ApiConfig]:
-    """Flags -> the five configs.  A typo is an error, never ignored, and no prefix of a flag is accepted."""
+def parse(argv: Sequence[str] | None) -> tuple[RunConfig, GopoConfig, ExpertConfig, Any, ApiConfig, Any]:
+    """Flags -> the five configs and the options of the algorithm.  A typo is an error, never ignored, and no prefix of a flag is accepted."""
     from transformers import HfArgumentParser
 
     from csagent import AgentConfig
-    parser = HfArgumentParser([RunConfig, GopoConfig, ExpertConfig, AgentConfig, ApiConfig], allow_abbrev=False, description=__doc__.split("\n\n")[0])
+    options = [a.Options for a in map(algorithm, ALGORITHMS) if a.Options]
+    parser = HfArgumentParser([RunConfig, GopoConfig, ExpertConfig, AgentConfig, ApiConfig, *options], allow_abbrev=False,
+                              description=__doc__.split("\n\n")[0])
     try:
-        return parser.parse_args_into_dataclasses(argv)
+        configs = parser.parse_args_into_dataclasses(argv)
     except ValueError as error:
         parser.error(str(error))
+    run, gopo, method = configs[0], configs[1], algorithm(configs[0].algo)
+    for given in configs[5:]:
+        if not isinstance(given, method.Options or ()) and given != type(given)():
+            changed = next(f.name for f in fields(given) if getattr(given, f.name) != f.default)
+            parser.error(f"--{changed} is none of --algo {run.algo}'s flags")
+    if method.single:
+        configs = (run, replace(gopo, no_expert=True), *configs[2:])
+    return *configs[:5], next((given for given in configs[5:] if isinstance(given, method.Options or ())), None)
 
 
 # --- stopping -------------------------------------------------------------------------------------------------------------------
@@ -137,7 +150,7 @@ def train(run: Path, gopo: Gopo, cfg: RunConfig, steps: int, stop: Stop) -> int:
                     tqdm.write(evaluate_dev(gopo, done, evaluations))
             wait()
             bar.update()
-            bar.set_postfix({k: f"{row[k]:.2f}" for k in ("reward", "tse") if row[k] is not None}, refresh=False)
+            bar.set_postfix({k: f"{row[k]:.2f}" for k in ("reward", "tse", "loss") if row.get(k) is not None}, refresh=False)
             if ending:
                 break
     stop.wait = False
@@ -146,9 +159,9 @@ def train(run: Path, gopo: Gopo, cfg: RunConfig, steps: int, stop: Stop) -> int:
 
 def evaluate_dev(gopo: Gopo, step: int, log: Log) -> str:
     """One line on held-out dev customers, most probable skills and tokens."""
-    choose = by_nobody if gopo.cfg.no_expert else by_policy(gopo.expert, greedy=True)
-    row, _ = evaluate(gopo, choose, 40, 0, split="dev", label=f"step {step}", with_bleu=False, forms=("gre",))
-    means = {m: row[m]["mean"] for m in ("tse", "success", "turns", "esndcg", "f1", "length", "r_cs", "gre", "violations")}
+    row, _ = evaluate(gopo, gopo.chooser(greedy=True), 40, 0, split="dev", label=f"step {step}", with_bleu=False, forms=("gre",))
+    means = {m: row[m]["mean"] for m in ("tse", "success", "turns", "esndcg", "f1", "length", "r_cs", "gre", "violations", "reply_words", "distinct_2",
+                                              "repeated", "vouchers")}
     log.write({"step": step} | means)
     return f"step {step}, dev: " + "  ".join(f"{m} {v:.3f}" for m, v in means.items() if v is not None)
 
@@ -169,7 +182,7 @@ LARGE = 1 << 30                                  # bytes of weights from which t
 DEFAULTS = {"lm": {"steps": 25, "eval_every": 10, "save_every": 10}, "template": {"steps": 300, "eval_every": 50, "save_every": 50}}
 
 
-def resolve(cfg: RunConfig, gopo: GopoConfig, expert: ExpertConfig, agent: Any, api: ApiConfig) -> tuple[Path, dict, Dataset]:
+def resolve(cfg: RunConfig, gopo: GopoConfig, expert: ExpertConfig, agent: Any, api: ApiConfig, options: Any) -> tuple[Path, dict, Dataset]:
     """The run directory, its config (exactly what is used, written once, read again on resume) and the data."""
     if cfg.resume:
         run = Path(cfg.resume)
@@ -190,17 +203,19 @@ def resolve(cfg: RunConfig, gopo: GopoConfig, expert: ExpertConfig, agent: Any, 
     device = ("cuda" if torch.cuda.is_available() else "cpu") if cfg.device == "auto" else cfg.device
     chosen = asdict(cfg) | {"resume": None, "overwrite": False, "replies": replies}
     chosen |= {name: value for name, value in DEFAULTS[replies].items() if chosen[name] is None}
-    config = {"run": chosen, "gopo": asdict(gopo), "expert": asdict(expert), "agent": asdict(agent), "api": asdict(api), "device": device,
+    config = {"run": chosen, "gopo": asdict(gopo), "expert": asdict(expert), "agent": asdict(agent), "api": asdict(api),
+              "options": asdict(options) if options else None, "device": device,
               "precision": pick_precision(device) if cfg.precision == "auto" else cfg.precision, "threads": torch.get_num_threads(), "versions": versions()}
     if replies == "lm" and agent.model not in BUILT:
         print(memory_table(dataset, config))
-    alike = check_base(Path(cfg.base), config) if cfg.base else False
+    shared = check_base(Path(cfg.base), config) if cfg.base else ()
     if cfg.base:                                                         # the probe may answer differently on a busy machine
         config["precision"] = read_json(Path(cfg.base) / "config.json")["precision"]
-    run = run_directory(cfg.output_dir, f"{Path(cfg.dataset).stem}-{'alone' if gopo.no_expert else 'gopo'}-{cfg.seed}", cfg.overwrite, cfg.base)
+    name = "alone" if cfg.algo == "gopo" and gopo.no_expert else cfg.algo
+    run = run_directory(cfg.output_dir, f"{Path(cfg.dataset).stem}-{name}-{cfg.seed}", cfg.overwrite, cfg.base)
     write_json(run / "config.json", config)
     if cfg.base:
-        take_base(Path(cfg.base), run, alike)
+        take_base(Path(cfg.base), run, shared)
     return run, config, dataset
 
 
@@ -250,7 +265,7 @@ def replies_of(dataset: Dataset, cfg: RunConfig, gopo: GopoConfig) -> str:
         print(f"{dataset.name}: no turn has a reply, so there is nothing for a language model to learn: training the Expert alone")
         replies = "template"
     if replies == "template" and gopo.no_expert:
-        raise DataError("--no_expert without a language model leaves nothing to train")
+        raise DataError("without an Expert (--no_expert, --algo sft, ppo) and without a language model nothing is left to train")
     return replies
 
 
@@ -261,10 +276,11 @@ def execute(run: Path, config: dict, dataset: Dataset, stop: Stop) -> int:
     if first():
         save_domain(dataset, run / "dataset.json")
     expert_cfg, gopo_cfg = ExpertConfig(**config["expert"]), GopoConfig(**config["gopo"])
-    expert = prepare_expert(run, dataset, expert_cfg, cfg.seed, config["device"])
+    method, options = algorithm_of(config)
+    expert = prepare_expert(run, dataset, method, expert_cfg, options, cfg.seed, config["device"])
     agent = prepare_agent(run, dataset, config) if cfg.replies == "lm" else None
     judge = judge_for(dataset, cfg.judge, ApiConfig(**config.get("api", {})))
-    gopo = Gopo(dataset, expert, agent, judge, gopo_cfg)
+    gopo = method(dataset, expert, agent, judge, gopo_cfg, options=options)
     if agent and not gopo_cfg.no_expert and cfg.strategy_steps:
         prepare_strategy(run, gopo, cfg.strategy_steps, cfg.seed)
     done = train(run, gopo, cfg, cfg.steps, stop)

@@ -104,6 +104,25 @@ def bleu_tokenizer(references: Sequence[str]) -> str:
     return "char" if cjk > 0.2 * sum(map(len, references)) else "13a"
 
 
+def distinct_2(texts: Sequence[str]) -> float | None:
+    """Diversity of replies (Li et al. 2016): different word pairs over all word pairs, in (0, 1]; None without a pair.  It falls with the number of texts.
+
+    >>> distinct_2(["we are here", "we are there"])
+    0.75
+    """
+    pairs = [pair for words in (t.lower().split() for t in texts) for pair in zip(words, words[1:])]
+    return len(set(pairs)) / len(pairs) if pairs else None
+
+
+def repeated(replies: Sequence[str]) -> float:
+    """Share of a dialogue's replies that were said before in it, word for word.
+
+    >>> repeated(["Hello.", "One moment.", "One moment.", "One moment."])
+    0.5
+    """
+    return 1 - len(set(replies)) / len(replies) if replies else 0.0
+
+
 def skill_f1(predicted: Sequence[str], teacher: Sequence[str]) -> float:
     """F1 of the two sets of skills, order ignored; (empty, empty) = 1."""
     if not predicted and not teacher:

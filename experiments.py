@@ -1,0 +1,314 @@
+"""The paper's experiments: trains every method from the same start, measures every row on the same customers, and goes on where it was stopped.
+
+    python eval.py --paper --dataset mgshop --seeds 5                                     Tables 1, 4-7, Figures 1 and 3
+    python eval.py --paper --dataset tmallbrand-b --train_on tmallbrand-a --seeds 5       trained in one store, tested in another
+    python experiments.py warm_start --dataset mgshop                                     TSE against the size of the warm start
+    python experiments.py hacking --dataset mgshop                                        long training: R^A beside TSE, length, diversity
+
+Fairness is in `JOBS`: the methods of a seed take over one pretraining and one warm start with `--base`, which train.py refuses if it is
+not the same; single agents have their own pair, of the same replies in the same order, as their prompts differ.  A job is `train.py` with
+the flags that stand here; its run directory is in runs/paper-<dataset>/.  Every row is measured by eval.measure, greedy, on the same
+customers, and leaves evals/<row>-<seed>.json; tables.py makes the tables of them.  As many jobs run at once as --workers, a thread each."""
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing.connection
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from data import DataError
+from models import pick_precision
+from runs import read_json, read_rows, versions, write_atomic, write_json
+
+SHOWN = 12                                       # customers of each seed whose dialogues the page shows
+JOBS: dict[str, tuple[str, ...]] = {             # name -> flags of train.py; "--base X" names another job of the same seed
+    "base": ("--steps", "0"),
+    "single": ("--steps", "0", "--no_expert", "True"),
+    "gopo": ("--base", "base"),
+    "ppo": ("--base", "single", "--algo", "ppo"),
+    "sft": ("--base", "single", "--algo", "sft"),
+    "memento": ("--base", "base", "--algo", "memento"),
+    "imitation": ("--base", "base", "--algo", "imitation"),
+    "gopo_tse": ("--base", "base", "--outcome_weight", "1"),
+    "gopo_single": ("--base", "single", "--no_expert", "True"),
+    "gopo_soft": ("--constraints", "soft"),
+    "gopo_nano": ("--model", "SMALL"),           # the smaller of the two models
+}
+TWO_EARS = ("gopo", "gopo_tse", "ppo", "memento", "imitation", "teacher")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a results folder was made with; a later call must agree, but for the number of seeds."""
+    dataset: str
+    train_on: str
+    seeds: int
+    episodes: int
+    judge: str = "rules"
+    precision: str = "auto"
+    steps: int | None = None                     # None: train.py's default
+    model: str = "tiny"
+    small_model: str = "nano"                    # of Table 4
+    cs_agent: str | None = None
+    expert: str | None = None
+
+    @property
+    def root(self) -> Path:
+        return Path("runs") / f"paper-{self.train_on}"
+
+    @property
+    def results(self) -> Path:
+        return Path("results") / (self.dataset if self.dataset == self.train_on else f"{self.train_on}-to-{self.dataset}")
+
+
+# --- tasks, and who runs them ------------------------------------------------------------------------------------------------------
+
+@dataclass(frozen=True)
+class Task:
+    name: str
+    work: Callable[..., Any]
+    arguments: tuple
+    done: Callable[[], bool]
+    needs: tuple[str, ...] = ()
+
+
+def run_tasks(tasks: Sequence[Task], workers: int, logs: Path, finished: Callable[[str, float], None]) -> list[str]:
+    """Runs what is not done, a process each, `workers` at a time, as far as what it needs is there; returns the names of those that failed.
+
+    finished  called with a task's name and its seconds
+    """
+    context, failed, waiting = multiprocessing.get_context("spawn"), [], [t for t in tasks if not t.done()]
+    running: dict[str, tuple[multiprocessing.Process, Task, float]] = {}
+    undone = {t.name for t in waiting}
+    logs.mkdir(parents=True, exist_ok=True)
+    with tqdm(total=len(tasks), initial=len(tasks) - len(waiting), desc="experiments", unit="job", smoothing=0) as bar:
+        try:
+            while waiting or running:
+                for task in [t for t in waiting if not undone & set(t.needs)][:workers - len(running)]:
+                    process = context.Process(target=in_log, args=(task.work, task.arguments, logs / f"{task.name}.log"))
+                    process.start()
+                    running[task.name] = (process, task, time.perf_counter())
+                    waiting.remove(task)
+                if not running:
+                    break                                                # what is left needs something that failed
+                bar.set_postfix_str(", ".join(running))
+                multiprocessing.connection.wait([p.sentinel for p, _, _ in running.values()])
+                for name, (process, task, clock) in list(running.items()):
+                    if process.is_alive():
+                        continue
+                    del running[name]
+                    process.join()
+                    if process.exitcode == 0 and task.done():
+                        undone.discard(name)
+                        finished(name, time.perf_counter() - clock)
+                        bar.update()
+                    else:
+                        failed.append(name)
+                        tqdm.write(f"{name} failed (exit {process.exitcode}); see {logs / name}.log; the same command tries it again")
+        finally:
+            for process, _, _ in running.values():                       # Ctrl-C reached them too: training saves and ends
+                process.terminate()
+                process.join()
+    return failed + [t.name for t in waiting]
+
+
+def in_log(work: Callable[..., Any], arguments: tuple, log: Path) -> None:
+    """`work(*arguments)` in a process of its own, what it prints in a file of its own."""
+    with open(log, "a", encoding="utf-8", buffering=1) as f, contextlib.redirect_stdout(f), contextlib.redirect_stderr(f):
+        try:
+            code = work(*arguments)
+        except Exception:
+            traceback.print_exc()
+            code = 1
+    sys.exit(code)
+
+
+# --- training ----------------------------------------------------------------------------------------------------------------------
+
+def training(s: Settings, name: str, seed: int, flags: Sequence[str], data_dir: str | None, where: str = "") -> Task:
+    """The task of a training run `name`-`seed`; it is complete when train.py wrote both agents."""
+    run, flags = s.root / f"{where}{name}-{seed}", list(flags)
+    needs = ()
+    if "--base" in flags:
+        at = flags.index("--base") + 1
+        needs, flags[at] = (f"{flags[at]}-{seed}",), str(s.root / f"{flags[at]}-{seed}")
+    argv = ["--dataset", s.train_on, "--seed", str(seed), "--eval_episodes", "0", "--precision", s.precision, "--output_dir", str(run), *flags]
+    argv += [x for name, value in (("--steps", s.steps), ("--model", s.model)) if value is not None and name not in flags for x in (name, str(value))]
+    argv = [s.small_model if x == "SMALL" else x for x in argv]
+    argv += ["--data_dir", data_dir] if data_dir else []
+    return Task(f"{where}{name}-{seed}".replace("/", "-"), train, (run, argv), lambda: (run / "expert.safetensors").exists() and (run / "curves.png").exists(),
+                needs)
+
+
+def train(run: Path, argv: list[str]) -> int:
+    from train import main
+    return main(["--resume", str(run)] if (run / "config.json").exists() else argv)
+
+
+# --- measuring -----------------------------------------------------------------------------------------------------------------------
+
+def rows(s: Settings, seed: int, dataset: Any, judge: Any) -> dict[str, Callable[[], tuple[Any, Any]]]:
+    """Row -> how to make it: (agents, who chooses the skills).  "other" is the next seed's agent, trained with another partner."""
+    from baselines import by_prompt
+    from gopo import by_chance, by_teacher, load_gopo
+    at = lambda name, of=seed: s.root / f"{name}-{of}"
+    load = lambda run, **stages: load_gopo(run, dataset, judge=judge, **stages)
+    beside = lambda name, stage, of=seed: f"../{name}-{of}/{stage}"      # a stage of another run, from the run directory of this one
+
+    def chosen(run: Path, **stages: str) -> Callable:
+        def make():
+            agents = load(run, **stages)
+            return agents, agents.chooser(greedy=True)
+        return make
+
+    def prompted(run: Path, **stages: str) -> Callable:
+        def make():
+            agents, untrained = load(run, **stages), load(at("base"), agent="untrained").agent
+            return agents, by_prompt(untrained, dataset, agents.expert.perception)
+        return make
+
+    table = {name: chosen(at(name)) for name in ("sft", "ppo", "memento", "imitation", "gopo", "gopo_tse", "gopo_soft", "gopo_single", "gopo_nano")}
+    table |= {
+        "untrained_single": chosen(at("single"), expert="untrained.safetensors", agent="untrained"),
+        "untrained_dual": prompted(at("base"), expert="untrained.safetensors", agent="untrained"),
+        "warm_start": chosen(at("base"), expert="untrained.safetensors", agent="warm_start"),
+        "strategy": chosen(at("base"), expert="strategy.safetensors", agent="warm_start"),
+        "teacher": lambda: (load(at("gopo")), by_teacher),
+        "random": lambda: (load(at("gopo")), by_chance(list(dataset.skills), seed)),
+        "cs_warm": chosen(at("gopo"), agent="warm_start"),
+        "cs_untrained": chosen(at("gopo"), agent="untrained"),
+        "cs_imitation": chosen(at("gopo"), agent=beside("imitation", "csagent")),
+        "ex_untrained": chosen(at("gopo"), expert="untrained.safetensors"),
+        "ex_imitation": chosen(at("gopo"), expert=beside("imitation", "expert.safetensors")),
+        "ex_memento": chosen(at("memento"), agent=beside("gopo", "csagent")),
+        "ex_prompted": prompted(at("gopo")),
+    }
+    if s.seeds > 1:
+        other = (seed + 1) % s.seeds
+        table |= {"cs_other": chosen(at("gopo"), agent=beside("gopo", "csagent", other)),
+                  "ex_other": chosen(at("gopo"), expert=beside("gopo", "expert.safetensors", other))}
+    return table
+
+
+def hosted_rows(s: Settings, seed: int, dataset: Any, judge: Any, api: Any) -> dict[str, Callable[[], tuple[Any, Any]]]:
+    """Tables 2, 3, 6 and 7 with a server: its model in the place of one agent, and of both."""
+    from eval import hosted
+    places = {f"api_cs_{s.cs_agent}": (None, s.cs_agent), f"api_ex_{s.expert}": (s.expert, None), f"api_{s.expert}": (s.expert, s.cs_agent)}
+    return {name: make for name, (expert, agent) in places.items() if not name.endswith("None") and (name != f"api_{s.expert}" or s.cs_agent)
+            for make in hosted(s.root / f"gopo-{seed}", dataset, judge, expert, agent, api).values()}
+
+
+def row_file(s: Settings, row: str, seed: int) -> Path:
+    return s.results / "evals" / f"{row.replace('/', '_').replace(':', '_')}-{seed}.json"
+
+
+def measuring(s: Settings, seed: int, api: Any, data_dir: str | None) -> Task:
+    """The task of measuring all rows of a seed."""
+    expected = rows(s, seed, None, None) | hosted_rows(s, seed, None, None, None)
+    needs = tuple(f"{name}-{seed}" for name in JOBS) + ((f"gopo-{(seed + 1) % s.seeds}",) if s.seeds > 1 else ())
+    return Task(f"measure-{seed}", measure_seed, (s, seed, api, data_dir), lambda: all(row_file(s, row, seed).exists() for row in expected), needs)
+
+
+def measure_seed(s: Settings, seed: int, api: Any, data_dir: str | None) -> int:
+    """Plays the test customers of every row that has no file yet."""
+    from eval import data_of
+    from gopo import judge_for
+    dataset = data_of(s.root / f"gopo-{seed}", s.dataset, data_dir)
+    judge = judge_for(dataset, s.judge, api)
+    for row, make in (rows(s, seed, dataset, judge) | hosted_rows(s, seed, dataset, judge, api)).items():
+        if not row_file(s, row, seed).exists():
+            measure_row(s, row, seed, *make())
+    return 0
+
+
+def measure_row(s: Settings, row: str, seed: int, agents: Any, choose: Any) -> None:
+    """evals/<row>-<seed>.json: every customer's numbers; and the first dialogues, to read."""
+    from eval import bleu_statistics, measure
+    from report import dialogue_row, watched
+    clock, moods, path = time.perf_counter(), {}, row_file(s, row, seed)
+    customers, played = measure(agents, watched(choose, moods), s.episodes, 0, label=row, second_ear=row in TWO_EARS)
+    read = [dialogue_row(agents, e, row, seed, moods[e.number]) for e in played[:SHOWN]]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path.with_suffix(".jsonl"), "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in read))
+    write_json(path, {"row": row, "seed": seed, "customers": customers, "bleu": bleu_statistics(played), "seconds": time.perf_counter() - clock})
+
+
+# --- the paper ------------------------------------------------------------------------------------------------------------------------
+
+def paper(s: Settings, workers: int, api: Any, data_dir: str | None, command: str) -> int:
+    """Trains what is missing, measures what is missing, and writes the folder; 1 if something failed, which the tables then show as missing."""
+    s = agree(s)
+    os.environ["OMP_NUM_THREADS"] = "1"                                  # of the jobs; several of them share the cores
+    tasks = [training(s, name, seed, flags, data_dir) for seed in range(s.seeds) for name, flags in JOBS.items()]
+    tasks += [measuring(s, seed, api, data_dir) for seed in range(s.seeds)]
+    with clocked(s.results / "calls.json", command) as finished:
+        failed = run_tasks(order(tasks), workers, s.results / "logs", finished)
+    write_folder(s)
+    return 1 if failed else 0
+
+
+def order(tasks: Sequence[Task]) -> list[Task]:
+    """A seed's measuring as soon as its trainings are through, not after all seeds."""
+    place = {t.name: i for i, t in enumerate(tasks)}
+    return sorted(tasks, key=lambda t: max([place[t.name] if not t.needs else 0, *(place[n] + 0.5 for n in t.needs)]))
+
+
+def agree(s: Settings) -> Settings:
+    """The folder's settings: those of an earlier call, which must be these, with as many seeds as either asked for."""
+    path = s.results / "settings.json"
+    if path.exists():
+        earlier = Settings(**read_json(path))
+        changed = [name for name, value in asdict(earlier).items() if name not in ("seeds", "precision") and value != getattr(s, name)]
+        if changed:
+            raise DataError(f"{s.results} was begun with --{changed[0]} {getattr(earlier, changed[0])}, now {getattr(s, changed[0])}: "
+                            "use the same, or move the folder away")
+        s = replace(earlier, seeds=max(s.seeds, earlier.seeds))
+    if s.precision == "auto":                                            # asked once: on a busy machine the probe may answer differently
+        s = replace(s, precision=pick_precision())
+    s.results.mkdir(parents=True, exist_ok=True)
+    write_json(path, asdict(s))
+    return s
+
+
+@contextlib.contextmanager
+def clocked(path: Path, command: str) -> Iterator[Callable[[str, float], None]]:
+    """calls.json: every call's command and wall time, and the seconds of every job, kept up to date, for a call may be stopped."""
+    kept = read_json(path) if path.exists() else {"calls": [], "jobs": {}}
+    kept["calls"].append({"command": command, "seconds": 0.0})
+    clock = time.perf_counter()
+
+    def finished(name: str, seconds: float) -> None:
+        kept["jobs"][name] = round(seconds, 1)
+        kept["calls"][-1]["seconds"] = round(time.perf_counter() - clock, 1)
+        write_json(path, kept)
+    try:
+        yield finished
+    finally:
+        kept["calls"][-1]["seconds"] = round(time.perf_counter() - clock, 1)
+        write_json(path, kept)
+
+
+def write_folder(s: Settings) -> None:
+    """curves.jsonl, dialogues.jsonl, and what tables.py makes of the numbers."""
+    import tables
+    evals, calls = s.results / "evals", read_json(s.results / "calls.json")
+    gather(s.results / "curves.jsonl", (row | {"method": name, "seed": seed} for seed in range(s.seeds) for name in JOBS
+                                        for row in read_rows(s.root / f"{name}-{seed}" / "metrics.jsonl")))
+    gather(s.results / "dialogues.jsonl", (row for path in sorted(evals.glob("*.jsonl")) for row in read_rows(path)))
+    made = {"commit": versions()["commit"], "date": time.strftime("%Y-%m-%d"), "commands": list(dict.fromkeys(c["command"] for c in calls["calls"])),
+            "wall_seconds": sum(c["seconds"] for c in calls["calls"]), "seeds": list(range(s.seeds)), "episodes": s.episodes}
+    for path in tables.write(s.results, s.dataset, made):
+        print(f"written: {path}")
+
+
+def gather(path: Path, found: Iterator[dict]) -> None:
+    write_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found))
