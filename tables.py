@@ -1,0 +1,371 @@
+"""From measured rows to the paper's tables: means, intervals over seeds and customers, paired differences against GOPO, and whether the paper's orders hold.
+
+`eval.py --paper` leaves one file a row and seed, results/<dataset>/evals/<row>-<seed>.json; this file reads those and curves.jsonl and writes results.json,
+tables.md, tables.csv and, through figures.py and report.py, figure1.png, figure3.png, hacking.png and report.html.  Nothing is measured here.
+An interval answers: what if other seeds had been trained and other customers had come?  So both are resampled, crossed, for the customers are
+the same for every seed (the pigeonhole bootstrap, Owen 2007).  It is rough with few seeds: three cannot show how much seeds differ.
+Try it:  python tables.py results/mgshop        everything again from the files
+Exercise: resample customers only; which of the orders that were undecided are now "agrees", and would another seed believe it?"""
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sacrebleu.metrics import BLEU
+
+import figures
+import report
+from data import DataError
+from paper import DATASETS, printed
+from report import NUMBER, OR_NULL, brackets, figure, known
+from runs import write_atomic, write_json
+
+DRAWS = 1000
+EAR_TOLERANCE = 0.05                             # as in eval.py: a larger difference of TSE between the two ears is flagged
+Interval = dict[str, Any]                        # mean, low, high, seeds (the mean of each) and over: what was resampled
+Numbers = np.ndarray                             # S seeds, C customers, D draws (draw 0 is the sample itself)
+
+
+# --- our rows and tables --------------------------------------------------------------------------------------------------------
+
+LOGS, LABELS, JUDGE, END, AGENDA = "logged replies", "teacher labels on-policy", "judge", "success at the end", "the hidden agenda"
+OF_LOGS, ALONE, TSE = "teacher labels of the logs", "judge (against the teacher's skills)", "TSE"
+IMITATION, GOPO = [LOGS, LABELS, JUDGE], [LOGS, LABELS, JUDGE, END]
+ROWS = {                                         # row: (name, what it saw in training)
+    "untrained_single": ("Untrained, single agent", []), "untrained_dual": ("Untrained, dual agent (prompted Expert)", []),
+    "sft": ("SFT, single agent", [LOGS]), "ppo": ("PPO, single agent", [LOGS, ALONE, TSE]), "memento": ("Memento", [LOGS, OF_LOGS, "success"]),
+    "imitation": ("Imitation (Expert by cross-entropy)", IMITATION), "gopo": ("GOPO", GOPO), "gopo_tse": ("GOPO + terminal TSE", [*GOPO, TSE]),
+    "gopo_soft": ("GOPO, soft constraints (prompt only)", GOPO), "gopo_single": ("GOPO without Expert", [LOGS, ALONE]), "gopo_nano": ("GOPO, nano LM", GOPO),
+    "warm_start": ("Untrained Expert, warm-started LM", [LOGS]), "strategy": ("Expert after the strategy stage, warm-started LM", GOPO),
+    "teacher": ("Teacher's skills, GOPO's LM", [AGENDA, *GOPO]), "random": ("Random skills, GOPO's LM", GOPO),
+    "cs_warm": ("GOPO's Expert, warm-started LM", GOPO), "cs_untrained": ("GOPO's Expert, untrained LM", GOPO),
+    "cs_imitation": ("GOPO's Expert, imitation's LM", GOPO), "cs_other": ("GOPO's Expert, GOPO's LM of another seed", GOPO),
+    "ex_untrained": ("Untrained Expert, GOPO's LM", GOPO), "ex_imitation": ("Imitation's Expert, GOPO's LM", GOPO),
+    "ex_memento": ("Memento as Expert, GOPO's LM", [*GOPO, OF_LOGS]), "ex_other": ("GOPO's Expert of another seed, GOPO's LM", GOPO),
+    "ex_prompted": ("The untrained LM prompted as Expert, GOPO's LM", GOPO)}
+HOSTED = {                                       # the longest prefix first
+    "api_cs_": ("GOPO's Expert, {} hosted", GOPO), "api_ex_": ("{} hosted as Expert, GOPO's LM", GOPO), "api_": ("{} hosted, both agents", [])}
+REFERENCES = ("warm_start", "strategy", "teacher", "random")
+
+COLUMNS = [dict(zip(("key", "name", "digits", "better", "help"), c)) for c in (
+    ("tse", "TSE", 3, "high", "Task-focused Sequential Engagement, Eq. 11: which tasks were done, and how soon"),
+    *((f"I_{i}", f"I{i}", 2, "high", f"share of customers for whom task {i} was done") for i in (1, 2, 3)),
+    *((f"N_{i}", f"N{i}", 1, "low", f"the turn it was done in, mean over the customers for whom it was: read it beside I{i}") for i in (1, 2, 3)),
+    ("turns", "turns", 1, "", "length of a dialogue"), ("gre", "GRE*", 2, "high", "politeness, product appropriateness and action guidance of a reply, 0-10"),
+    ("g_eval", "G-Eval", 3, "high", "1-5, from an LLM judge; a dash without one"),
+    ("bleu", "BLEU", 3, "high", "of the corpus, on text with slots, by sacrebleu"),
+    ("esndcg", "ESNDCG", 3, "high", "Eq. 5: the skills against the teacher's list of the turn; read F1, exact and len beside it"),
+    ("f1", "F1", 3, "high", "of the sets of skills"), ("exact", "exact", 2, "high", "share of turns with the teacher's very list"),
+    ("length", "len", 1, "", "skills a turn"), ("r_cs", "R^A*", 3, "high", "Eq. 8"), ("vouchers", "vouchers", 2, "low", "given away, a dialogue"),
+    ("reply_words", "words", 1, "", "a reply"), ("distinct_2", "distinct-2", 3, "high", "different word pairs among all"),
+    ("repeated", "repeated", 3, "low", "replies said before"), ("violations", "violations", 2, "low", "of the hard constraints, a dialogue"),
+    ("tse_2nd_ear", "TSE 2nd ear", 3, "high", "TSE when a separately written ear listens"))]
+
+
+@dataclass(frozen=True)
+class Table:
+    """rows: ours -> the paper's row beside it; hosted: prefix of further rows; a table that is `optional` needs one of those."""
+    number: int
+    title: str
+    rows: dict[str, str | None]
+    hosted: str = ""
+    notes: tuple[str, ...] = ()
+    optional: bool = False
+
+
+def without(*rows: str) -> dict[str, None]:
+    return dict.fromkeys(rows)
+
+
+SUBSTITUTES = "The paper puts hosted models in the agent's place, which needs an API; for the other agents of ours here it has no figures."
+TABLES = (
+    Table(1, "Methods (Table 1)", {"untrained_single": None, "untrained_dual": "Untrained", "sft": "SFT", "ppo": "PPO", "memento": "Memento", "imitation": None,
+                                   "gopo": "GOPO(Ours)"} | without("gopo_tse", "gopo_soft", *REFERENCES), notes=(
+        "The paper does not say whether its Untrained is one agent or two; its figures stand beside the dual agent here.",
+        "Below GOPO's variants stand references, no competitors: stages of GOPO's own training, the teacher (who sees the hidden agenda), and chance.")),
+    Table(2, "Hosted models (Table 2)", {"gopo": "GOPO-Qwen3-14B(Ours)"}, "api_", optional=True),
+    Table(3, "Hosted models by G-Eval (Table 3)", {"gopo": "GOPO-Qwen3-14B(Ours)"}, "api_", optional=True),
+    Table(4, "Model sizes (Table 4)", {"gopo_nano": "GOPO-Qwen-7B-Chat", "gopo": "GOPO-Qwen3-14B"}, notes=(
+        "nano has 0.5 M parameters, GOPO's tiny 1.4 M: the paper's smallest and largest model stand beside them; its 8B has no counterpart.",)),
+    Table(5, "With and without the Expert, trained and not (Table 5)", {
+        "gopo": "Full GOPO", "gopo_single": "GOPO w/o Expert Agent", "untrained_dual": "Full Baseline", "untrained_single": "Baseline w/o Expert Agent"}),
+    Table(6, "GOPO's Expert with other Customer Service agents (Table 6)", {"gopo": "GOPO-Qwen3-14B"} | without(
+        "cs_warm", "cs_untrained", "cs_imitation", "cs_other"), "api_cs_", (SUBSTITUTES,)),
+    Table(7, "GOPO's Customer Service agent with other Experts (Table 7)", {"gopo": "GOPO-Qwen3-14B"} | without(
+        "ex_untrained", "ex_imitation", "ex_memento", "ex_other", "ex_prompted", "teacher", "random"), "api_ex_", (SUBSTITUTES,)))
+FIGURE3 = ("gopo", "gopo_nano", "gopo_tse")
+ORDERED = ("tse", "gre", "bleu", "g_eval")       # the metrics that the paper orders rows by
+
+
+# --- reading --------------------------------------------------------------------------------------------------------------------
+
+@dataclass(frozen=True)
+class Eval:
+    """metrics: name -> [C], NaN = unknown or never; bleu: sacrebleu's statistics [C, 10], or None without references."""
+    metrics: dict[str, Numbers]
+    bleu: Numbers | None
+
+
+EVAL = {"row": str, "seed": (int,), "customers": [{"*": OR_NULL}], "bleu?": [[(int,)]], "seconds?": NUMBER}
+
+
+def load_eval(path: Path) -> tuple[str, int, Eval]:
+    found = report.check(report.parse(path.read_bytes(), str(path)), EVAL, str(path))
+    row, seed, customers, stats = found["row"], found["seed"], found["customers"], found.get("bleu")
+    metrics = {m: np.array([c.get(m) for c in customers], dtype=float) for m in dict.fromkeys(m for c in customers for m in c)}     # None -> NaN
+    def refuse_if(wrong: bool, why: str) -> None:
+        if wrong:
+            raise DataError(f"{path}: {why}; correct it, or evaluate this row again")
+    refuse_if(path.name != f"{row}-{seed}.json", f"holds row {row}, seed {seed}, and must be named {row}-{seed}.json")
+    refuse_if(not metrics, "no customers, or no numbers of theirs")
+    refuse_if(any(np.isinf(v).any() for v in metrics.values()), "a number too large")
+    refuse_if(stats is not None and (len(stats) != len(customers) or any(len(s) != 10 or min(s) < 0 for s in stats)),
+              "bleu: ten whole numbers, none below 0, are needed for each customer")
+    return row, seed, Eval(metrics, None if stats is None else np.array(stats, dtype=float))
+
+
+def load_evals(folder: Path) -> dict[str, dict[int, Eval]]:
+    """row -> seed -> numbers, of all <folder>/evals/*.json; raises DataError naming a file that is broken or that met other customers."""
+    evals: dict[str, dict[int, Eval]] = {}
+    sizes: dict[int, Path] = {}
+    for path in sorted((Path(folder) / "evals").glob("*.json")):
+        row, seed, read = load_eval(path)
+        evals.setdefault(row, {})[seed] = read
+        sizes.setdefault(len(next(iter(read.metrics.values()), ())), path)
+        if len(sizes) > 1:
+            (n, first), (m, other) = sizes.items()
+            raise DataError(f"{other}: {m} customers, but {n} in {first.name}; all rows must meet the same ones: evaluate again, with one number of them")
+    if not evals:
+        raise DataError(f"{folder}: no evals/*.json in it; python eval.py --paper writes them")
+    return {row: dict(sorted(seeds.items())) for row, seeds in evals.items()}
+
+
+# --- intervals --------------------------------------------------------------------------------------------------------------------
+
+@cache
+def resample(seeds: int, customers: int, draws: int, seed: int) -> tuple[Numbers, Numbers]:
+    """How often each draw takes each seed [1 + D, S] and each customer [1 + D, C]; draw 0 takes each once.  Customers are drawn first: any S meets the same."""
+    rng = np.random.default_rng(seed)
+    drawn = [np.vstack([np.ones(n), rng.multinomial(n, np.full(n, 1 / n), draws)]) for n in (customers, seeds)]
+    return drawn[1], drawn[0]
+
+
+def mean_of(values: Numbers, of_seeds: Numbers, of_customers: Numbers) -> Numbers:
+    """values [S, C], how often each seed [D, S] and customer [D, C] counts -> [D]: the mean over customers of the mean of what is known of each."""
+    there = ~np.isnan(values)
+    times = of_seeds @ there                                             # (D, C) how often something is known of a customer
+    each = of_seeds @ np.where(there, values, 0) / np.maximum(times, 1)
+    weight = of_customers * (times > 0)
+    total = weight.sum(1)
+    return np.where(total > 0, (weight * each).sum(1) / np.maximum(total, 1), np.nan)
+
+
+def bleu_of(stats: Numbers, of_seeds: Numbers, of_customers: Numbers) -> Numbers:
+    """stats [S, C, 10] -> [D]: the mean over seeds of corpus BLEU in [0, 1], which sacrebleu computes from the sum of the customers' statistics."""
+    sums = np.einsum("dc,sck->dsk", of_customers, stats, optimize=True).astype(int).tolist()
+    scores = [[BLEU.compute_bleu(k[2:6], k[6:], k[0], k[1], smooth_method="exp").score / 100 for k in draw] for draw in sums]     # the method of corpus_bleu
+    return (of_seeds * np.array(scores)).sum(1) / of_seeds.sum(1)
+
+
+def interval(drawn: Numbers, seeds: int) -> Interval:
+    """The sample's own value (draw 0) and the 95 % percentile interval of the others; one seed: customers only, and `over` says so."""
+    if np.isnan(drawn[0]):
+        return {"mean": None, "low": None, "high": None, "over": None}
+    low, high = np.nanpercentile(drawn[1:], [2.5, 97.5])
+    return {"mean": float(drawn[0]), "low": float(low), "high": float(high), "over": "seeds and customers" if seeds > 1 else "customers"}
+
+
+def bootstrap(values: Numbers, draws: int = DRAWS, seed: int = 0, statistic: Callable[..., Numbers] = mean_of) -> Interval:
+    """values [S, C] (`bleu_of`: [S, C, 10]), NaN = unknown -> mean over seeds and customers with its interval; seeds and customers resampled, crossed."""
+    return interval(statistic(values, *resample(*values.shape[:2], draws, seed)), len(values))
+
+
+def paired(a: Numbers, b: Numbers, draws: int = DRAWS, seed: int = 0, statistic: Callable[..., Numbers] = mean_of) -> Interval:
+    """a - b of two rows with the same seeds and customers: every draw takes the same ones of both."""
+    if a.shape != b.shape:
+        raise ValueError(f"paired rows need the same seeds and customers, got {a.shape[:2]} and {b.shape[:2]}")
+    weights = resample(*a.shape[:2], draws, seed)
+    return interval(statistic(a, *weights) - statistic(b, *weights), len(a))
+
+
+class Measured:
+    """Cells and differences of the rows of a folder, each computed once; None where there is nothing to compute from."""
+
+    def __init__(self, evals: dict[str, dict[int, Eval]]):
+        self.evals, self.cell, self.difference = evals, cache(self._cell), cache(self._difference)
+
+    def values(self, row: str, metric: str) -> dict[int, Numbers]:
+        """seed -> numbers [C] (BLEU: [C, 10]), of the seeds where any is known."""
+        found = {s: e.bleu if metric == "bleu" else e.metrics.get(metric) for s, e in self.evals.get(row, {}).items()}
+        return {s: v for s, v in found.items() if v is not None and not np.isnan(v).all()}
+
+    def _cell(self, row: str, metric: str) -> Interval | None:
+        values, statistic = self.values(row, metric), bleu_of if metric == "bleu" else mean_of
+        each = [float(statistic(v[None], np.ones((1, 1)), np.ones((1, len(v))))[0]) for v in values.values()]
+        return bootstrap(np.stack(list(values.values())), statistic=statistic) | {"seeds": each} if values else None
+
+    def _difference(self, row: str, other: str, metric: str) -> Interval | None:
+        """row - other, over the seeds that both have.  N_i: of the two means, each over the customers who completed."""
+        a, b = self.values(row, metric), self.values(other, metric)
+        both = [s for s in a if s in b]
+        return paired(*(np.stack([v[s] for s in both]) for v in (a, b)), statistic=bleu_of if metric == "bleu" else mean_of) if both else None
+
+
+# --- the tables -------------------------------------------------------------------------------------------------------------------
+
+def hosted_rows(prefix: str, evals: dict[str, Any]) -> list[str]:
+    """The rows of hosted models whose longest prefix is this one."""
+    return sorted(r for r in evals if prefix and next((p for p in HOSTED if r.startswith(p)), None) == prefix)
+
+
+def paper_row(table: Table, row: str, dataset: str) -> tuple[str | None, dict[str, float]]:
+    """(the paper's row beside ours, its figures); a hosted model is found by its name, api_deepseek-r1 as DeepSeek-R1."""
+    figures, plain = printed(table.number, dataset), lambda name: "".join(filter(str.isalnum, name.casefold()))
+    wanted = table.rows[row] if row in table.rows else next((n for n in figures if plain(n) == plain(row.removeprefix(table.hosted))), None)
+    return (wanted, figures[wanted]) if wanted in figures else (None, {})
+
+
+def build_row(table: Table, row: str, dataset: str, columns: Sequence[dict], measured: Measured) -> dict[str, Any]:
+    name, saw = ROWS.get(row) or (HOSTED[table.hosted][0].format(row.removeprefix(table.hosted)), HOSTED[table.hosted][1])
+    beside, paper = paper_row(table, row, dataset)
+    keys, ran = [c["key"] for c in columns], row in measured.evals
+    cells = {k: measured.cell(row, k) for k in keys} if ran else None
+    differences = {k: measured.difference(row, "gopo", k) for k in keys} if ran and row != "gopo" else None
+    ears = [measured.cell(row, k) for k in ("tse", "tse_2nd_ear")]
+    remarks = [beside and f"paper: {beside}", "" if ran else "not run",
+               ran and len(measured.evals[row]) == 1 and "one seed: intervals over customers only",
+               ran and row != "gopo" and "gopo" in measured.evals and not set(measured.evals[row]) & set(measured.evals["gopo"]) and "no seed shared with GOPO",
+               all(ears) and abs(ears[0]["mean"] - ears[1]["mean"]) > EAR_TOLERANCE and "FLAG: it may please one ear only"]
+    return {"key": row, "name": name, "saw": saw, "note": "; ".join(filter(None, remarks)) or None, "cells": cells, "difference": differences,
+            "paper": {k: paper[k] for k in keys if k in paper} or None}
+
+
+def compare(rows: Sequence[dict[str, Any]], measured: Measured) -> tuple[list[dict[str, Any]], list[str]]:
+    """(the pairs that the paper orders, the higher one `above`, and whether ours agrees; notes on pairs that share no seed)."""
+    orders, notes = [], []
+    for metric in ORDERED:
+        ranked = sorted((r for r in rows if metric in (r["paper"] or {})), key=lambda r: -r["paper"][metric])
+        for above, below in combinations(ranked, 2):
+            if above["paper"][metric] == below["paper"][metric]:
+                continue
+            lead = measured.difference(above["key"], below["key"], metric)
+            if lead is None and known(above, metric) and known(below, metric):
+                notes.append(f"{above['name']} and {below['name']} share no seed: not compared in {metric}.")
+                continue
+            ours = None if lead is None or lead["low"] <= 0 <= lead["high"] else lead["low"] > 0
+            orders.append({"metric": metric, "above": above["name"], "below": below["name"], "paper": True, "ours": ours})
+    return orders, notes
+
+
+def build_table(table: Table, dataset: str, measured: Measured, judge: str) -> dict[str, Any]:
+    logs = not any(measured.values(row, "success") for row in measured.evals)        # a logged customer cannot be served to the end
+    columns = [c | ({"name": c["name"].replace("TSE", "TSE-replay")} if logs else {}) for c in COLUMNS if table.number != 3 or c["key"] == "g_eval"]
+    rows = [build_row(table, row, dataset, columns, measured) for row in [*table.rows, *hosted_rows(table.hosted, measured.evals)]]
+    orders, unpaired = compare(rows, measured)
+    notes = [*table.notes, *unpaired, f"* {judge}; the paper's GRE comes from another judge.",
+             f"Intervals: 95 %, seeds and customers resampled together, {DRAWS} draws. Differences to GOPO: on the same draws, over the seeds that both have."]
+    return {"id": f"table{table.number}", "title": table.title, "columns": columns, "rows": rows, "orders": orders, "notes": notes}
+
+
+def build(folder: Path, dataset: str, made: dict[str, Any]) -> dict[str, Any]:
+    """The content of results.json from <folder>/evals; `made`: what report.py says about how it was made, seeds and episodes are taken from the files.
+
+    made["judge"]  who scored GRE and R^A, if not the rule judge"""
+    measured = Measured(load_evals(folder))
+    evals, judge = measured.evals, made.get("judge") or "Scored by the rule judge, which is also the training reward"
+    tables = [build_table(t, dataset, measured, judge) for t in TABLES if not t.optional or hosted_rows(t.hosted, evals)]
+    shown = {r["key"] for t in tables for r in t["rows"]}
+    first = next(iter(next(iter(evals.values())).values()))
+    note = ["" if dataset not in DATASETS else "Compare orders with the paper, not values: other models and another judge" + (
+                "." if dataset == "multiwoz" else f", and simulated customers, for the paper's {DATASETS[dataset]} is not public."),
+            "" if hosted_rows("api_", evals) else "Tables 2 and 3, hosted models as both agents, are left out: no API was given.",
+            f"Evaluated, but in no table: {', '.join(sorted(set(evals) - shown))}." if set(evals) - shown else ""]
+    return {"dataset": dataset, "note": " ".join(filter(None, note)), "tables": tables,
+            "made": made | {"seeds": sorted({s for seeds in evals.values() for s in seeds}), "episodes": len(next(iter(first.metrics.values())))}}
+
+
+# --- tables.md, tables.csv ----------------------------------------------------------------------------------------------------------
+
+def markdown_row(row: dict[str, Any], columns: Sequence[dict]) -> list[str]:
+    lead, *others = columns
+    name = row["name"] + (f" ({row['note']})" if row["note"] else "")
+    spread = [f"{figure(cell['mean'], lead['digits'], sign)} {brackets(cell, lead['digits'], sign)}" if cell else "—"
+              for part, sign in (("cells", ""), ("difference", "+")) for cell in [known(row, lead["key"], part)]]
+    means = [figure((known(row, c["key"]) or {}).get("mean"), c["digits"]) for c in others]
+    return [name, *spread, figure((row["paper"] or {}).get(lead["key"]), lead["digits"] + (lead["key"] == "tse")), *means, ", ".join(row["saw"]) or "nothing"]
+
+
+def markdown_table(table: dict[str, Any]) -> str:
+    columns, view = table["columns"], report.view_table(table, 0)
+    lead = columns[0]["name"]
+    head = ["", f"{lead} [95 %]", f"{lead} − GOPO's", f"{lead}, paper", *(c["name"] for c in columns[1:]), "saw in training"]
+    lines = [head, ["---"] * len(head), *(markdown_row(r, columns) for r in table["rows"])]
+    body = "\n".join("| " + " | ".join(cell.replace("|", "\\|").replace("*", "\\*") for cell in line) + " |" for line in lines)
+    orders = "\n".join(f"- {v['metric']}: {o['above']} > {o['below']}: {v['word']}".replace("*", "\\*") for o, v in zip(table["orders"], view["orders"]))
+    tally = f"The paper's orders ({view['tally']}):\n\n{orders}" if orders else "The paper orders no two of these rows here."
+    return f"## {table['title']}\n\n{body}\n\n{tally}\n\n" + "\n\n".join(n.replace("*", "\\*") for n in table["notes"])
+
+
+def markdown(results: dict[str, Any]) -> str:
+    made = results["made"]
+    head = f"# {results['dataset']}: {made['episodes']} test customers, training seeds {', '.join(map(str, made['seeds']))}\n\n{results['note']}"
+    return "\n\n".join([head, *map(markdown_table, results["tables"])]) + "\n"
+
+
+def comma_separated(results: dict[str, Any]) -> str:
+    """One line a table, row and metric, six significant digits, empty where nothing is known; `seeds` counts those of the mean."""
+    out = io.StringIO()
+    writer, digits = csv.writer(out, lineterminator="\n"), lambda x: "" if x is None else f"{x:.6g}"
+    writer.writerow("table row metric mean low high difference diff_low diff_high seeds paper".split())
+    for table in results["tables"]:
+        for row in table["rows"]:
+            for key in (c["key"] for c in table["columns"]):
+                cell, delta = (known(row, key, part) or {} for part in ("cells", "difference"))
+                numbers = [*(x.get(k) for x in (cell, delta) for k in ("mean", "low", "high")), len(cell.get("seeds", ())), (row["paper"] or {}).get(key)]
+                writer.writerow([table["id"], row["key"], key, *map(digits, numbers)])
+    return out.getvalue()
+
+
+# --- the folder ---------------------------------------------------------------------------------------------------------------------
+
+def write(folder: str | Path, dataset: str | None = None, made: dict[str, Any] | None = None) -> Path:
+    """All files of a results folder, each whole or not at all; the page's path.  What is not given stays what results.json says, else the folder's name."""
+    folder = Path(folder)
+    before = report.read_results(folder) if (folder / "results.json").is_file() else {}
+    results = build(folder, dataset or before.get("dataset") or folder.resolve().name, before.get("made") or {} if made is None else made)
+    curves = report.read_lines(folder / "curves.jsonl", report.CURVE)
+    write_json(folder / "results.json", results)
+    write_atomic(folder / "tables.md", markdown(results))
+    write_atomic(folder / "tables.csv", comma_separated(results))
+    names = {row: name for row, (name, _) in ROWS.items()}
+    figures.bars(results["tables"][0], REFERENCES, folder / "figure1.png", results["dataset"])
+    figures.losses(curves, names, FIGURE3, folder / "figure3.png", results["dataset"])
+    figures.hacking(curves, names, folder / "hacking.png", results["dataset"])
+    return report.write(folder)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Tables, figures and page of a results folder, from its evals/ and curves.jsonl.", allow_abbrev=False)
+    parser.add_argument("folder", nargs="?", type=Path, help="a folder written by eval.py --paper, e.g. results/mgshop")
+    folder = parser.parse_args(argv).folder
+    try:
+        if folder is None:
+            raise DataError("name a results folder: python tables.py results/mgshop")
+        print(f"written: results.json, tables.md, tables.csv, the figures and {write(folder)}")
+    except (DataError, OSError) as error:
+        print(f"tables.py: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
