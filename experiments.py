@@ -306,8 +306,8 @@ def write_folder(s: Settings) -> None:
     gather(s.results / "dialogues.jsonl", (row for path in sorted(evals.glob("*.jsonl")) for row in read_rows(path)))
     made = {"commit": versions()["commit"], "date": time.strftime("%Y-%m-%d"), "commands": list(dict.fromkeys(c["command"] for c in calls["calls"])),
             "wall_seconds": sum(c["seconds"] for c in calls["calls"]), "seeds": list(range(s.seeds)), "episodes": s.episodes}
-    for path in tables.write(s.results, s.dataset, made):
-        print(f"written: {path}")
+    made |= {"judge": s.judge} if s.judge != "rules" else {}
+    print(f"written: {tables.write(s.results, s.dataset, made)}, and tables.md, tables.csv and the figures beside it")
 
 
 def gather(path: Path, found: Iterator[dict]) -> None:

@@ -30,7 +30,7 @@ from data import DataError, fill
 from rewards import DIMENSIONS
 
 PAGE = Path(__file__).with_name("report_page.html")
-FIGURES = {"figure1": "Figure 1", "figure3": "Figure 3: losses over training"}
+FIGURES = {"figure1": "Figure 1", "figure3": "Figure 3: losses over training", "hacking": "What training did to the replies"}
 
 # What the three files hold.  A kind, a list of one schema, or an object; a field with "?" may be missing or null, "*" stands for every field.
 NUMBER, COUNT, OR_NULL, NAME = (int, float), (int,), (int, float, type(None)), (str, int)
