@@ -28,9 +28,8 @@ CHAT = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %
 ANSWER = {"defaults": {"role": "assistant"}, "start_anchor": "<|assistant|>", "fields": {"content": {"close": "<|end|>", "content": "text"}}}
 
 
-def build_tiny(texts: Iterable[str], slot_names: Iterable[str], seed: int, size: str = "tiny", vocabulary: int = 1024):
-    """(model, tokenizer): Qwen3's architecture at one of the sizes `BUILT`, random; byte-level BPE of `texts`, each slot `{price_1}` one token."""
-    width, layers = BUILT[size]
+def build_tiny(texts: Iterable[str], slot_names: Iterable[str], seed: int, width: int = 192, layers: int = 3, vocabulary: int = 1024):
+    """(model, tokenizer): Qwen3's architecture at 1.4 M parameters, random; byte-level BPE of `texts`, each slot `{price_1}` one token."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
@@ -57,7 +56,7 @@ def load_model(name: str, texts: Iterable[str] = (), slot_names: Iterable[str] =
     raises     DataError in one line: no such model, no network, code of its own, no chat template
     """
     if name in BUILT:
-        return build_tiny(texts, slot_names, seed, name)
+        return build_tiny(texts, slot_names, seed, *BUILT[name])
     dtype = torch.bfloat16 if precision == "bf16" and (frozen or quantise == "nf4") else torch.float32
     how = {"dtype": dtype, "attn_implementation": "sdpa", "device_map": device}       # a string: with several processes each has its own GPU
     if quantise == "nf4":
