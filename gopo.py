@@ -233,9 +233,11 @@ class Gopo:
 
     agent    a CustomerServiceAgent, which learns; or None
     speaker  who writes the replies, if not the agent: a hosted model; by default the phrase book, or nobody on logs
+    options  what an algorithm of another file learns with
     """
+    single = False                               # True: an algorithm of one agent, without an Expert
 
-    def __init__(self, dataset: Dataset, expert: Expert, agent, judge: Judge, cfg: GopoConfig, speaker: Speaker | None = None):
+    def __init__(self, dataset: Dataset, expert: Expert, agent, judge: Judge, cfg: GopoConfig, speaker: Speaker | None = None, options=None):
         if launched() > (cfg.dialogues or 16):
             raise DataError(f"--dialogues {cfg.dialogues or 16} is fewer than the {launched()} processes: every one needs a dialogue")
         self.dataset, self.expert, self.agent, self.cfg = dataset, expert, agent, cfg
@@ -244,6 +246,7 @@ class Gopo:
         self.judge = judge if not isinstance(self.speaker, Silence) else NoJudge()
         if cfg.outcome_weight and not dataset.environment:
             raise DataError(f"--outcome_weight needs a live shop: {dataset.name} is replayed, its outcome ignores the replies")
+        self.options, self.group = options, agent.cfg.group if agent else 1         # replies per state
         self.size = cfg.dialogues or (16 if agent else 32)
         self.alone = expert.cfg.history if cfg.no_expert else None           # k of H_t for an agent without an Expert
         self.gamma = cfg.gamma if cfg.gamma is not None else (0.95 if dataset.environment else 0.0)
@@ -258,9 +261,8 @@ class Gopo:
         numbers = share(self._dialogues(rng))
         skill_draws, word_draws = (keyed(int(s)) for s in rng.integers(2 ** 31, size=2))
         choose = by_nobody if self.cfg.no_expert else by_policy(self.expert, skill_draws)
-        group = self.agent.cfg.group if self.agent else 1
         played = self._together(lambda: rollout(self.episodes("train", numbers, seed), choose, self.speaker, self.judge, self.expert.perception,
-                                                self.dataset.skills, group, None, word_draws, self.alone))
+                                                self.dataset.skills, self.group, None, word_draws, self.alone))
         return {"step": number} | self.summary(played) | self.learn(played), played
 
     @staticmethod
@@ -376,7 +378,7 @@ class Gopo:
         }
         for i, name in enumerate(DIMENSIONS):
             row[f"S_{name}"] = mean([s[i] for s in scored])
-            row[f"std_{name}"] = mean([np.std([s[i] for s in step.scores if s is not None]) for step in steps if any(step.scores)]) if self.agent else None
+            row[f"std_{name}"] = mean([np.std([s[i] for s in step.scores if s is not None]) for step in steps if any(step.scores)]) if self.group > 1 else None
         return row
 
 
