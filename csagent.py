@@ -365,10 +365,24 @@ class CustomerServiceAgent:
         attend = torch.cat([torch.arange(width) < last[:, None], torch.ones(len(owner), room, dtype=torch.bool)], 1)
         return cache, attend.to(self.device), last.to(self.device)
 
+    def _forward(self, **inputs) -> tuple[Tensor, Tensor]:
+        """The model's logits, and what its output layer made them from: the last hidden state [.., D], after the final norm, at the same positions."""
+        read: list[Tensor] = []
+        hook = self.model.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
+        try:
+            return self.model(**inputs).logits, read[0]
+        finally:
+            hook.remove()
+
     def _reply_logits(self, prompts: Sequence[list[int]], owner: Sequence[int], ids: Sequence[list[int]]) -> tuple[Tensor, Tensor, Tensor]:
         """logits [B, L, V] of exactly the reply's positions, the reply's ids [B, L] and its mask [B, L]; the prompt has no logits at all."""
+        logits, _, ids, mask = self._reply_states(prompts, owner, ids)
+        return logits, ids, mask
+
+    def _reply_states(self, prompts: Sequence[list[int]], owner: Sequence[int], ids: Sequence[list[int]]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """`_reply_logits` and, second, the hidden states [B, L, D] behind them: the state each token was drawn in, so what a value head reads."""
         if self.cfg.gradient_checkpointing:
-            return self._packed_logits(prompts, owner, ids)
+            return self._packed_states(prompts, owner, ids)
         L, states = max(map(len, ids)), torch.tensor(owner)
         reply = torch.tensor([s + [0] * (L - len(s)) for s in ids])
         mask = torch.arange(L) < torch.tensor([len(s) for s in ids])[:, None]
@@ -378,11 +392,11 @@ class CustomerServiceAgent:
         look = attend[:, None, None].repeat(1, 1, L, 1)                                                     # [B, 1, L, P + L]
         look[..., -L:] = causal
         position = last[:, None] + torch.arange(L, device=self.device)
-        out = self.model(input_ids=fed.to(self.device), attention_mask=look, position_ids=position, past_key_values=cache, use_cache=True)
-        return out.logits.float(), reply.to(self.device), mask.to(self.device)
+        logits, hidden = self._forward(input_ids=fed.to(self.device), attention_mask=look, position_ids=position, past_key_values=cache, use_cache=True)
+        return logits.float(), hidden.float(), reply.to(self.device), mask.to(self.device)
 
-    def _packed_logits(self, prompts: Sequence[list[int]], owner: Sequence[int], ids: Sequence[list[int]]) -> tuple[Tensor, Tensor, Tensor]:
-        """The same as `_reply_logits` without a cache, which gradient checkpointing does not go with: one row a state, its prompt first,
+    def _packed_states(self, prompts: Sequence[list[int]], owner: Sequence[int], ids: Sequence[list[int]]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The same as `_reply_states` without a cache, which gradient checkpointing does not go with: one row a state, its prompt first,
         then a block for each reply, which sees the prompt and itself.  Without checkpointing it is slower, by 10 to 30 % on a CPU."""
         S, G, L = len(prompts), max(Counter(owner).values()), max(map(len, ids))
         state, block = torch.tensor(owner), torch.tensor([list(owner[:i]).count(o) for i, o in enumerate(owner)])
@@ -397,9 +411,10 @@ class CustomerServiceAgent:
         look = torch.block_diag(*[torch.ones(n, n).tril() for n in (P, *[L] * G)]).bool().repeat(S, 1, 1)                      # [S, T, T]
         look[:, P:, :P] = (torch.arange(P) < length[:, None])[:, None]
         with self._checkpointing():
-            out = self.model(input_ids=fed.to(self.device), attention_mask=look[:, None].to(self.device), position_ids=position.to(self.device),
-                             use_cache=False, logits_to_keep=G * L)
-        return out.logits.view(S, G, L, -1)[state, block].float(), reply.to(self.device), mask.to(self.device)
+            seen = self._forward(input_ids=fed.to(self.device), attention_mask=look[:, None].to(self.device), position_ids=position.to(self.device),
+                                 use_cache=False, logits_to_keep=G * L)
+        logits, hidden = (x.view(S, G, L, -1)[state, block].float() for x in seen)
+        return logits, hidden, reply.to(self.device), mask.to(self.device)
 
     @contextlib.contextmanager
     def _checkpointing(self):
@@ -550,14 +565,19 @@ class CustomerServiceAgent:
             "entropy": -L_d, "distance": L_s, "tokens": int(tokens)}
 
     def _masked_logits(self, prompts, rules, rows, drawn) -> tuple[Tensor, Tensor, Tensor]:
-        """The logits that were sampled from: temperature-scaled, every ban of the moment at -inf."""
+        """The logits that were sampled from: temperature-scaled, every ban of the moment at -inf; ids and mask."""
+        logits, _, ids, mask = self._masked_states(prompts, rules, rows, drawn)
+        return logits, ids, mask
+
+    def _masked_states(self, prompts, rules, rows, drawn) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """`_masked_logits` and, second, the hidden states behind them."""
         states = sorted({s for s, _, _ in rows})
         with self._precision(learning=True):
-            logits, ids, mask = self._reply_logits([prompts[s] for s in states], [states.index(s) for s, _, _ in rows], drawn)
+            logits, hidden, ids, mask = self._reply_states([prompts[s] for s in states], [states.index(s) for s, _, _ in rows], drawn)
         B, L, V = logits.shape
         banned = self._static([rules[s] for s in states])[[states.index(s) for s, _, _ in rows]]            # [B, V]
         bans = {b * L + t: ban for b, (_, r, _) in enumerate(rows) for t, ban in enumerate(r.bans)}
-        return (logits / self.cfg.temperature).masked_fill(forbid(banned.repeat_interleave(L, 0), bans).view(B, L, V), -INF), ids, mask
+        return (logits / self.cfg.temperature).masked_fill(forbid(banned.repeat_interleave(L, 0), bans).view(B, L, V), -INF), hidden, ids, mask
 
     def _distances(self, requests, flat) -> Tensor:
         if self.embedding is None:

@@ -250,7 +250,7 @@ class Gopo:
         if cfg.outcome_weight and not dataset.environment:
             raise DataError(f"--outcome_weight needs a live shop: {dataset.name} is replayed, its outcome ignores the replies")
         self.size = cfg.dialogues or (16 if agent else 32)
-        self.group = agent.cfg.group if agent else 1
+        self.group = agent.cfg.group if agent else 1                         # replies per state
         self.alone = expert.cfg.history if cfg.no_expert else None           # k of H_t for an agent without an Expert
         self.gamma = cfg.gamma if cfg.gamma is not None else (0.95 if dataset.environment else 0.0)
 
@@ -397,7 +397,7 @@ class Gopo:
         }
         for i, name in enumerate(DIMENSIONS):
             row[f"S_{name}"] = mean([s[i] for s in scored])
-            row[f"std_{name}"] = mean([np.std([s[i] for s in step.scores if s is not None]) for step in steps if any(step.scores)]) if self.agent else None
+            row[f"std_{name}"] = mean([np.std([s[i] for s in step.scores if s is not None]) for step in steps if any(step.scores)]) if self.group > 1 else None
         return row
 
 

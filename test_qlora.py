@@ -144,8 +144,9 @@ def test_packed_rows_give_the_logits_of_the_shared_cache(bases, prompts, replies
     owner = [s for s in order for _ in replies[s]]
     flat = [r for s in order for r in replies[s]]
     with torch.no_grad():
-        (cached, ids, mask), (packed, ids_2, mask_2) = (way(prompts, owner, flat) for way in (agent._reply_logits, agent._packed_logits))
+        (cached, read, ids, mask), (packed, read_2, ids_2, mask_2) = (way(prompts, owner, flat) for way in (agent._reply_states, agent._packed_states))
     assert torch.equal(ids, ids_2) and torch.equal(mask, mask_2) and torch.allclose(cached[mask], packed[mask], atol=2e-4)
+    assert torch.allclose(read[mask], read_2[mask], atol=2e-4)
 
 
 def test_checkpointing_and_parts_change_memory_and_not_the_gradient(bases):
