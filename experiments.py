@@ -34,7 +34,7 @@ JOBS: dict[str, tuple[str, ...]] = {             # name -> flags of train.py; "-
     "base": ("--steps", "0"),
     "single": ("--steps", "0", "--no_expert", "True"),
     "gopo": ("--base", "base"),
-    "ppo": ("--base", "single", "--algo", "ppo"),
+    "ppo": ("--base", "single", "--algo", "ppo", "--ppo_end_bonus", "True"),      # success ends as well for it as for GOPO (GAP-4)
     "sft": ("--base", "single", "--algo", "sft"),
     "memento": ("--base", "base", "--algo", "memento"),
     "imitation": ("--base", "base", "--algo", "imitation"),

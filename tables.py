@@ -42,7 +42,7 @@ OF_LOGS, ALONE, TSE = "teacher labels of the logs", "judge (against the teacher'
 IMITATION, GOPO = [LOGS, LABELS, JUDGE], [LOGS, LABELS, JUDGE, END]
 ROWS = {                                         # row: (name, what it saw in training)
     "untrained_single": ("Untrained, single agent", []), "untrained_dual": ("Untrained, dual agent (prompted Expert)", []),
-    "sft": ("SFT, single agent", [LOGS]), "ppo": ("PPO, single agent", [LOGS, ALONE, TSE]), "memento": ("Memento", [LOGS, OF_LOGS, "success"]),
+    "sft": ("SFT, single agent", [LOGS]), "ppo": ("PPO, single agent", [LOGS, ALONE, END, TSE]), "memento": ("Memento", [LOGS, OF_LOGS, "success"]),
     "imitation": ("Imitation (Expert by cross-entropy)", IMITATION), "gopo": ("GOPO", GOPO), "gopo_tse": ("GOPO + terminal TSE", [*GOPO, TSE]),
     "gopo_soft": ("GOPO, soft constraints (prompt only)", GOPO), "gopo_single": ("GOPO without Expert", [LOGS, ALONE]), "gopo_nano": ("GOPO, nano LM", GOPO),
     "warm_start": ("Untrained Expert, warm-started LM", [LOGS]), "strategy": ("Expert after the strategy stage, warm-started LM", GOPO),
