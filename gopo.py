@@ -160,7 +160,7 @@ class NoJudge:
 
 def strategy_only(gopo: "Gopo") -> "Gopo":
     """The same Expert and learner without the language model: the phrase book speaks, or nobody does."""
-    alone = Gopo(gopo.dataset, gopo.expert, None, gopo.judge, gopo.cfg)
+    alone = type(gopo)(gopo.dataset, gopo.expert, None, gopo.judge, gopo.cfg, options=gopo.options)
     alone.learner = gopo.learner
     return alone
 
@@ -233,12 +233,19 @@ class Gopo:
 
     agent    a CustomerServiceAgent, which learns; or None
     speaker  who writes the replies, if not the agent: a hosted model; by default the phrase book, or nobody on logs
+    options  what a method built on this one has beside the flags of GOPO
     """
+    Options = None
+    policy = Expert
 
-    def __init__(self, dataset: Dataset, expert: Expert, agent, judge: Judge, cfg: GopoConfig, speaker: Speaker | None = None):
+    @classmethod
+    def new_policy(cls, dataset: Dataset, perception: Perception, cfg: ExpertConfig, options=None):
+        return cls.policy(list(dataset.skills), perception, cfg)
+
+    def __init__(self, dataset: Dataset, expert: Expert, agent, judge: Judge, cfg: GopoConfig, speaker: Speaker | None = None, options=None):
         if launched() > (cfg.dialogues or 16):
             raise DataError(f"--dialogues {cfg.dialogues or 16} is fewer than the {launched()} processes: every one needs a dialogue")
-        self.dataset, self.expert, self.agent, self.cfg = dataset, expert, agent, cfg
+        self.dataset, self.expert, self.agent, self.cfg, self.options = dataset, expert, agent, cfg, options
         self.learner = ExpertLearner(expert)
         self.speaker: Speaker = speaker or agent or (PhraseBook(dataset) if dataset.template else Silence())
         self.judge = judge if not isinstance(self.speaker, Silence) else NoJudge()
@@ -257,11 +264,14 @@ class Gopo:
         rng = np.random.default_rng([seed, stage, number])
         numbers = share(self._dialogues(rng))
         skill_draws, word_draws = (keyed(int(s)) for s in rng.integers(2 ** 31, size=2))
-        choose = by_nobody if self.cfg.no_expert else by_policy(self.expert, skill_draws)
+        choose = self.chooser(skill_draws)
         group = self.agent.cfg.group if self.agent else 1
         played = self._together(lambda: rollout(self.episodes("train", numbers, seed), choose, self.speaker, self.judge, self.expert.perception,
                                                 self.dataset.skills, group, None, word_draws, self.alone))
         return {"step": number} | self.summary(played) | self.learn(played), played
+
+    def chooser(self, draws: Callable[[int, int], torch.Generator] | None = None, greedy: bool = False) -> Choose:
+        return by_nobody if self.cfg.no_expert else by_policy(self.expert, draws, greedy)
 
     @staticmethod
     def _together(play: Callable[[], list[Episode]]) -> list[Episode]:
