@@ -253,6 +253,14 @@ def test_q_reads_only_once_it_has_learned():
     assert torch.allclose(q, wanted, atol=1e-3) and (q[:, :-1] >= q[:, 1:]).all() and not torch.equal(case, by_cosine[1])
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_barred_case_takes_no_place_among_those_read(sign):      # whichever Q is greater
+    bank = bank_of(memento_read="q", memento_warm=0, memento_k=1)
+    bank.q[2].weight.data *= sign
+    bank.write([ExpertState("refund")] * 3 + [ExpertState("lamp")], [("w",)] * 3 + [("x",)], [1] * 4, [7, 7, 7, 8])
+    assert bank.act([ExpertState("refund")], greedy=True, dialogues=[7]).skills == [("x",)]
+
+
 def test_value_input_by_hand():
     bank = bank_of()
     bank.write([ExpertState("refund"), ExpertState("late")], [("z", "x"), ()], [1, 0], [0, 1])
@@ -318,16 +326,18 @@ def test_every_turn_of_a_dialogue_has_its_outcome(shop, eyes):
 
 
 def test_q_learns_from_the_case_that_was_reused(shop, eyes):
-    """What `learn` hands to Q: per turn the case whose sequence was said."""
-    gopo, seen = memento_of(shop, eyes), []
+    """What `learn` hands to Q: per turn the case whose sequence was said, while it still has its place in a bank that is full."""
+    gopo, seen = memento_of(shop, eyes, memento_bank=120), []
     bank, update = gopo.expert, gopo.learner.update
-    gopo.learner.update = lambda states, cases, outcomes: seen.append((states, cases, outcomes)) or update(states, cases, outcomes)
-    _, played = gopo.step(1, seed=3)
-    (states, cases, outcomes), = seen
-    steps = [s for e in played for s in e.steps]
-    assert states == [s.state for s in steps] and outcomes == [int(e.seen.info["success"]) for e in played for _ in e.steps]
-    assert [tuple(shop_skill for i in bank.sequences[c].tolist() if i >= 0 for shop_skill in [bank.pool[i]]) for c in cases] == [s.skills for s in steps]
-    assert bank.learned.item() == len(steps) and gopo.used == {}
+    sequence = lambda c: tuple(bank.pool[i] for i in bank.sequences[c].tolist() if i >= 0)
+    gopo.learner.update = lambda states, cases, outcomes: seen.append((states, [sequence(c) for c in cases], outcomes)) or update(states, cases, outcomes)
+    for number in (1, 2, 3):
+        row, played = gopo.step(number, seed=3)
+        states, sequences, outcomes = seen[-1]
+        steps = [s for e in played for s in e.steps]
+        assert states == [s.state for s in steps] and sequences == [s.skills for s in steps]
+        assert outcomes == [int(e.seen.info["success"]) for e in played for _ in e.steps] and gopo.used == {}
+    assert row["cases"] == 120 and row["reused_played"] > 0 and bank.learned.item() == sum(len(states) for states, _, _ in seen)
 
 
 def test_logs_are_judged_by_the_turn():      # their replies change nothing: r = [ESNDCG >= .5]; an unlabelled turn is no case
