@@ -311,7 +311,7 @@ def test_a_live_run(shop, eyes, capsys):
         assert row["cases"] == held and list(row) == list(rows[0]) and row.keys() >= ROW        # every turn is a case; columns are fixed
     assert gopo.expert.dialogue[4500:held].min() >= LIVE and rows[-1]["reused_played"] > 0 and 0 < rows[-1]["loss_q"] < 2
     success = np.mean([r["success"] for r in rows])
-    assert success > 0.3                                                     # random skills: under .05
+    assert success > 0.3                                                     # random skills: none of 128
     with capsys.disabled():
         print(f"\nMemento on mgshop, 128 dialogues with template replies: {success:.0%} succeeded, {held} cases")
 
