@@ -293,7 +293,7 @@ def eyes(shop) -> Perception:
 
 def memento_of(dataset, perception, agent=None, fill=True, dialogues=6, **options) -> Memento:
     torch.manual_seed(0)
-    cfg = MementoConfig(**({"memento_bank": 9000, "memento_warm": 50} | options))
+    cfg = MementoConfig(**({"memento_bank": 12000, "memento_warm": 50} | options))
     bank = CaseBank(list(dataset.skills), perception, ExpertConfig(), cfg)
     if fill:
         bank.fill(dataset)
