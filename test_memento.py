@@ -309,7 +309,7 @@ def test_a_live_run(shop, eyes, capsys):
         rows.append(row)
         held += sum(len(e.steps) for e in played)
         assert row["cases"] == held and list(row) == list(rows[0]) and row.keys() >= ROW        # every turn is a case; columns are fixed
-    assert gopo.expert.dialogue[4500:held].min() >= LIVE and rows[-1]["reused_played"] > 0 and 0 < rows[-1]["loss_q"] < 2
+    assert gopo.expert.dialogue[int(gopo.expert.logged):held].min() >= LIVE and rows[-1]["reused_played"] > 0 and 0 < rows[-1]["loss_q"] < 2
     success = np.mean([r["success"] for r in rows])
     assert success > 0.3                                                     # random skills: none of 128
     with capsys.disabled():
