@@ -365,7 +365,7 @@ def test_a_step_without_cases_has_the_same_columns(shop, eyes):
 
 @pytest.fixture(scope="module")
 def speaker(shop) -> CustomerServiceAgent:
-    model, tokenizer = build_tiny([t.user for d in shop.train[:30] for t in d.turns], [], 0, "nano")
+    model, tokenizer = build_tiny([t.user for d in shop.train[:30] for t in d.turns], [], 0, 128, 2)
     agent = CustomerServiceAgent(model, tokenizer, shop.skills, shop.must_not_say, AgentConfig(group=2, max_new_tokens=6))
     agent.freeze_embedding(["Hello."])
     return agent
