@@ -346,13 +346,13 @@ def data_of(run: Path, name: str | None, data_dir: str | None) -> Dataset:
 
 
 def run_paper(cfg: EvalConfig, api: ApiConfig) -> int:
-    from experiments import Settings, paper
+    from experiments import Settings, conduct
     if (cfg.cs_agent or cfg.expert or cfg.judge != "rules") and not api.api_base:
         raise DataError("--judge api:, --cs_agent and --expert need --api_base, the address of the server, e.g. http://127.0.0.1:8000/v1")
     name = cfg.dataset or "mgshop"
     settings = Settings(name, cfg.train_on or name, 1 if cfg.quick else cfg.seeds, cfg.episodes, cfg.judge, "auto", cfg.steps, cfg.model, cfg.small_model,
                         cfg.cs_agent, cfg.expert)
-    return paper(settings, cfg.workers or (2 if cfg.model in BUILT else 1), api, cfg.data_dir, f"python eval.py {' '.join(sys.argv[1:])}")
+    return conduct(settings, cfg.workers or (2 if cfg.model in BUILT else 1), api, cfg.data_dir, f"python eval.py {' '.join(sys.argv[1:])}")
 
 
 def execute(cfg: EvalConfig, api: ApiConfig) -> None:

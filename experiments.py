@@ -5,16 +5,18 @@
     python experiments.py warm_start --dataset mgshop                                     TSE against the size of the warm start
     python experiments.py hacking --dataset mgshop                                        long training: R^A beside TSE, length, diversity
 
-Fairness is in `JOBS`: the methods of a seed take over one pretraining and one warm start with `--base`, which train.py refuses if it is
+Fairness is in `PAPER`: the methods of a seed take over one pretraining and one warm start with `--base`, which train.py refuses if it is
 not the same; single agents have their own pair, of the same replies in the same order, as their prompts differ.  A job is `train.py` with
 the flags that stand here; its run directory is in runs/paper-<dataset>/.  Every row is measured by eval.measure, greedy, on the same
 customers, and leaves evals/<row>-<seed>.json; tables.py makes the tables of them.  As many jobs run at once as --workers, a thread each."""
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import multiprocessing.connection
 import os
+import re
 import sys
 import time
 import traceback
@@ -23,6 +25,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from data import DataError
@@ -30,7 +33,7 @@ from models import pick_precision
 from runs import read_json, read_rows, versions, write_atomic, write_json
 
 SHOWN = 12                                       # customers of each seed whose dialogues the page shows
-JOBS: dict[str, tuple[str, ...]] = {             # name -> flags of train.py; "--base X" names another job of the same seed
+PAPER: dict[str, tuple[str, ...]] = {            # name -> flags of train.py; "--base X" names another job of the same seed
     "base": ("--steps", "0"),
     "single": ("--steps", "0", "--no_expert", "True"),
     "gopo": ("--base", "base"),
@@ -43,7 +46,14 @@ JOBS: dict[str, tuple[str, ...]] = {             # name -> flags of train.py; "-
     "gopo_soft": ("--constraints", "soft"),
     "gopo_nano": ("--model", "SMALL"),           # the smaller of the two models
 }
-TWO_EARS = ("gopo", "gopo_tse", "ppo", "memento", "imitation", "teacher")
+SIZES = (0, 30, 100, 300, 1000)                  # dialogues that the warm start reads
+LONG = ("--steps", "100", "--eval_every", "10")
+JOBS = {
+    "paper": PAPER,
+    "warm_start": {f"warm_{n}": ("--warm_dialogues", str(n)) for n in SIZES},
+    "hacking": {"base": PAPER["base"], "long": ("--base", "base", *LONG), "long_judge": ("--base", "base", "--reward", "cs", *LONG)},
+}
+TWO_EARS = ("gopo", "gopo_tse", "ppo", "memento", "imitation", "teacher", "long", "long_judge", "strategy")
 
 
 @dataclass(frozen=True)
@@ -60,6 +70,7 @@ class Settings:
     small_model: str = "nano"                    # of Table 4
     cs_agent: str | None = None
     expert: str | None = None
+    study: str = "paper"
 
     @property
     def root(self) -> Path:
@@ -67,7 +78,8 @@ class Settings:
 
     @property
     def results(self) -> Path:
-        return Path("results") / (self.dataset if self.dataset == self.train_on else f"{self.train_on}-to-{self.dataset}")
+        tables = Path("results") / (self.dataset if self.dataset == self.train_on else f"{self.train_on}-to-{self.dataset}")
+        return tables if self.study == "paper" else tables / self.study
 
 
 # --- tasks, and who runs them ------------------------------------------------------------------------------------------------------
@@ -156,19 +168,45 @@ def train(run: Path, argv: list[str]) -> int:
 
 # --- measuring -----------------------------------------------------------------------------------------------------------------------
 
-def rows(s: Settings, seed: int, dataset: Any, judge: Any) -> dict[str, Callable[[], tuple[Any, Any]]]:
-    """Row -> how to make it: (agents, who chooses the skills).  "other" is the next seed's agent, trained with another partner."""
-    from baselines import by_prompt
-    from gopo import by_chance, by_teacher, load_gopo
-    at = lambda name, of=seed: s.root / f"{name}-{of}"
+def rows(s: Settings, seed: int, dataset: Any, judge: Any, api: Any = None) -> dict[str, Callable[[], tuple[Any, Any]]]:
+    """Row -> how to make it: (agents, who chooses the skills)."""
+    made = {"paper": paper_rows, "warm_start": warm_rows, "hacking": hacking_rows}[s.study](s, seed, dataset, judge)
+    return made | hosted_rows(s, seed, dataset, judge, api)
+
+
+def loading(s: Settings, dataset: Any, judge: Any) -> tuple[Callable, Callable]:
+    """load(run, **stages) -> agents; chosen(run, **stages) -> how to make a row in which those agents choose themselves."""
+    from gopo import load_gopo
     load = lambda run, **stages: load_gopo(run, dataset, judge=judge, **stages)
-    beside = lambda name, stage, of=seed: f"../{name}-{of}/{stage}"      # a stage of another run, from the run directory of this one
 
     def chosen(run: Path, **stages: str) -> Callable:
         def make():
             agents = load(run, **stages)
             return agents, agents.chooser(greedy=True)
         return make
+    return load, chosen
+
+
+def warm_rows(s: Settings, seed: int, dataset: Any, judge: Any) -> dict[str, Callable]:
+    _, chosen = loading(s, dataset, judge)
+    at = lambda n: s.root / f"warm_{n}-{seed}"
+    return {row: make for n in SIZES for row, make in ((f"before_{n}", chosen(at(n), expert="strategy.safetensors", agent="warm_start")),
+                                                       (f"after_{n}", chosen(at(n))))}
+
+
+def hacking_rows(s: Settings, seed: int, dataset: Any, judge: Any) -> dict[str, Callable]:
+    _, chosen = loading(s, dataset, judge)
+    before = chosen(s.root / f"base-{seed}", expert="strategy.safetensors", agent="warm_start")
+    return {"strategy": before} | {name: chosen(s.root / f"{name}-{seed}") for name in ("long", "long_judge")}
+
+
+def paper_rows(s: Settings, seed: int, dataset: Any, judge: Any) -> dict[str, Callable]:
+    """Those of Tables 1 and 4 to 7.  "other" is the next seed's agent, trained with another partner."""
+    from baselines import by_prompt
+    from gopo import by_chance, by_teacher
+    at = lambda name, of=seed: s.root / f"{name}-{of}"
+    load, chosen = loading(s, dataset, judge)
+    beside = lambda name, stage, of=seed: f"../{name}-{of}/{stage}"      # a stage of another run, from the run directory of this one
 
     def prompted(run: Path, **stages: str) -> Callable:
         def make():
@@ -199,22 +237,25 @@ def rows(s: Settings, seed: int, dataset: Any, judge: Any) -> dict[str, Callable
     return table
 
 
-def hosted_rows(s: Settings, seed: int, dataset: Any, judge: Any, api: Any) -> dict[str, Callable[[], tuple[Any, Any]]]:
+def hosted_rows(s: Settings, seed: int, dataset: Any, judge: Any, api: Any) -> dict[str, Callable]:
     """Tables 2, 3, 6 and 7 with a server: its model in the place of one agent, and of both."""
     from eval import hosted
-    places = {f"api_cs_{s.cs_agent}": (None, s.cs_agent), f"api_ex_{s.expert}": (s.expert, None), f"api_{s.expert}": (s.expert, s.cs_agent)}
-    return {name: make for name, (expert, agent) in places.items() if not name.endswith("None") and (name != f"api_{s.expert}" or s.cs_agent)
+    named = lambda place, model: f"api_{place}{re.sub(r'[^0-9A-Za-z_.]', '-', model.removeprefix('api:'))}"       # a part of a file's name
+    places = [(named("cs_", s.cs_agent), None, s.cs_agent)] if s.cs_agent else []
+    places += [(named("ex_", s.expert), s.expert, None)] if s.expert else []
+    places += [(named("", s.expert), s.expert, s.cs_agent)] if s.expert and s.cs_agent else []
+    return {name: make for name, expert, agent in places
             for make in hosted(s.root / f"gopo-{seed}", dataset, judge, expert, agent, api).values()}
 
 
 def row_file(s: Settings, row: str, seed: int) -> Path:
-    return s.results / "evals" / f"{row.replace('/', '_').replace(':', '_')}-{seed}.json"
+    return s.results / "evals" / f"{row}-{seed}.json"
 
 
 def measuring(s: Settings, seed: int, api: Any, data_dir: str | None) -> Task:
     """The task of measuring all rows of a seed."""
-    expected = rows(s, seed, None, None) | hosted_rows(s, seed, None, None, None)
-    needs = tuple(f"{name}-{seed}" for name in JOBS) + ((f"gopo-{(seed + 1) % s.seeds}",) if s.seeds > 1 else ())
+    expected = rows(s, seed, None, None)
+    needs = tuple(f"{name}-{seed}" for name in JOBS[s.study]) + ((f"gopo-{(seed + 1) % s.seeds}",) if s.study == "paper" and s.seeds > 1 else ())
     return Task(f"measure-{seed}", measure_seed, (s, seed, api, data_dir), lambda: all(row_file(s, row, seed).exists() for row in expected), needs)
 
 
@@ -222,9 +263,9 @@ def measure_seed(s: Settings, seed: int, api: Any, data_dir: str | None) -> int:
     """Plays the test customers of every row that has no file yet."""
     from eval import data_of
     from gopo import judge_for
-    dataset = data_of(s.root / f"gopo-{seed}", s.dataset, data_dir)
+    dataset = data_of(s.root / f"{list(JOBS[s.study])[-1]}-{seed}", s.dataset, data_dir)
     judge = judge_for(dataset, s.judge, api)
-    for row, make in (rows(s, seed, dataset, judge) | hosted_rows(s, seed, dataset, judge, api)).items():
+    for row, make in rows(s, seed, dataset, judge, api).items():
         if not row_file(s, row, seed).exists():
             measure_row(s, row, seed, *make())
     return 0
@@ -242,17 +283,17 @@ def measure_row(s: Settings, row: str, seed: int, agents: Any, choose: Any) -> N
     write_json(path, {"row": row, "seed": seed, "customers": customers, "bleu": bleu_statistics(played), "seconds": time.perf_counter() - clock})
 
 
-# --- the paper ------------------------------------------------------------------------------------------------------------------------
+# --- a study, whole -------------------------------------------------------------------------------------------------------------------
 
-def paper(s: Settings, workers: int, api: Any, data_dir: str | None, command: str) -> int:
+def conduct(s: Settings, workers: int, api: Any, data_dir: str | None, command: str) -> int:
     """Trains what is missing, measures what is missing, and writes the folder; 1 if something failed, which the tables then show as missing."""
     s = agree(s)
     os.environ["OMP_NUM_THREADS"] = "1"                                  # of the jobs; several of them share the cores
-    tasks = [training(s, name, seed, flags, data_dir) for seed in range(s.seeds) for name, flags in JOBS.items()]
+    tasks = [training(s, name, seed, flags, data_dir) for seed in range(s.seeds) for name, flags in JOBS[s.study].items()]
     tasks += [measuring(s, seed, api, data_dir) for seed in range(s.seeds)]
     with clocked(s.results / "calls.json", command) as finished:
         failed = run_tasks(order(tasks), workers, s.results / "logs", finished)
-    write_folder(s)
+    {"paper": write_paper, "warm_start": write_warm_start, "hacking": write_hacking}[s.study](s)
     return 1 if failed else 0
 
 
@@ -297,11 +338,11 @@ def clocked(path: Path, command: str) -> Iterator[Callable[[str, float], None]]:
         write_json(path, kept)
 
 
-def write_folder(s: Settings) -> None:
+def write_paper(s: Settings) -> None:
     """curves.jsonl, dialogues.jsonl, and what tables.py makes of the numbers."""
     import tables
     evals, calls = s.results / "evals", read_json(s.results / "calls.json")
-    gather(s.results / "curves.jsonl", (row | {"method": name, "seed": seed} for seed in range(s.seeds) for name in JOBS
+    gather(s.results / "curves.jsonl", (row | {"method": name, "seed": seed} for seed in range(s.seeds) for name in PAPER
                                         for row in read_rows(s.root / f"{name}-{seed}" / "metrics.jsonl")))
     gather(s.results / "dialogues.jsonl", (row for path in sorted(evals.glob("*.jsonl")) for row in read_rows(path)))
     made = {"commit": versions()["commit"], "date": time.strftime("%Y-%m-%d"), "commands": list(dict.fromkeys(c["command"] for c in calls["calls"])),
@@ -312,3 +353,67 @@ def write_folder(s: Settings) -> None:
 
 def gather(path: Path, found: Iterator[dict]) -> None:
     write_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found))
+
+
+def write_warm_start(s: Settings) -> None:
+    """TSE of the strategy and the warm-started LM, and after the joint steps, for each size of the warm start."""
+    import figures
+    import tables
+    measured, found = tables.Measured(tables.load_evals(s.results)), []
+    for n in SIZES:
+        before, after = (measured.values(f"{when}_{n}", "tse") for when in ("before", "after"))
+        if before and before.keys() == after.keys():
+            before, after = (np.stack(list(values.values())) for values in (before, after))
+            found.append({"dialogues": n, "seeds": len(before), "before": tables.bootstrap(before), "after": tables.bootstrap(after),
+                          "difference": tables.paired(after, before)})
+    write_json(s.results / "warm_start.json", found)
+    cell = lambda x: f"{x['mean']:.3f} [{x['low']:.3f}, {x['high']:.3f}]"
+    lines = [f"| {r['dialogues']} | {cell(r['before'])} | {cell(r['after'])} | {cell(r['difference'])} |" for r in found]
+    head = ["| dialogues of the warm start | TSE before the joint steps | after | difference |", "|---|---|---|---|"]
+    write_atomic(s.results / "warm_start.md", "\n".join(head + lines) + "\n")
+    figures.sizes(found, s.results / "warm_start.png", f"{s.dataset}: TSE against the size of the warm start")
+    print("\n".join(head + lines) + f"\nwritten: {s.results}/warm_start.json, .md and .png")
+
+
+def write_hacking(s: Settings) -> None:
+    """What the judge pays and what the customer got, on held-out dev customers along long runs; and at their end, with both ears."""
+    import figures
+    import tables
+    along = [row | {"method": name, "seed": seed} for name in ("long", "long_judge") for seed in range(s.seeds)
+             for row in read_rows(s.root / f"{name}-{seed}" / "evals.jsonl")]
+    names = {"strategy": "before the joint steps", "long": "GOPO, 100 joint steps", "long_judge": "the same, Expert paid R^A only"}
+    figures.panels(along, names, figures.SIGNS, s.results / "hacking.png", f"{s.dataset}: what long training does, on dev customers")
+    measured, kinds = tables.Measured(tables.load_evals(s.results)), ("tse", "tse_2nd_ear", "r_cs", "gre", "esndcg", "turns", "reply_words", "distinct_2",
+                                                                      "repeated", "vouchers")
+    cell = lambda row, kind: "—" if not (c := measured.cell(row, kind)) else f"{c['mean']:.3f} [{c['low']:.3f}, {c['high']:.3f}]"
+    lines = [f"| {name} | " + " | ".join(cell(row, kind) for kind in kinds) + " |" for row, name in names.items()]
+    head = ["| | " + " | ".join(kinds) + " |", "|---" * (len(kinds) + 1) + "|"]
+    write_atomic(s.results / "hacking.md", "\n".join(head + lines) + "\n")
+    print("\n".join(head + lines) + f"\nwritten: {s.results}/hacking.md and .png")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Studies beside the paper's tables (those: python eval.py --paper).", allow_abbrev=False)
+    parser.add_argument("study", choices=[name for name in JOBS if name != "paper"],
+                        help="warm_start: TSE against the size of the warm start; hacking: what long training does")
+    parser.add_argument("--dataset", default="mgshop", help="mgshop, tmallbrand-a, ... (default mgshop)")
+    parser.add_argument("--seeds", type=int, default=2, help="training seeds 0, 1, ... (default 2)")
+    parser.add_argument("--episodes", type=int, default=200, help="test customers per row and seed (default 200)")
+    parser.add_argument("--workers", type=int, default=2, help="jobs at a time, one thread each (default 2)")
+    parser.add_argument("--data_dir", help="where corpora lie (default data, or GOPO_DATA)")
+    args = parser.parse_args(argv)
+    if min(args.seeds, args.episodes, args.workers) < 1:
+        parser.error("--seeds, --episodes and --workers must be at least 1")
+    s = Settings(args.dataset, args.dataset, args.seeds, args.episodes, study=args.study)
+    try:
+        return conduct(s, args.workers, None, args.data_dir, f"python experiments.py {' '.join(sys.argv[1:])}")
+    except (DataError, OSError) as error:
+        print(f"experiments.py: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -124,6 +124,22 @@ def panels(rows: Sequence[dict[str, Any]], names: dict[str, str], kinds: Sequenc
                       "Thick: mean over seeds; band: lowest to highest seed" + "; thin: each seed" * bool(only))
 
 
+def sizes(found: Sequence[dict[str, Any]], path: Path, title: str) -> None:
+    """TSE before and after the joint steps against the size of the warm start; sizes at even distances, for the first is 0."""
+    drawn, axes = canvas(1, 1, (7, 4.2))
+    axis, places = axes[0, 0], range(len(found))
+    for (key, name), colour, shift in zip((("before", "before the joint steps"), ("after", "after them (GOPO)")), COLOURS, (-0.04, 0.04)):
+        means, lows, highs = ([r[key][k] for r in found] for k in ("mean", "low", "high"))
+        spread = [[m - low for m, low in zip(means, lows)], [high - m for m, high in zip(means, highs)]]
+        axis.errorbar([x + shift for x in places], means, spread, color=colour, label=name, marker="o", capsize=3, linewidth=2)
+    axis.set_xticks(list(places), [str(r["dialogues"]) for r in found])
+    axis.set(xlabel="dialogues that the warm start read", ylabel="TSE", ylim=(0, None), title=title)
+    axis.grid(alpha=0.3)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False)
+    save(drawn, path, f"Mean and 95 % interval over seeds ({found[0]['seeds'] if found else 0}) and customers, both resampled")
+
+
 def losses(rows: Sequence[dict[str, Any]], names: dict[str, str], variants: Sequence[str], path: Path, dataset: str) -> None:
     """As the paper's Figure 3: losses of both agents and the reward, per variant of GOPO."""
     panels(rows, names, LOSSES, path, f"{dataset}: GOPO over training (Figure 3)", variants)
