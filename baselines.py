@@ -152,6 +152,7 @@ def rows(dataset: Dataset, steps: int) -> dict[str, Callable[[int], tuple[Gopo, 
         table["GOPO, R^E only"] = lambda seed: greedy(learn(fresh(dataset, seed, reward="expert"), seed, steps, "GOPO, R^E only"))
         table["GOPO, R^A only"] = lambda seed: greedy(learn(fresh(dataset, seed, reward="cs"), seed, steps, "GOPO, R^A only"))
         table["GOPO, joint (Eq. 10)"] = lambda seed: greedy(learn(fresh(dataset, seed), seed, steps, "GOPO, joint"))
+        table["GOPO, joint, from imitation"] = lambda seed: greedy(learn(imitate_offline(fresh(dataset, seed), seed), seed, steps, "GOPO, from imitation"))
         table["GOPO, joint + terminal TSE"] = lambda seed: greedy(learn(fresh(dataset, seed, outcome_weight=1.0), seed, steps, "GOPO, joint + TSE"))
     else:
         table["GOPO (R^E; replayed logs)"] = lambda seed: greedy(learn(fresh(dataset, seed), seed, steps, "GOPO"))
