@@ -1,0 +1,154 @@
+"""The runner of the experiments: tasks and what they need, fairness of the jobs, and a whole small folder from the real trainer."""
+import json
+import signal
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+
+import experiments
+import mgshop
+import tables
+import train
+from data import DataError
+from experiments import JOBS, PAPER, Settings, Task, agree, conduct, order, rows, run_tasks, training
+from gopo import algorithm
+from stages import check_base
+
+S = Settings("mgshop", "mgshop", 2, 3, precision="fp32")
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """runs/ and results/ of a test are its own; and train.main's signal handlers are taken back."""
+    monkeypatch.chdir(tmp_path)
+    handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for name, handler in handlers.items():
+        signal.signal(name, handler)
+
+# ---------------------------------------------------------------- tasks
+
+def write(path: str, text: str, code: int = 0) -> int:
+    print(f"writing {path}")
+    print("a word to stderr", file=sys.stderr)
+    if code == 0:
+        with open(path, "w", encoding="utf-8") as f:
+            f.write(f"{text} {time.time()}")
+    return code
+
+def burst(path: str) -> int:
+    raise ValueError("burst")
+
+def task(tmp_path, name, needs=(), work=write, arguments=None) -> Task:
+    path = tmp_path / name
+    return Task(name, work, arguments or (str(path), name), path.exists, needs)
+
+def test_tasks_run_after_what_they_need_and_not_twice(tmp_path):
+    (tmp_path / "there").write_text("kept")
+    tasks = [task(tmp_path, "late", ("early",)), task(tmp_path, "early", ("there",)), task(tmp_path, "there")]
+    times = {}
+    assert run_tasks(tasks, 2, tmp_path / "logs", times.__setitem__) == []
+    when = lambda name: float((tmp_path / name).read_text().split()[1])
+    assert when("early") < when("late") and (tmp_path / "there").read_text() == "kept" and set(times) == {"early", "late"}
+    log = (tmp_path / "logs/late.log").read_text()
+    assert "writing" in log and "a word to stderr" in log
+
+def test_what_failed_is_named_with_all_that_needed_it(tmp_path, capfd):
+    path = str(tmp_path / "x")
+    tasks = [task(tmp_path, "exits", arguments=(path, "x", 3)), task(tmp_path, "bursts", work=burst, arguments=(path,)), task(tmp_path, "needs_it", ("bursts",)),
+             task(tmp_path, "lies", arguments=(path, "x")), task(tmp_path, "fine")]
+    failed = run_tasks(tasks, 3, tmp_path / "logs", lambda *_: None)
+    assert sorted(failed) == ["bursts", "exits", "lies", "needs_it"] and (tmp_path / "fine").exists()        # "lies" returned 0 and left nothing
+    assert "ValueError: burst" in (tmp_path / "logs/bursts.log").read_text()
+    assert "bursts.log" in capfd.readouterr().out                                                            # where to look
+
+def test_a_seed_is_measured_before_the_next_one_but_one_is_trained():
+    tasks = [training(S, name, seed, flags, None) for seed in range(4) for name, flags in PAPER.items()]
+    tasks += [experiments.measuring(replace(S, seeds=4), seed, None, None) for seed in range(4)]
+    names = [t.name for t in order(tasks)]
+    assert sorted(names) == sorted(t.name for t in tasks)
+    for t in tasks:
+        assert all(names.index(n) < names.index(t.name) for n in t.needs), t.name
+    assert names.index("measure-0") < names.index("gopo-3")
+
+# ---------------------------------------------------------------- fairness
+
+@pytest.mark.parametrize("study", JOBS)
+def test_every_job_is_a_command_that_train_accepts_and_a_base_that_it_shares(study):
+    """Not a copy of train.py's rules: its own parser and its own check of a base."""
+    configs = {}
+    for name, flags in JOBS[study].items():
+        run, argv = training(S, name, 0, flags, None).arguments
+        cfg, gopo, expert, agent, _, options = train.parse(argv)
+        assert (cfg.seed, cfg.eval_episodes, cfg.precision, cfg.output_dir) == (0, 0, "fp32", str(run))
+        as_dict = lambda c: {k: getattr(c, k) for k in c.__dataclass_fields__}
+        configs[name] = {"run": as_dict(cfg), "gopo": as_dict(gopo), "expert": as_dict(expert), "agent": as_dict(agent), "options": options and as_dict(options)}
+        if cfg.base:
+            base = cfg.base.removeprefix("runs/paper-mgshop/").removesuffix("-0")
+            folder = experiments.Path("of_base")
+            folder.mkdir(exist_ok=True)
+            (folder / "config.json").write_text(json.dumps(configs[base]))
+            shared = check_base(folder, configs[name])                       # refuses another pretraining or warm start
+            assert {"untrained", "warm_start"} <= set(shared)
+            same_learner = cfg.algo == "gopo" and gopo.outcome_weight == 0 and gopo.reward == "joint"
+            assert ("strategy.safetensors" in shared) == same_learner, name
+
+def test_all_methods_take_as_many_steps_with_as_many_replies():
+    for name, flags in PAPER.items():
+        cfg, gopo, _, agent, _, _ = train.parse(training(replace(S, steps=7), name, 0, flags, None).arguments[1])
+        assert cfg.steps == (0 if name in ("base", "single") else 7) and gopo.dialogues is None and agent.group == 4 and agent.agent_lr == 2e-4
+
+def test_single_agents_start_from_a_single_agent():
+    for name, flags in PAPER.items():
+        cfg, gopo, *_ = train.parse(training(S, name, 0, flags, None).arguments[1])
+        assert gopo.no_expert == (algorithm(cfg.algo).single or name in ("single", "gopo_single"))
+        assert not cfg.base or cfg.base.endswith("/single-0" if gopo.no_expert else "/base-0")
+
+def test_rows_are_those_that_the_tables_know():
+    assert set(rows(S, 0, None, None)) == set(tables.ROWS)
+    assert set(tables.ROWS) - set(rows(replace(S, seeds=1), 0, None, None)) == {"cs_other", "ex_other"}       # another seed's agents need another seed
+    hosted = rows(replace(S, expert="api:org/Big-1", cs_agent="api:small"), 0, None, None)
+    assert set(hosted) - set(tables.ROWS) == {"api_cs_small", "api_ex_org-Big-1", "api_org-Big-1"}
+
+# ---------------------------------------------------------------- settings
+
+def test_a_folder_goes_on_with_what_it_was_begun_with():
+    first = agree(replace(S, precision="auto"))
+    assert first.precision in ("fp32", "bf16") and agree(replace(S, precision="auto", seeds=5)) == replace(first, seeds=5)
+    assert agree(replace(S, precision="auto")).seeds == 5                    # never fewer than there are
+    with pytest.raises(DataError, match=r"results/mgshop was begun with --episodes 3, now 4"):
+        agree(replace(S, episodes=4))
+    assert replace(S, study="hacking").results != S.results and replace(S, dataset="tmallbrand-b").results.name == "mgshop-to-tmallbrand-b"
+
+def test_every_study_refuses_what_it_cannot_do(capsys):
+    assert experiments.main(["warm_start", "--dataset", "nowhere.jsonl", "--seeds", "1"]) in (1, 2)
+    with pytest.raises(SystemExit):
+        experiments.main(["hacking", "--seeds", "0"])
+    assert "must be at least 1" in capsys.readouterr().err
+
+# ---------------------------------------------------------------- whole, small
+
+SMALL = ("--dialogues", "3", "--strategy_steps", "2", "--pretrain_steps", "3", "--warm_steps", "3", "--max_new_tokens", "8", "--group", "2", "--sft_batch", "8")
+
+def test_a_small_folder_from_the_real_trainer(monkeypatch, capsys):
+    """The paper's folder with three jobs and four rows, trained and measured here instead of in processes of their own."""
+    monkeypatch.setattr(mgshop, "SIZES", {"train": 30, "dev": 5, "test": 5})
+    here = lambda tasks, workers, logs, finished: [t.name for t in tasks if not t.done() and (t.work(*t.arguments) or finished(t.name, 1.0))]
+    monkeypatch.setattr(experiments, "run_tasks", here)
+    monkeypatch.setitem(JOBS, "paper", {name: (*PAPER[name], *SMALL) for name in ("base", "single", "gopo", "memento")})
+    some = lambda *given, whole=experiments.paper_rows: {k: v for k, v in whole(*given).items() if k in ("gopo", "untrained_dual", "ex_memento", "teacher")}
+    monkeypatch.setattr(experiments, "paper_rows", some)
+    s = replace(S, seeds=1, steps=1)
+    assert conduct(s, 1, None, None, "a command") == 0
+    results = json.loads((s.results / "results.json").read_text())
+    table = {r["name"]: r for r in results["tables"][0]["rows"]}
+    assert table["GOPO"]["cells"]["tse"]["mean"] is not None and table["PPO, single agent"]["cells"] is None      # not run, and still listed
+    assert {"tables.md", "tables.csv", "report.html", "figure1.png", "curves.jsonl", "dialogues.jsonl", "calls.json"} <= {p.name for p in s.results.iterdir()}
+    kept = json.loads((s.results / "evals/gopo-0.json").read_text())
+    assert len(kept["customers"]) == 3 == len(kept["bleu"]) and "tse_2nd_ear" in kept["customers"][0]
+    read = [json.loads(line) for line in (s.results / "dialogues.jsonl").read_text().splitlines()]
+    assert {r["method"] for r in read} == {"gopo", "untrained_dual", "ex_memento", "teacher"} and all(r["turns"] for r in read)
+    before = (s.results / "evals/gopo-0.json").stat().st_mtime_ns
+    assert conduct(s, 1, None, None, "a command") == 0 and (s.results / "evals/gopo-0.json").stat().st_mtime_ns == before    # nothing is done twice
+    assert [c["command"] for c in json.loads((s.results / "calls.json").read_text())["calls"]] == ["a command"] * 2
