@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import fcntl
 import json
 import multiprocessing.connection
 import os
@@ -291,7 +292,7 @@ def conduct(s: Settings, workers: int, api: Any, data_dir: str | None, command: 
     os.environ["OMP_NUM_THREADS"] = "1"                                  # of the jobs; several of them share the cores
     tasks = [training(s, name, seed, flags, data_dir) for seed in range(s.seeds) for name, flags in JOBS[s.study].items()]
     tasks += [measuring(s, seed, api, data_dir) for seed in range(s.seeds)]
-    with clocked(s.results / "calls.json", command) as finished:
+    with alone(s.root), clocked(s.results / "calls.json", command) as finished:
         failed = run_tasks(order(tasks), workers, s.results / "logs", finished)
     {"paper": write_paper, "warm_start": write_warm_start, "hacking": write_hacking}[s.study](s)
     return 1 if failed else 0
@@ -318,6 +319,18 @@ def agree(s: Settings) -> Settings:
     s.results.mkdir(parents=True, exist_ok=True)
     write_json(path, asdict(s))
     return s
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """No other call may train into these runs meanwhile; the lock ends with the process, however it ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "w", encoding="utf-8") as f:
+        try:
+            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataError(f"{folder}: another process is running experiments there; wait for it, or stop it (its command goes on where it was)") from None
+        yield
 
 
 @contextlib.contextmanager

@@ -121,6 +121,16 @@ def test_a_folder_goes_on_with_what_it_was_begun_with():
         agree(replace(S, episodes=4))
     assert replace(S, study="hacking").results != S.results and replace(S, dataset="tmallbrand-b").results.name == "mgshop-to-tmallbrand-b"
 
+def test_two_calls_do_not_train_into_the_same_runs():
+    with experiments.alone(S.root):
+        with pytest.raises(DataError, match="runs/paper-mgshop: another process"), experiments.alone(S.root):
+            pass
+        with experiments.alone(replace(S, train_on="tmallbrand-a").root):
+            pass
+    with experiments.alone(S.root):                                          # free again
+        pass
+
+
 def test_every_study_refuses_what_it_cannot_do(capsys):
     assert experiments.main(["warm_start", "--dataset", "nowhere.jsonl", "--seeds", "1"]) in (1, 2)
     with pytest.raises(SystemExit):
