@@ -269,7 +269,14 @@ def measure_seed(s: Settings, seed: int, api: Any, data_dir: str | None) -> int:
     for row, make in rows(s, seed, dataset, judge, api).items():
         if not row_file(s, row, seed).exists():
             measure_row(s, row, seed, *make())
+    gather(s.results / "evals" / f"curves-{seed}.jsonl", (row | {"method": name, "seed": seed} for name in JOBS[s.study]
+                                                          for row in read_rows(s.root / f"{name}-{seed}" / curves_of(s))))
     return 0
+
+
+def curves_of(s: Settings) -> str:
+    """Training dialogues for Figure 3; held-out ones, by the most probable words, where they were played often."""
+    return "evals.jsonl" if s.study == "hacking" else "metrics.jsonl"
 
 
 def measure_row(s: Settings, row: str, seed: int, agents: Any, choose: Any) -> None:
@@ -291,17 +298,26 @@ def conduct(s: Settings, workers: int, api: Any, data_dir: str | None, command: 
     s = agree(s)
     os.environ["OMP_NUM_THREADS"] = "1"                                  # of the jobs; several of them share the cores
     tasks = [training(s, name, seed, flags, data_dir) for seed in range(s.seeds) for name, flags in JOBS[s.study].items()]
-    tasks += [measuring(s, seed, api, data_dir) for seed in range(s.seeds)]
+    tasks = wanted(tasks, [measuring(s, seed, api, data_dir) for seed in range(s.seeds)])
     with alone(s.root), clocked(s.results / "calls.json", command) as finished:
         failed = run_tasks(order(tasks), workers, s.results / "logs", finished)
     {"paper": write_paper, "warm_start": write_warm_start, "hacking": write_hacking}[s.study](s)
     return 1 if failed else 0
 
 
+def wanted(trainings: Sequence[Task], measurings: Sequence[Task]) -> list[Task]:
+    """Every measuring, and the trainings that an unfinished one needs: numbers that are there need no run."""
+    by_name = {t.name: t for t in trainings}
+    def needed(names: Sequence[str]) -> set[str]:
+        return set(names).union(*(needed(by_name[n].needs) for n in names))
+    names = set().union(*(needed(m.needs) for m in measurings if not m.done()))
+    return [t for t in trainings if t.name in names] + list(measurings)
+
+
 def order(tasks: Sequence[Task]) -> list[Task]:
     """A seed's measuring as soon as its trainings are through, not after all seeds."""
     place = {t.name: i for i, t in enumerate(tasks)}
-    return sorted(tasks, key=lambda t: max([place[t.name] if not t.needs else 0, *(place[n] + 0.5 for n in t.needs)]))
+    return sorted(tasks, key=lambda t: max([place[t.name] if not t.needs else 0, *(place[n] + 0.5 for n in t.needs if n in place)]))
 
 
 def agree(s: Settings) -> Settings:
@@ -355,9 +371,8 @@ def write_paper(s: Settings) -> None:
     """curves.jsonl, dialogues.jsonl, and what tables.py makes of the numbers."""
     import tables
     evals, calls = s.results / "evals", read_json(s.results / "calls.json")
-    gather(s.results / "curves.jsonl", (row | {"method": name, "seed": seed} for seed in range(s.seeds) for name in PAPER
-                                        for row in read_rows(s.root / f"{name}-{seed}" / "metrics.jsonl")))
-    gather(s.results / "dialogues.jsonl", (row for path in sorted(evals.glob("*.jsonl")) for row in read_rows(path)))
+    gather(s.results / "curves.jsonl", (row for path in sorted(evals.glob("curves-*.jsonl")) for row in read_rows(path)))
+    gather(s.results / "dialogues.jsonl", (row for path in sorted(evals.glob("*-*.jsonl")) if not path.name.startswith("curves-") for row in read_rows(path)))
     made = {"commit": versions()["commit"], "date": time.strftime("%Y-%m-%d"), "commands": list(dict.fromkeys(c["command"] for c in calls["calls"])),
             "wall_seconds": sum(c["seconds"] for c in calls["calls"]), "seeds": list(range(s.seeds)), "episodes": s.episodes}
     made |= {"judge": s.judge} if s.judge != "rules" else {}
@@ -392,8 +407,7 @@ def write_hacking(s: Settings) -> None:
     """What the judge pays and what the customer got, on held-out dev customers along long runs; and at their end, with both ears."""
     import figures
     import tables
-    along = [row | {"method": name, "seed": seed} for name in ("long", "long_judge") for seed in range(s.seeds)
-             for row in read_rows(s.root / f"{name}-{seed}" / "evals.jsonl")]
+    along = [row for path in sorted((s.results / "evals").glob("curves-*.jsonl")) for row in read_rows(path) if row["method"] != "base"]
     names = {"strategy": "before the joint steps", "long": "GOPO, 100 joint steps", "long_judge": "the same, Expert paid R^A only"}
     figures.panels(along, names, figures.SIGNS, s.results / "hacking.png", f"{s.dataset}: what long training does, on dev customers")
     measured, kinds = tables.Measured(tables.load_evals(s.results)), ("tse", "tse_2nd_ear", "r_cs", "gre", "esndcg", "turns", "reply_words", "distinct_2",

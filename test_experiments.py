@@ -72,6 +72,14 @@ def test_a_seed_is_measured_before_the_next_one_but_one_is_trained():
         assert all(names.index(n) < names.index(t.name) for n in t.needs), t.name
     assert names.index("measure-0") < names.index("gopo-3")
 
+def test_a_seed_whose_numbers_are_there_is_not_trained_again(tmp_path):
+    trainings = [task(tmp_path, "base"), task(tmp_path, "run", ("base",)), task(tmp_path, "other", ("base",))]
+    (tmp_path / "measured").write_text("")
+    first, second = task(tmp_path, "measured", ("other", "run")), task(tmp_path, "to_measure", ("run",))
+    assert [t.name for t in experiments.wanted(trainings, [first, second])] == ["base", "run", "measured", "to_measure"]
+    assert experiments.wanted(trainings, [first]) == [first]
+
+
 # ---------------------------------------------------------------- fairness
 
 @pytest.mark.parametrize("study", JOBS)
