@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import fcntl
 import json
 import multiprocessing.connection
 import os
 import re
+import signal
 import sys
 import time
 import traceback
@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 from data import DataError
 from models import pick_precision
-from runs import read_json, read_rows, versions, write_atomic, write_json
+from runs import alone_in, read_json, read_rows, versions, write_atomic, write_json
 
 SHOWN = 12                                       # customers of each seed whose dialogues the page shows
 PAPER: dict[str, tuple[str, ...]] = {            # name -> flags of train.py; "--base X" names another job of the same seed
@@ -296,10 +296,11 @@ def measure_row(s: Settings, row: str, seed: int, agents: Any, choose: Any) -> N
 def conduct(s: Settings, workers: int, api: Any, data_dir: str | None, command: str) -> int:
     """Trains what is missing, measures what is missing, and writes the folder; 1 if something failed, which the tables then show as missing."""
     s = agree(s)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)            # as Ctrl-C: the jobs are told to stop, too
     os.environ["OMP_NUM_THREADS"] = "1"                                  # of the jobs; several of them share the cores
     tasks = [training(s, name, seed, flags, data_dir) for seed in range(s.seeds) for name, flags in JOBS[s.study].items()]
     tasks = wanted(tasks, [measuring(s, seed, api, data_dir) for seed in range(s.seeds)])
-    with alone(s.root), clocked(s.results / "calls.json", command) as finished:
+    with alone_in(s.root), clocked(s.results / "calls.json", command) as finished:
         failed = run_tasks(order(tasks), workers, s.results / "logs", finished)
     {"paper": write_paper, "warm_start": write_warm_start, "hacking": write_hacking}[s.study](s)
     return 1 if failed else 0
@@ -335,18 +336,6 @@ def agree(s: Settings) -> Settings:
     s.results.mkdir(parents=True, exist_ok=True)
     write_json(path, asdict(s))
     return s
-
-
-@contextlib.contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """No other call may train into these runs meanwhile; the lock ends with the process, however it ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "w", encoding="utf-8") as f:
-        try:
-            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DataError(f"{folder}: another process is running experiments there; wait for it, or stop it (its command goes on where it was)") from None
-        yield
 
 
 @contextlib.contextmanager

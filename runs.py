@@ -6,6 +6,8 @@ cut back to the checkpoint, so a resumed run's file equals an uninterrupted one'
 Try it:  python runs.py        writes a checkpoint, damages it, and reads the one before"""
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -13,7 +15,7 @@ import shutil
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Mapping, Sequence
+from typing import Any, Iterator, Mapping, Sequence
 
 import torch
 from safetensors import SafetensorError
@@ -69,6 +71,18 @@ def run_directory(output_dir: str | None, name: str, overwrite: bool, keep: str 
         shutil.rmtree(path, ignore_errors=True)
     path.mkdir(parents=True, exist_ok=True)
     return path
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """No other process may train into this folder meanwhile; the lock ends with the process, however it ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "w", encoding="utf-8") as f:
+        try:
+            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataError(f"{folder}: another process is training there; wait for it, or stop it: what it was asked for goes on where it was") from None
+        yield
 
 
 def versions() -> dict[str, str | None]:

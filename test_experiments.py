@@ -14,6 +14,7 @@ import train
 from data import DataError
 from experiments import JOBS, PAPER, Settings, Task, agree, conduct, order, rows, run_tasks, training
 from gopo import algorithm
+from runs import alone_in
 from stages import check_base
 
 S = Settings("mgshop", "mgshop", 2, 3, precision="fp32")
@@ -130,12 +131,12 @@ def test_a_folder_goes_on_with_what_it_was_begun_with():
     assert replace(S, study="hacking").results != S.results and replace(S, dataset="tmallbrand-b").results.name == "mgshop-to-tmallbrand-b"
 
 def test_two_calls_do_not_train_into_the_same_runs():
-    with experiments.alone(S.root):
-        with pytest.raises(DataError, match="runs/paper-mgshop: another process"), experiments.alone(S.root):
+    with alone_in(S.root):
+        with pytest.raises(DataError, match="runs/paper-mgshop: another process"), alone_in(S.root):
             pass
-        with experiments.alone(replace(S, train_on="tmallbrand-a").root):
+        with alone_in(replace(S, train_on="tmallbrand-a").root):
             pass
-    with experiments.alone(S.root):                                          # free again
+    with alone_in(S.root):                                          # free again
         pass
 
 

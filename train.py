@@ -12,6 +12,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")      # before torch: two pro
 if os.environ.get("RANK", "0") != "0":
     os.environ["TQDM_DISABLE"] = "1"                     # before tqdm: of several processes one shows its progress
 
+import contextlib
 import json
 import resource
 import signal
@@ -33,7 +34,7 @@ from judge import LLMJudge, hosted_model
 from llm import ApiConfig, ApiError
 from parallel import any_of, first, meet, part, told, wait
 from rewards import Judge
-from runs import Alarms, Log, load_checkpoint, plot_curves, read_json, read_rows, run_directory, save_checkpoint, save_tensors, versions, write_json
+from runs import Alarms, Log, alone_in, load_checkpoint, plot_curves, read_json, read_rows, run_directory, save_checkpoint, save_tensors, versions, write_json
 from stages import check_base, prepare_agent, prepare_expert, prepare_strategy, replace_folder, take_base
 
 
@@ -321,7 +322,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         device = read_json(Path(cfg.resume) / "config.json")["device"] if cfg.resume else cfg.device
         meet("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
         run, config, dataset = resolve_together(*configs)
-        return execute(run, config, dataset, stop)
+        with alone_in(run) if first() else contextlib.nullcontext():
+            return execute(run, config, dataset, stop)
     except KeyboardInterrupt:
         print(f"\nstopped; go on with: python train.py --resume {run}" if run else "\nstopped before anything was written")
         return 0
