@@ -2,8 +2,9 @@
 
 Every row meets the same customers and decodes the same way: the most probable skills, and the most probable tokens (temperature 0).
 Intervals are 95 % percentile bootstraps over dialogues.  GRE and R^A come from the rule judge, which is also the training reward: they
-show what was optimised.  TSE comes from the customer's ear, which the judge knows nothing of; `tse_2nd_ear` plays the same customers
-with a separately written ear, and a difference above .05 is flagged.
+show what was optimised.  Every row is judged by what the turn needed, the teacher's skills, not by the skills that it chose itself: who
+chooses nothing would otherwise have nothing to get wrong.  TSE comes from the customer's ear, which the judge knows nothing of;
+`tse_2nd_ear` plays the same customers with a separately written ear, and a difference above .05 is flagged.
 Try it:  python eval.py --run runs/mgshop-gopo-0 --episodes 100 --show 1
          python eval.py --run runs/mgshop-gopo-0 --chat        you are the customer
          python eval.py --run runs/tmallbrand-a-gopo-0 --dataset tmallbrand-b        transfer to another store
@@ -25,7 +26,7 @@ from tqdm import tqdm
 import data
 from constraints import compile_constraints, violations
 from data import DataError, Dataset, base, fill, opt, slots
-from gopo import Choose, Episode, Gopo, NoJudge, PhraseBook, Silence, Step, by_chance, by_teacher, judge_for, keyed, load_gopo, request_of, rollout
+from gopo import Choose, Episode, Gopo, NoJudge, PhraseBook, Silence, Step, by_chance, by_teacher, judge_for, keyed, load_gopo, read_domain, request_of, rollout
 from hosted import HostedAgent, HostedExpert
 from judge import LLMJudge, hosted_model
 from llm import ApiConfig, Client
@@ -133,7 +134,7 @@ def measure(gopo: Gopo, choose: Choose, episodes: int, seed: int, split: str = "
         with tqdm(total=total, desc=f"evaluating {label}", unit="dialogue", leave=False) as bar:
             for first in range(0, total, size):
                 rollout(played[first:first + size], choose, gopo.speaker, judge, gopo.expert.perception, gopo.dataset.skills, 1, 0.0, keyed(seed),
-                        gopo.alone, bar.update)
+                        gopo.alone, True, bar.update)
         filled_in = (asked_of(judge if form in forms else NoJudge(), form, played) for form in ("gre", "g_eval"))
         return [dialogue_metrics(gopo, *row) for row in zip(played, *filled_in)], played
 
@@ -322,6 +323,8 @@ class EvalConfig:
             raise ValueError("name a run directory written by train.py, e.g. --run runs/mgshop-gopo-0; or --paper, for all of the paper's experiments")
         if self.paper and (self.chat or self.rows or self.json or self.show or self.seed):
             raise ValueError("--paper goes without --chat, --rows, --json, --show and --seed")
+        if not self.paper and (self.train_on or self.steps or self.workers or self.quick):
+            raise ValueError("--train_on, --steps, --workers and --quick belong to --paper")
         for name, least in (("episodes", 1), ("show", 0), ("seed", 0), ("seeds", 1), ("steps", 1), ("workers", 1)):
             if getattr(self, name) is not None and getattr(self, name) < least:
                 raise ValueError(f"--{name} must be at least {least}, got {getattr(self, name)}")
@@ -337,12 +340,16 @@ def data_of(run: Path, name: str | None, data_dir: str | None) -> Dataset:
     config = read_json(run / "config.json")
     if not name or name == config["run"]["dataset"]:
         return data.load_used(config["run"], data_dir)
-    known, other = read_json(run / "dataset.json"), data.load(name, data_dir or config["run"]["data_dir"])
-    for kind, theirs, ours in (("skills", [s["id"] for s in known["skills"]], list(other.skills)), ("intents", known["intents"], list(other.intents)),
-                               ("emotions", known["emotions"], list(other.emotions))):
-        if theirs != ours:
-            raise DataError(f"--dataset {name}: its {kind} are not those of {known['name']}, which {run} was trained on")
+    other = data.load(name, data_dir or config["run"]["data_dir"])
+    refuse_other_labels(read_domain(run / "dataset.json"), other)
     return other
+
+
+def refuse_other_labels(trained: Dataset, tested: Dataset) -> None:
+    """A policy can be tested in another shop only if it knows the same skills, intents and emotions."""
+    for kind in ("skills", "intents", "emotions"):
+        if list(getattr(trained, kind)) != list(getattr(tested, kind)):
+            raise DataError(f"--dataset {tested.name}: its {kind} are not those of {trained.name}, which was trained on")
 
 
 def run_paper(cfg: EvalConfig, api: ApiConfig) -> int:

@@ -6,7 +6,8 @@
     python experiments.py hacking --dataset mgshop                                        long training: R^A beside TSE, length, diversity
 
 Fairness is in `PAPER`: the methods of a seed take over one pretraining and one warm start with `--base`, which train.py refuses if it is
-not the same; single agents have their own pair, of the same replies in the same order, as their prompts differ.  A job is `train.py` with
+not the same.  Single agents have their own pair, of the same logged replies, as their prompts differ; so do the smaller model and the soft
+constraints, whose prompt says what the decoder does not enforce.  A job is `train.py` with
 the flags that stand here; its run directory is in runs/paper-<dataset>/.  Every row is measured by eval.measure, greedy, on the same
 customers, and leaves evals/<row>-<seed>.json; tables.py makes the tables of them.  As many jobs run at once as --workers, a thread each."""
 from __future__ import annotations
@@ -54,7 +55,7 @@ JOBS = {
     "warm_start": {f"warm_{n}": ("--warm_dialogues", str(n)) for n in SIZES},
     "hacking": {"base": PAPER["base"], "long": ("--base", "base", *LONG), "long_judge": ("--base", "base", "--reward", "cs", *LONG)},
 }
-TWO_EARS = ("gopo", "gopo_tse", "ppo", "memento", "imitation", "teacher", "long", "long_judge", "strategy")
+TWO_EARS = ("gopo", "gopo_tse", "ppo", "memento", "imitation", "teacher", "long", "long_judge", "strategy", "strategy_judge")
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ def run_tasks(tasks: Sequence[Task], workers: int, logs: Path, finished: Callabl
                         failed.append(name)
                         tqdm.write(f"{name} failed (exit {process.exitcode}); see {logs / name}.log; the same command tries it again")
         finally:
-            for process, _, _ in running.values():                       # Ctrl-C reached them too: training saves and ends
+            for process, _, _ in running.values():                       # training ends after its step, or at once if Ctrl-C has reached it too
                 process.terminate()
                 process.join()
     return failed + [t.name for t in waiting]
@@ -139,6 +140,8 @@ def in_log(work: Callable[..., Any], arguments: tuple, log: Path) -> None:
     with open(log, "a", encoding="utf-8", buffering=1) as f, contextlib.redirect_stdout(f), contextlib.redirect_stderr(f):
         try:
             code = work(*arguments)
+        except KeyboardInterrupt:
+            code = 130
         except Exception:
             traceback.print_exc()
             code = 1
@@ -147,9 +150,9 @@ def in_log(work: Callable[..., Any], arguments: tuple, log: Path) -> None:
 
 # --- training ----------------------------------------------------------------------------------------------------------------------
 
-def training(s: Settings, name: str, seed: int, flags: Sequence[str], data_dir: str | None, where: str = "") -> Task:
-    """The task of a training run `name`-`seed`; it is complete when train.py wrote both agents."""
-    run, flags = s.root / f"{where}{name}-{seed}", list(flags)
+def training(s: Settings, name: str, seed: int, flags: Sequence[str], data_dir: str | None) -> Task:
+    """The task of a training run `name`-`seed`."""
+    run, flags = s.root / f"{name}-{seed}", list(flags)
     needs = ()
     if "--base" in flags:
         at = flags.index("--base") + 1
@@ -158,8 +161,12 @@ def training(s: Settings, name: str, seed: int, flags: Sequence[str], data_dir: 
     argv += [x for name, value in (("--steps", s.steps), ("--model", s.model)) if value is not None and name not in flags for x in (name, str(value))]
     argv = [s.small_model if x == "SMALL" else x for x in argv]
     argv += ["--data_dir", data_dir] if data_dir else []
-    return Task(f"{where}{name}-{seed}".replace("/", "-"), train, (run, argv), lambda: (run / "expert.safetensors").exists() and (run / "curves.png").exists(),
-                needs)
+    return Task(f"{name}-{seed}", train, (run, argv), lambda: complete(run), needs)
+
+
+def complete(run: Path) -> bool:
+    """Whether train.py wrote both agents after the last step; stopped, it writes them earlier."""
+    return (run / "curves.png").exists() and len(read_rows(run / "metrics.jsonl")) == read_json(run / "config.json")["run"]["steps"]
 
 
 def train(run: Path, argv: list[str]) -> int:
@@ -197,12 +204,14 @@ def warm_rows(s: Settings, seed: int, dataset: Any, judge: Any) -> dict[str, Cal
 
 def hacking_rows(s: Settings, seed: int, dataset: Any, judge: Any) -> dict[str, Callable]:
     _, chosen = loading(s, dataset, judge)
-    before = chosen(s.root / f"base-{seed}", expert="strategy.safetensors", agent="warm_start")
-    return {"strategy": before} | {name: chosen(s.root / f"{name}-{seed}") for name in ("long", "long_judge")}
+    at = lambda name: s.root / f"{name}-{seed}"
+    before = {"expert": "strategy.safetensors", "agent": "warm_start"}
+    return {"strategy": chosen(at("base"), **before), "long": chosen(at("long")), "strategy_judge": chosen(at("long_judge"), **before),
+            "long_judge": chosen(at("long_judge"))}
 
 
 def paper_rows(s: Settings, seed: int, dataset: Any, judge: Any) -> dict[str, Callable]:
-    """Those of Tables 1 and 4 to 7.  "other" is the next seed's agent, trained with another partner."""
+    """Those of Tables 1 and 4 to 7.  "other" is another seed's agent, trained with another partner."""
     from baselines import by_prompt
     from gopo import by_chance, by_teacher
     at = lambda name, of=seed: s.root / f"{name}-{of}"
@@ -232,10 +241,15 @@ def paper_rows(s: Settings, seed: int, dataset: Any, judge: Any) -> dict[str, Ca
         "ex_prompted": prompted(at("gopo")),
     }
     if s.seeds > 1:
-        other = (seed + 1) % s.seeds
+        other = partner(seed)
         table |= {"cs_other": chosen(at("gopo"), agent=beside("gopo", "csagent", other)),
                   "ex_other": chosen(at("gopo"), expert=beside("gopo", "expert.safetensors", other))}
     return table
+
+
+def partner(seed: int) -> int:
+    """The other seed; the same however many seeds there are."""
+    return seed - 1 if seed else 1
 
 
 def hosted_rows(s: Settings, seed: int, dataset: Any, judge: Any, api: Any) -> dict[str, Callable]:
@@ -256,8 +270,9 @@ def row_file(s: Settings, row: str, seed: int) -> Path:
 def measuring(s: Settings, seed: int, api: Any, data_dir: str | None) -> Task:
     """The task of measuring all rows of a seed."""
     expected = rows(s, seed, None, None)
-    needs = tuple(f"{name}-{seed}" for name in JOBS[s.study]) + ((f"gopo-{(seed + 1) % s.seeds}",) if s.study == "paper" and s.seeds > 1 else ())
-    return Task(f"measure-{seed}", measure_seed, (s, seed, api, data_dir), lambda: all(row_file(s, row, seed).exists() for row in expected), needs)
+    needs = tuple(f"{name}-{seed}" for name in JOBS[s.study]) + ((f"gopo-{partner(seed)}",) if s.study == "paper" and s.seeds > 1 else ())
+    files = [s.results / "evals" / f"curves-{seed}.jsonl", *(row_file(s, row, seed) for row in expected)]
+    return Task(f"measure-{seed}", measure_seed, (s, seed, api, data_dir), lambda: all(f.exists() for f in files), needs)
 
 
 def measure_seed(s: Settings, seed: int, api: Any, data_dir: str | None) -> int:
@@ -266,11 +281,12 @@ def measure_seed(s: Settings, seed: int, api: Any, data_dir: str | None) -> int:
     from gopo import judge_for
     dataset = data_of(s.root / f"{list(JOBS[s.study])[-1]}-{seed}", s.dataset, data_dir)
     judge = judge_for(dataset, s.judge, api)
+    curves = s.results / "evals" / f"curves-{seed}.jsonl"
+    curves.parent.mkdir(parents=True, exist_ok=True)
+    gather(curves, (row | {"method": name, "seed": seed} for name in JOBS[s.study] for row in read_rows(s.root / f"{name}-{seed}" / curves_of(s))))
     for row, make in rows(s, seed, dataset, judge, api).items():
         if not row_file(s, row, seed).exists():
             measure_row(s, row, seed, *make())
-    gather(s.results / "evals" / f"curves-{seed}.jsonl", (row | {"method": name, "seed": seed} for name in JOBS[s.study]
-                                                          for row in read_rows(s.root / f"{name}-{seed}" / curves_of(s))))
     return 0
 
 
@@ -286,21 +302,26 @@ def measure_row(s: Settings, row: str, seed: int, agents: Any, choose: Any) -> N
     clock, moods, path = time.perf_counter(), {}, row_file(s, row, seed)
     customers, played = measure(agents, watched(choose, moods), s.episodes, 0, label=row, second_ear=row in TWO_EARS)
     read = [dialogue_row(agents, e, row, seed, moods[e.number]) for e in played[:SHOWN]]
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path.with_suffix(".jsonl"), "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in read))
-    write_json(path, {"row": row, "seed": seed, "customers": customers, "bleu": bleu_statistics(played), "seconds": time.perf_counter() - clock})
+    write_json(path, {"row": row, "seed": seed, "customers": customers, "bleu": bleu_statistics(played), "seconds": time.perf_counter() - clock,
+                      "commit": versions()["commit"], "unanswered": sum(getattr(x, "unanswered", 0) for x in (agents.speaker, choose))})
 
 
 # --- a study, whole -------------------------------------------------------------------------------------------------------------------
 
 def conduct(s: Settings, workers: int, api: Any, data_dir: str | None, command: str) -> int:
     """Trains what is missing, measures what is missing, and writes the folder; 1 if something failed, which the tables then show as missing."""
-    s = agree(s)
+    refuse_unsuited(s, data_dir)
     signal.signal(signal.SIGTERM, signal.default_int_handler)            # as Ctrl-C: the jobs are told to stop, too
     os.environ["OMP_NUM_THREADS"] = "1"                                  # of the jobs; several of them share the cores
+    with alone_in(s.root):
+        return conduct_alone(agree(s), workers, api, data_dir, command)
+
+
+def conduct_alone(s: Settings, workers: int, api: Any, data_dir: str | None, command: str) -> int:
     tasks = [training(s, name, seed, flags, data_dir) for seed in range(s.seeds) for name, flags in JOBS[s.study].items()]
     tasks = wanted(tasks, [measuring(s, seed, api, data_dir) for seed in range(s.seeds)])
-    with alone_in(s.root), clocked(s.results / "calls.json", command) as finished:
+    with clocked(s.results / "calls.json", command) as finished:
         failed = run_tasks(order(tasks), workers, s.results / "logs", finished)
     {"paper": write_paper, "warm_start": write_warm_start, "hacking": write_hacking}[s.study](s)
     return 1 if failed else 0
@@ -321,20 +342,34 @@ def order(tasks: Sequence[Task]) -> list[Task]:
     return sorted(tasks, key=lambda t: max([place[t.name] if not t.needs else 0, *(place[n] + 0.5 for n in t.needs if n in place)]))
 
 
+def refuse_unsuited(s: Settings, data_dir: str | None) -> None:
+    """What could not be measured in the end is refused before anything is trained."""
+    import data
+    from eval import refuse_other_labels
+    trained, tested = (data.load(name, data_dir or os.environ.get("GOPO_DATA", "data")) for name in (s.train_on, s.dataset))
+    for dataset in (trained, tested):
+        if dataset.environment is None:
+            raise DataError(f"{dataset.name} is replayed logs: these experiments need a shop that answers (mgshop, tmallbrand-a, tmallbrand-b); "
+                            "for logs see train.py, eval.py --run and baselines.py")
+    refuse_other_labels(trained, tested)
+
+
+TRAINED_WITH = ("train_on", "steps", "model", "small_model")             # settings of the runs; the others are of what is measured
+
+
 def agree(s: Settings) -> Settings:
-    """The folder's settings: those of an earlier call, which must be these, with as many seeds as either asked for."""
-    path = s.results / "settings.json"
-    if path.exists():
-        earlier = Settings(**read_json(path))
-        changed = [name for name, value in asdict(earlier).items() if name not in ("seeds", "precision") and value != getattr(s, name)]
-        if changed:
-            raise DataError(f"{s.results} was begun with --{changed[0]} {getattr(earlier, changed[0])}, now {getattr(s, changed[0])}: "
+    """The settings of an earlier call for these results and these runs, which must be these, with as many seeds as either asked for."""
+    for folder, names in ((s.results, [n for n in asdict(s) if n not in ("seeds", "precision")]), (s.root, TRAINED_WITH)):
+        earlier = asdict(s) | (read_json(folder / "settings.json") if (folder / "settings.json").exists() else {})
+        if changed := [name for name in names if earlier[name] != getattr(s, name)]:
+            raise DataError(f"{folder} was begun with --{changed[0]} {earlier[changed[0]]}, now {getattr(s, changed[0])}: "
                             "use the same, or move the folder away")
-        s = replace(earlier, seeds=max(s.seeds, earlier.seeds))
+        s = replace(s, precision=earlier["precision"], seeds=max(s.seeds, earlier["seeds"]) if folder == s.results else s.seeds)
     if s.precision == "auto":                                            # asked once: on a busy machine the probe may answer differently
         s = replace(s, precision=pick_precision())
-    s.results.mkdir(parents=True, exist_ok=True)
-    write_json(path, asdict(s))
+    for folder in (s.results, s.root):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "settings.json", asdict(s))
     return s
 
 
@@ -346,7 +381,7 @@ def clocked(path: Path, command: str) -> Iterator[Callable[[str, float], None]]:
     clock = time.perf_counter()
 
     def finished(name: str, seconds: float) -> None:
-        kept["jobs"][name] = round(seconds, 1)
+        kept["jobs"][name] = round(kept["jobs"].get(name, 0.0) + seconds, 1)       # a job that was stopped goes on
         kept["calls"][-1]["seconds"] = round(time.perf_counter() - clock, 1)
         write_json(path, kept)
     try:
@@ -363,7 +398,7 @@ def write_paper(s: Settings) -> None:
     gather(s.results / "curves.jsonl", (row for path in sorted(evals.glob("curves-*.jsonl")) for row in read_rows(path)))
     gather(s.results / "dialogues.jsonl", (row for path in sorted(evals.glob("*-*.jsonl")) if not path.name.startswith("curves-") for row in read_rows(path)))
     made = {"commit": versions()["commit"], "date": time.strftime("%Y-%m-%d"), "commands": list(dict.fromkeys(c["command"] for c in calls["calls"])),
-            "wall_seconds": sum(c["seconds"] for c in calls["calls"]), "seeds": list(range(s.seeds)), "episodes": s.episodes}
+            "wall_seconds": sum(c["seconds"] for c in calls["calls"]), "seeds": list(range(s.seeds)), "episodes": s.episodes, "train_on": s.train_on}
     made |= {"judge": s.judge} if s.judge != "rules" else {}
     print(f"written: {tables.write(s.results, s.dataset, made)}, and tables.md, tables.csv and the figures beside it")
 
@@ -397,8 +432,10 @@ def write_hacking(s: Settings) -> None:
     import figures
     import tables
     along = [row for path in sorted((s.results / "evals").glob("curves-*.jsonl")) for row in read_rows(path) if row["method"] != "base"]
-    names = {"strategy": "before the joint steps", "long": "GOPO, 100 joint steps", "long_judge": "the same, Expert paid R^A only"}
-    figures.panels(along, names, figures.SIGNS, s.results / "hacking.png", f"{s.dataset}: what long training does, on dev customers")
+    names = {"strategy": "GOPO before the joint steps", "long": "GOPO, 100 joint steps", "strategy_judge": "Expert paid R^A only, before the joint steps",
+             "long_judge": "Expert paid R^A only, 100 joint steps"}
+    figures.panels(along, names, figures.SIGNS, s.results / "hacking.png", f"{s.dataset}: what long training does",
+                   caption="40 held-out dev customers every 10 joint steps, the most probable skills and tokens")
     measured, kinds = tables.Measured(tables.load_evals(s.results)), ("tse", "tse_2nd_ear", "r_cs", "gre", "esndcg", "turns", "reply_words", "distinct_2",
                                                                       "repeated", "vouchers")
     cell = lambda row, kind: "—" if not (c := measured.cell(row, kind)) else f"{c['mean']:.3f} [{c['low']:.3f}, {c['high']:.3f}]"

@@ -91,7 +91,8 @@ def seeds_of(rows: Sequence[dict[str, Any]], method: str, key: str) -> tuple[np.
     return np.array(steps), np.array([[line.get(s, np.nan) for s in steps] for line in smoothed])
 
 
-def panels(rows: Sequence[dict[str, Any]], names: dict[str, str], kinds: Sequence[tuple[str, str]], path: Path, title: str, only: Sequence[str] = ()) -> None:
+def panels(rows: Sequence[dict[str, Any]], names: dict[str, str], kinds: Sequence[tuple[str, str]], path: Path, title: str, only: Sequence[str] = (),
+           caption: str = "") -> None:
     """Small multiples of what kinds of numbers there are, a colour a method (the same in every figure); `only` some methods: a thin line a seed too."""
     present = {r["method"] for r in rows}
     order = ["gopo", *(m for m in names if m in present and m != "gopo"), *sorted(present - set(names))]
@@ -120,7 +121,7 @@ def panels(rows: Sequence[dict[str, Any]], names: dict[str, str], kinds: Sequenc
         axis.spines[["top", "right"]].set_visible(False)
     handles = {label: handle for axis in axes.flat for handle, label in zip(*axis.get_legend_handles_labels())}
     drawn.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=min(4, len(handles)), fontsize=9, frameon=False, title=title)
-    save(drawn, path, "Training dialogues, running means over a tenth of the run.\n"
+    save(drawn, path, f"{caption or 'Training dialogues'}, running means over a tenth of the run.\n"
                       "Thick: mean over seeds; band: lowest to highest seed" + "; thin: each seed" * bool(only))
 
 

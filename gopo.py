@@ -200,11 +200,12 @@ def request_of(state: ExpertState, skills: tuple[str, ...], context: dict[str, s
 
 def rollout(episodes: list[Episode], choose: Choose, speaker: Speaker, judge: Judge, perception: Perception, pool: dict[str, Skill], group: int = 1,
             temperature: float | None = None, generator: torch.Generator | Callable[[int, int], torch.Generator] | None = None, alone: int | None = None,
-            progress: Callable[[int], None] | None = None) -> list[Episode]:
+            needed: bool = False, progress: Callable[[int], None] | None = None) -> list[Episode]:
     """Plays dialogues in lockstep to their ends (Sec. 3.1, steps 1-4).
 
     generator  one for all, or one per (dialogue, turn) as `keyed` makes them
     alone      no Expert: the reply is written from the last so many turns of H_t, u_t and e_t instead of skills (U_t and B_t in both cases)
+    needed     judge replies by the teacher's skills, what the turn needed, where it is labelled; else by those chosen (always so without an Expert)
     """
     while live := [e for e in episodes if not e.over]:
         states = [e.state() for e in live]
@@ -213,7 +214,8 @@ def rollout(episodes: list[Episode], choose: Choose, speaker: Speaker, judge: Ju
         requests = [request_of(s, k, e.seen.context, p, alone) for s, k, e, p in zip(states, skills, live, perceived)]
         drawn = [generator(e.number, len(e.steps)) for e in live] if callable(generator) else generator
         groups = speaker.generate(requests, group, temperature, drawn)
-        wanted = [e.seen.info.get("teacher") or () for e in live] if alone is not None else skills       # without an Expert: judged by what the turn needed
+        wanted = [(e.seen.info.get("teacher") or ()) if alone is not None or (needed and e.seen.info.get("teacher") is not None) else k
+                  for e, k in zip(live, skills)]
         asked = [Judged(r.user, r.context, tuple(pool[k] for k in w), reply.text, tuple(s.replies[0].text for s in e.steps),
                         e.seen.info.get("reference"), s.history) for e, s, r, w, replies in zip(live, states, requests, wanted, groups) for reply in replies]
         scores = judge.score(asked)
@@ -334,7 +336,7 @@ class Gopo:
         first = 0
         for episode, last in zip(played, values[len(values) - len(played):]):
             n = len(episode.steps)
-            v = values[first:first + n] + [0.0 if episode.seen.terminated else last]
+            v = values[first:first + n] + [0.0 if episode.seen.terminated or self.cfg.outcome_weight else last]         # TSE, if paid, was the last word
             advantages = gae(self.rewards(episode), v, self.gamma, self.expert.cfg.gae_lambda)
             batch.states += [s.state for s in episode.steps]
             batch.skills += [s.skills for s in episode.steps]
@@ -452,7 +454,7 @@ def save_domain(dataset: Dataset, path: Path) -> None:
                       "horizon": dataset.horizon, "must_not_say": dataset.must_not_say})
 
 
-def _read_domain(path: Path) -> Dataset:
+def read_domain(path: Path) -> Dataset:
     kept = read_json(path)
     records = [{k: tuple(v) if isinstance(v, list) else v for k, v in s.items()} for s in kept["skills"]]
     return Dataset(kept["name"], {s["id"]: Skill(**s) for s in records}, tuple(kept["intents"]), tuple(kept["emotions"]), [], [], [],
@@ -470,7 +472,7 @@ def load_gopo(run: str | Path, dataset: Dataset | None = None, expert: str = "ex
     run = Path(run)
     config = read_json(run / "config.json")
     speaks = config["run"]["replies"] == "lm"
-    dataset = dataset or (_read_domain(run / "dataset.json") if speaks else data.load_used(config["run"]))
+    dataset = dataset or (read_domain(run / "dataset.json") if speaks else data.load_used(config["run"]))
     method, options = algorithm_of(config)
     policy = method.new_policy(dataset, ExpertConfig(**config["expert"]), options)
     policy.load_state_dict(load_tensors(run / expert))

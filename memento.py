@@ -91,7 +91,8 @@ def mu(score: Tensor, alpha: float) -> Tensor:
 def vote(sequences: Tensor, weight: Tensor, outcome: Tensor) -> Tensor:
     """What speaks for the sequence of each retrieved case: sum_j [sequence_j = sequence_i] weight_j (2 r_j - 1), GAP-10.
 
-    sequences  [B, k, 5] skill numbers, -1 pads;   weight  [B, k] cosine or Q, 0 where no case is;   outcome  [B, k] r in {0, 1}
+    sequences  [B, k, 5] skill numbers, -1 pads;   weight  [B, k] cosine or Q, 0 where no case is
+    outcome    [B, k] r in {0, 1}; 1 for Q, which has read r and is itself the chance that the case helps
     returns    [B, k]; -inf where an earlier case already stands for the same sequence
     """
     same = (sequences[:, :, None] == sequences[:, None]).all(-1)                   # [B, k, k]
@@ -188,6 +189,10 @@ class CaseBank(nn.Module):
         skills = torch.zeros(*cases.shape, len(self.pool) + 1, device=self.device).scatter_(-1, self.sequences[cases].long() + 1, 1.0)[..., 1:]
         return torch.cat([s, c, s * c, skills, self.outcome[cases].float()[..., None]], -1)
 
+    @property
+    def reads_q(self) -> bool:
+        return self.options.memento_read == "q" and int(self.learned) >= self.options.memento_warm
+
     @torch.no_grad()
     def read(self, states: Sequence[ExpertState], k: int, dialogues: Sequence[int] | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """(weight, case, allowed), each [B, up to k], best first: by cosine (Eq. 13), or of the `memento_near` those of greatest Q (Eq. 16)."""
@@ -196,7 +201,7 @@ class CaseBank(nn.Module):
         if dialogues is not None:
             barred = torch.tensor(dialogues, device=self.device)[:, None] == self.dialogue[:n]       # a dialogue never retrieves itself
         weight, case, allowed = nearest(query, self.keys[:n].float(), barred, self.options.memento_near)
-        if n and self.options.memento_read == "q" and int(self.learned) >= self.options.memento_warm:
+        if n and self.reads_q:
             q = (self.q(self.value_input(query, case)).squeeze(-1).sigmoid() * 1024).round() / 1024  # rounded: equal cases stay equal in any batch
             best = q.masked_fill(~allowed, -1.0).sort(dim=-1, descending=True, stable=True).indices      # of equal ones the nearest
             weight, case, allowed = (x.gather(1, best) for x in (q, case, allowed))
@@ -215,7 +220,8 @@ class CaseBank(nn.Module):
         if given is not None or not stops:
             raise ValueError("a case bank has no log-probabilities to score and no stop: act takes neither given nor stops=False")
         weight, case, allowed = self.read(states, self.options.memento_k * (1 if greedy else 2), dialogues)
-        score = vote(self.sequences[case].long(), weight * allowed, self.outcome[case].float()).masked_fill(~allowed, float("-inf"))
+        outcome = torch.ones_like(weight) if self.reads_q else self.outcome[case].float()
+        score = vote(self.sequences[case].long(), weight * allowed, outcome).masked_fill(~allowed, float("-inf"))
         found = allowed.any(-1).tolist()
         if not any(found):
             return Reuse([()] * len(states), [-1] * len(states), [0.0] * len(states))

@@ -1,11 +1,12 @@
 """PPO (Schulman et al. 2017), the reinforcement-learning baseline of Table 1: one agent, no Expert, learned token by token.
 
     r_i = pi(a_i|s_i) / pi_old(a_i|s_i)        L_clip = -mean_i min(r_i A_i, clip(r_i, 1 - eps, 1 + eps) A_i)
-    A_i = delta_i + d_i lambda A_{i+1}         delta_i = rho_i + d_i V_{i+1} - V_i         L_V = mean_i (V_i - A_i^old - V_i^old)^2
+    A_i = delta_i + d_i lambda_i A_{i+1}       delta_i = rho_i + d_i V_{i+1} - V_i         L_V = mean_i (V_i - A_i^old - V_i^old)^2
     loss = L_clip + value_weight L_V + lambda_d L_d (Eq. 9d, the agent's own)
 
 Tokens i run through the whole dialogue: the customer's words are the environment.  rho_i is 0 but at the last drawn token of a reply, where
-R^A_t (Eq. 8) stands, and TSE (Eq. 11) beside it at the dialogue's last, in a live shop.  d_i is 1 within a reply and --gamma after its last token.
+R^A_t (Eq. 8) stands, and TSE (Eq. 11) beside it at the dialogue's last, in a live shop.  Within a reply d_i and lambda_i are 1; after its last
+token they are --gamma and --ppo_lambda.
 V_i is linear in the hidden state that token i was drawn from.  The agent reads what any agent without an Expert reads: H_t, u_t, e_t, B_t and the
 shop's global rules; with one reply a state it plays `group` times GOPO's dialogues a step, so both sample as many replies.
 
@@ -13,8 +14,8 @@ The paper names PPO and says nothing more (GAP-9), so all below is ours.  Advant
 log pi_old is computed anew before the first epoch, in the same forward passes as V: the sampler's own (Reply.logp) differs in bf16 or with another
 kernel, and the ratio has to begin at exactly 1.  No KL term to the warm start: RLHF has one because a learned reward model is right only near it;
 here rules or a judge score the text itself, and GOPO, which this is compared with, has none.  9c is left out: there are no skills to be near.
-A truncated dialogue goes on with V at its last token's state, as if the next turn were like this one.  An unscored reply (the judge gave None) earns the
-mean of the batch's scored ones: a dialogue's return needs a number for each turn, and 0 would read as a bad reply.
+A truncated dialogue to which no TSE was paid goes on with V at its last token's state, as if the next turn were like this one.  An unscored
+reply (the judge gave None) earns the mean of the batch's scored ones: a dialogue's return needs a number for each turn, and 0 would read as a bad reply.
 Try it:  python ppo.py        rewards, GAE and the clipped surrogate of a dialogue of two turns, to follow by hand
 Exercise: set --ppo_lambda 0 and 1; which of explained_variance, success and turns moves, and why?"""
 from __future__ import annotations
@@ -73,39 +74,41 @@ def value_loss(value: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     return (value[mask] - target[mask].detach()).square().mean()
 
 
-def token_gae(rewards: Sequence[float], values: Sequence[float], discounts: Sequence[float], lam: float) -> list[float]:
-    """`expert.gae` with a discount of its own for each step: delta_i = r_i + d_i V_{i+1} - V_i;  A_i = delta_i + d_i lam A_{i+1}.
+def token_gae(rewards: Sequence[float], values: Sequence[float], discounts: Sequence[float], decays: Sequence[float]) -> list[float]:
+    """`expert.gae` with a discount d_i and a lambda_i for each step: delta_i = r_i + d_i V_{i+1} - V_i;  A_i = delta_i + d_i lambda_i A_{i+1}.
 
     rewards    [T], `token_rewards`
     values     [T + 1]; the last is 0 if the dialogue terminated
     discounts  [T], each in [0, 1]
+    decays     [T], lambda_i in [0, 1]
     raises     ValueError if the lengths do not fit
 
-    >>> token_gae([0., 1.], [.5, .5, 0.], [1., .9], .5)
+    >>> token_gae([0., 1.], [.5, .5, 0.], [1., .9], [.5, 1.])
     [0.25, 0.5]
     """
-    if not len(values) - 1 == len(rewards) == len(discounts):
-        raise ValueError(f"token_gae needs T rewards, T + 1 values and T discounts: got {len(rewards)}, {len(values)} and {len(discounts)}")
+    if not len(values) - 1 == len(rewards) == len(discounts) == len(decays):
+        raise ValueError(f"token_gae needs T rewards, T + 1 values, T discounts and T lambdas: got {[len(x) for x in (rewards, values, discounts, decays)]}")
     advantages, later = [0.0] * len(rewards), 0.0
     for i in reversed(range(len(rewards))):
-        later = rewards[i] + discounts[i] * (values[i + 1] + lam * later) - values[i]
+        later = rewards[i] + discounts[i] * (values[i + 1] + decays[i] * later) - values[i]
         advantages[i] = later
     return advantages
 
 
-def token_rewards(rewards: Sequence[float], lengths: Sequence[int], gamma: float) -> tuple[list[float], list[float]]:
-    """Rewards and discounts of the tokens of a dialogue: a turn's reward stands at its last token, and time passes only there.
+def token_rewards(rewards: Sequence[float], lengths: Sequence[int], gamma: float, lam: float) -> tuple[list[float], list[float], list[float]]:
+    """Rewards, discounts and lambdas of the tokens of a dialogue: a turn's reward stands at its last token, and time passes only there.
 
     rewards  one a turn
     lengths  drawn tokens of each turn's reply, >= 1
-    returns  rho and d, each as long as all turns together; raises ValueError for a turn without a token
+    returns  rho, d and lambda, each as long as all turns together; raises ValueError for a turn without a token
 
-    >>> token_rewards([1., .5], [2, 1], .9)
-    ([0.0, 1.0, 0.5], [1.0, 0.9, 0.9])
+    >>> token_rewards([1., .5], [2, 1], .9, .7)
+    ([0.0, 1.0, 0.5], [1.0, 0.9, 0.9], [1.0, 0.7, 0.7])
     """
     if len(rewards) != len(lengths) or min(lengths, default=0) < 1:
         raise ValueError(f"token_rewards needs a reward and at least one token for each turn: got {len(rewards)} rewards, lengths {list(lengths)}")
-    return ([x for r, n in zip(rewards, lengths) for x in [0.0] * (n - 1) + [r]], [x for n in lengths for x in [1.0] * (n - 1) + [gamma]])
+    at_ends = lambda value: [x for n in lengths for x in [1.0] * (n - 1) + [value]]
+    return [x for r, n in zip(rewards, lengths) for x in [0.0] * (n - 1) + [r]], at_ends(gamma), at_ends(lam)
 
 
 def _checked(name: str, mask: Tensor, *others: Tensor) -> Tensor:
@@ -121,7 +124,7 @@ class PPOConfig:
     """How PPO learns; every number is ours (GAP-9).  The step size of the LM is --agent_lr, the discount between turns --gamma."""
     ppo_clip: float = opt(0.2, "PPO: eps, how far the ratio may go before the gradient stops, in (0, 1)")
     ppo_epochs: int = opt(2, "PPO: optimiser steps on each rollout, each on all of its tokens")
-    ppo_lambda: float = opt(0.95, "PPO: lambda of GAE, per token, in [0, 1]")
+    ppo_lambda: float = opt(0.7, "PPO: lambda of GAE from turn to turn, in [0, 1], as the Expert's --gae_lambda; 1 within a reply, or credit would fade in it")
     ppo_value_lr: float = opt(0.2, "PPO: about how far V may move in a step: the value head's Adam step size times the LM's width, over which V sums")
     ppo_value_weight: float = opt(0.5, "PPO: weight of the value loss in what the LM learns, in [0, 1]; 0: only the head learns values")
     ppo_tse: float = opt(1.0, "PPO: this times the dialogue's TSE stands at its last token, live shop only")
@@ -224,9 +227,10 @@ class PPO(Gopo):
         unscored = mean([r for e in played for s in e.steps if (r := s.r_cs()[0]) is not None]) or 0.0
         for episode, row in zip(played, turns):
             lengths = [len(x.drawn) for x in row]
-            rewards, discounts = token_rewards(self.rewards(episode, unscored=unscored), lengths, self.gamma)
+            rewards, *times = token_rewards(self.rewards(episode, unscored=unscored), lengths, self.gamma, self.options.ppo_lambda)
             values = [v for x in row for v in x.value.tolist()]
-            raw = token_gae(rewards, [*values, 0.0 if episode.seen.terminated else values[-1]], discounts, self.options.ppo_lambda)
+            ended = episode.seen.terminated or (self.options.ppo_tse and self.dataset.environment)             # TSE, if paid, was the last word
+            raw = token_gae(rewards, [*values, 0.0 if ended else values[-1]], *times)
             for x, advantage in zip(row, torch.tensor(raw, device=self.agent.device).split(lengths)):
                 x.advantage, x.target = advantage, advantage + x.value
         batch = [x for row in turns for x in row]
@@ -274,11 +278,11 @@ def _moments(x: Tensor) -> tuple[float, float, float]:
 
 
 if __name__ == "__main__":
-    rewards, discounts = token_rewards([0.6, 0.8 + 1.0], [2, 2], 0.9)
+    rewards, discounts, decays = token_rewards([0.6, 0.8 + 1.0], [2, 2], 0.9, 0.5)
     values = [0.5, 0.5, 1.0, 1.0, 0.0]
     print(f"two replies of two tokens, R^A .6 and .8, TSE 1 at the end, gamma .9\n  rho = {rewards}\n  d   = {discounts}\n  V   = {values}  (terminated)")
-    print(f"GAE, lambda .5: {[round(a, 4) for a in token_gae(rewards, values, discounts, 0.5)]}"
-          "\n  by hand: A_4 = 1.8 - 1 = .8;  A_3 = 1 - 1 + .5 A_4 = .4;  A_2 = .6 + .9 - .5 + .9 * .5 A_3 = 1.18;  A_1 = 0 + .5 - .5 + .5 A_2 = .59")
+    print(f"GAE, lambda .5 between turns: {[round(a, 4) for a in token_gae(rewards, values, discounts, decays)]}"
+          "\n  by hand: A_4 = 1.8 - 1 = .8;  A_3 = 1 - 1 + A_4 = .8;  A_2 = .6 + .9 - .5 + .9 * .5 A_3 = 1.36;  A_1 = 0 + .5 - .5 + A_2 = 1.36")
     print("clipped surrogate, eps .2: min(r A, clip(r) A)")
     for ratio, advantage in ((1.0, 1.0), (1.5, 1.0), (0.5, 1.0), (1.5, -1.0), (0.5, -1.0)):
         logp = torch.tensor([[math.log(ratio)]], requires_grad=True)
