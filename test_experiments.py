@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+import eval
 import experiments
 import mgshop
 import tables
@@ -128,6 +129,8 @@ def test_a_folder_goes_on_with_what_it_was_begun_with():
     assert agree(replace(S, precision="auto")).seeds == 5                    # never fewer than there are
     with pytest.raises(DataError, match=r"results/mgshop was begun with --episodes 3, now 4"):
         agree(replace(S, episodes=4))
+    with pytest.raises(DataError, match=r"runs/paper-mgshop was begun with --model tiny, now nano"):           # other results, the same runs
+        agree(replace(S, study="hacking", model="nano"))
     assert replace(S, study="hacking").results != S.results and replace(S, dataset="tmallbrand-b").results.name == "mgshop-to-tmallbrand-b"
 
 def test_two_calls_do_not_train_into_the_same_runs():
@@ -140,11 +143,26 @@ def test_two_calls_do_not_train_into_the_same_runs():
         pass
 
 
-def test_every_study_refuses_what_it_cannot_do(capsys):
-    assert experiments.main(["warm_start", "--dataset", "nowhere.jsonl", "--seeds", "1"]) in (1, 2)
+def test_what_could_not_be_measured_is_refused_before_training(tmp_path, capsys):
+    line = '{"id": "%d", "turns": [{"user": "hi", "skills": ["greet"], "reply": "Hello."}]}\n'
+    (tmp_path / "logs.jsonl").write_text("".join(line % n for n in range(6)))
+    for dataset, said in (("nowhere.jsonl", "nowhere.jsonl"), ("logs.jsonl", "replayed logs")):
+        assert experiments.main(["warm_start", "--dataset", dataset, "--seeds", "1"]) == 2
+        assert said in capsys.readouterr().err
+    assert eval.main(["--paper", "--dataset", "tmallbrand-b", "--train_on", "mgshop"]) == 2
+    assert "its skills are not those of mgshop" in capsys.readouterr().err and not experiments.Path("runs").exists()
     with pytest.raises(SystemExit):
         experiments.main(["hacking", "--seeds", "0"])
     assert "must be at least 1" in capsys.readouterr().err
+
+def test_a_run_that_was_stopped_is_not_complete(tmp_path):
+    (tmp_path / "config.json").write_text('{"run": {"steps": 2}}')
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
+    (tmp_path / "curves.png").write_text("")                                 # train.py draws it when it is stopped, too
+    assert not experiments.complete(tmp_path)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n')
+    assert experiments.complete(tmp_path)
+
 
 # ---------------------------------------------------------------- whole, small
 

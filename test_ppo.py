@@ -75,17 +75,18 @@ def test_losses_refuse():
 
 
 def test_rewards_stand_at_the_last_token_of_a_turn():
-    assert token_rewards([0.6, 1.8, 0.2], [2, 1, 3], 0.9) == ([0.0, 0.6, 1.8, 0.0, 0.0, 0.2], [1.0, 0.9, 0.9, 1.0, 1.0, 0.9])
+    found = token_rewards([0.6, 1.8, 0.2], [2, 1, 3], 0.9, 0.7)
+    assert found == ([0.0, 0.6, 1.8, 0.0, 0.0, 0.2], [1.0, 0.9, 0.9, 1.0, 1.0, 0.9], [1.0, 0.7, 0.7, 1.0, 1.0, 0.7])
     for bad in (([1.0], [0]), ([1.0], [1, 2]), ([1.0], [])):
         with pytest.raises(ValueError, match="token_rewards needs"):
-            token_rewards(*bad, 0.9)
+            token_rewards(*bad, 0.9, 0.7)
 
 
 def test_gae_across_a_turn_boundary_by_hand():
-    """gamma .9 between the turns alone, lambda .5.  A_3 = 1.8 - 1 = .8;  A_2 = .6 + .9 * 1 - .5 + .9 * .5 * .8 = 1.36;  A_1 = 0 + .5 - .4 + .5 * 1.36 = .78"""
-    rewards, discounts = token_rewards([0.6, 1.8], [2, 1], 0.9)
-    assert token_gae(rewards, [0.4, 0.5, 1.0, 0.0], discounts, 0.5) == pytest.approx([0.78, 1.36, 0.8])
-    assert token_gae(rewards, [0.4, 0.5, 1.0, 1.0], discounts, 0.5)[2] == pytest.approx(0.8 + 0.9)             # truncated: V of the last token's state goes on
+    """gamma .9 and lambda .5 between the turns alone.  A_3 = 1.8 - 1 = .8;  A_2 = .6 + .9 * 1 - .5 + .9 * .5 * .8 = 1.36;  A_1 = 0 + .5 - .4 + 1.36 = 1.46"""
+    rewards, *times = token_rewards([0.6, 1.8], [2, 1], 0.9, 0.5)
+    assert token_gae(rewards, [0.4, 0.5, 1.0, 0.0], *times) == pytest.approx([1.46, 1.36, 0.8])
+    assert token_gae(rewards, [0.4, 0.5, 1.0, 1.0], *times)[2] == pytest.approx(0.8 + 0.9)          # truncated: V of the last token's state goes on
 
 
 numbers = st.floats(-1, 1)
@@ -95,22 +96,22 @@ numbers = st.floats(-1, 1)
 @given(st.lists(st.tuples(numbers, numbers), min_size=1, max_size=12), numbers, st.floats(0, 1), st.floats(0, 1))
 def test_one_discount_for_all_is_the_experts_gae(pairs, last, gamma, lam):
     rewards, values = [p[0] for p in pairs], [*(p[1] for p in pairs), last]
-    assert token_gae(rewards, values, [gamma] * len(rewards), lam) == pytest.approx(gae(rewards, values, gamma, lam), abs=1e-12)
+    assert token_gae(rewards, values, [gamma] * len(rewards), [lam] * len(rewards)) == pytest.approx(gae(rewards, values, gamma, lam), abs=1e-12)
 
 
 @property_test
 @given(st.lists(st.tuples(numbers, numbers, st.floats(0, 1)), min_size=1, max_size=8), numbers)
 def test_lambda_one_is_the_discounted_return_less_the_value(steps, last):      # oracle: the return as a sum over products of discounts
     rewards, values, discounts = zip(*steps)
-    for i, a in enumerate(token_gae(rewards, [*values, last], discounts, 1.0)):
+    for i, a in enumerate(token_gae(rewards, [*values, last], discounts, [1.0] * len(rewards))):
         ret = sum(math.prod(discounts[i:k]) * rewards[k] for k in range(i, len(rewards))) + math.prod(discounts[i:]) * last
         assert a == pytest.approx(ret - values[i], abs=1e-9)
 
 
 def test_gae_refuses():
-    for bad in (([1.0], [0.5], [1.0]), ([1.0], [0.5, 0.0], [])):
+    for bad in (([1.0], [0.5], [1.0], [1.0]), ([1.0], [0.5, 0.0], [], [1.0]), ([1.0], [0.5, 0.0], [1.0], [])):
         with pytest.raises(ValueError, match="token_gae needs"):
-            token_gae(*bad, 0.5)
+            token_gae(*bad)
 
 
 # ---------------------------------------------------------------- a shop of two turns
@@ -250,7 +251,7 @@ def plain_loss(p: PPO, played):
     agent, o, w = p.agent, p.options, p.options.ppo_value_weight
     seen, entropy, tokens = [], 0.0, 0
     for e in played:
-        logps, values, rewards, discounts = [], [], [], []
+        logps, values, rewards, discounts, lambdas = [], [], [], [], []
         for s in e.steps:
             r, prompt = s.replies[0], agent.prompt(s.request)
             drawn = r.ids[:sum(r.mask)]
@@ -267,12 +268,13 @@ def plain_loss(p: PPO, played):
             values += list(out.hidden_states[-1][0, len(prompt) - 1:-1] @ p.head.weight[0])
             rewards += [0.0] * (len(drawn) - 1) + [cs_reward(s.scores[0])]
             discounts += [1.0] * (len(drawn) - 1) + [p.gamma]
+            lambdas += [1.0] * (len(drawn) - 1) + [o.ppo_lambda]
         rewards[-1] += tse(e.seen.info["completed"])
         v = [x.item() for x in values]
-        v.append(0.0 if e.seen.terminated else v[-1])
-        n, lam = len(rewards), o.ppo_lambda
+        v.append(0.0 if e.seen.terminated or o.ppo_tse else v[-1])
+        n = len(rewards)
         delta = [rewards[i] + discounts[i] * v[i + 1] - v[i] for i in range(n)]
-        adv = [sum(lam ** (k - i) * math.prod(discounts[i:k]) * delta[k] for k in range(i, n)) for i in range(n)]
+        adv = [sum(math.prod(lambdas[i:k]) * math.prod(discounts[i:k]) * delta[k] for k in range(i, n)) for i in range(n)]
         seen += zip(logps, values, adv, [a + x for a, x in zip(adv, v)])
         tokens += n
     A = torch.tensor([a for _, _, a, _ in seen], dtype=torch.double)
