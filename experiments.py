@@ -397,7 +397,9 @@ def write_paper(s: Settings) -> None:
     evals, calls = s.results / "evals", read_json(s.results / "calls.json")
     gather(s.results / "curves.jsonl", (row for path in sorted(evals.glob("curves-*.jsonl")) for row in read_rows(path)))
     gather(s.results / "dialogues.jsonl", (row for path in sorted(evals.glob("*-*.jsonl")) if not path.name.startswith("curves-") for row in read_rows(path)))
-    made = {"commit": versions()["commit"], "date": time.strftime("%Y-%m-%d"), "commands": list(dict.fromkeys(c["command"] for c in calls["calls"])),
+    commits = sorted({read_json(path).get("commit") or "" for path in evals.glob("*.json")})         # of what measured, not of what writes
+    made = {"commit": " ".join(commits).strip() or None, "date": time.strftime("%Y-%m-%d"),
+            "commands": list(dict.fromkeys(c["command"] for c in calls["calls"])),
             "wall_seconds": sum(c["seconds"] for c in calls["calls"]), "seeds": list(range(s.seeds)), "episodes": s.episodes, "train_on": s.train_on}
     made |= {"judge": s.judge} if s.judge != "rules" else {}
     print(f"written: {tables.write(s.results, s.dataset, made)}, and tables.md, tables.csv and the figures beside it")

@@ -222,7 +222,8 @@ def facts(results: dict[str, Any]) -> list[tuple[str, str]]:
     made = results.get("made") or {}
     seeds, seconds = made.get("seeds") or [], made.get("wall_seconds")
     return [(name, str(value)) for name, value in (
-        ("made", made.get("date")), ("commit", made.get("commit") and made["commit"][:12]), ("training seeds", ", ".join(map(str, seeds)) or None),
+        ("made", made.get("date")), ("commit", made.get("commit") and ", ".join(c[:12] for c in made["commit"].split())),
+        ("training seeds", ", ".join(map(str, seeds)) or None),
         ("test dialogues per row and seed", made.get("episodes")),
         ("wall time", None if seconds is None else f"{seconds / 60:.0f} minutes" if seconds >= 600 else f"{seconds:.0f} seconds")) if value is not None]
 

@@ -131,9 +131,10 @@ def check_base(base: Path, config: dict) -> tuple[str, ...]:
 
 
 def take_base(base: Path, run: Path, stages: Sequence[str]) -> None:
-    """Copies stages of `base`."""
-    for name in stages:
+    """Copies those stages of `base` that `run` does not have yet; none is ever there by half."""
+    for name in (n for n in stages if (base / n).exists() and not (run / n).exists()):
         if (base / name).is_dir():
-            shutil.copytree(base / name, run / name)
-        elif (base / name).exists():
-            shutil.copy2(base / name, run / name)
+            _replace(run / name, lambda part, name=name: shutil.copytree(base / name, part, dirs_exist_ok=True))
+        else:
+            shutil.copy2(base / name, run / f"{name}.part")
+            os.replace(run / f"{name}.part", run / name)

@@ -54,6 +54,10 @@ ROWS = {                                         # row: (name, what it saw in tr
     "ex_prompted": ("The untrained LM prompted as Expert, GOPO's LM", GOPO)}
 HOSTED = {                                       # the longest prefix first
     "api_cs_": ("GOPO's Expert, {} hosted", GOPO), "api_ex_": ("{} hosted as Expert, GOPO's LM", GOPO), "api_": ("{} hosted, both agents", [])}
+SHARED = ("What all rows share beside the column \"saw\": perception learned the logged intent and emotion labels; every LM was pretrained on talk of mixed "
+          "quality that the phrase book made from logged states, and every LM but the untrained ones was warm-started on the logged replies. Before the joint "
+          "steps GOPO, imitation and Memento play 300 x 32 customers with the phrase book; single agents cannot. Then GOPO plays 16 customers a step and draws "
+          "4 replies to each state, PPO plays 64 and draws one, SFT reads 64 logged dialogues.")
 REFERENCES = ("warm_start", "strategy", "teacher", "random")
 
 COLUMNS = [dict(zip(("key", "name", "digits", "better", "help"), c)) for c in (
@@ -271,7 +275,7 @@ def build_table(table: Table, dataset: str, measured: Measured, judge: str) -> d
     columns = [c | ({"name": c["name"].replace("TSE", "TSE-replay")} if logs else {}) for c in COLUMNS if table.number != 3 or c["key"] == "g_eval"]
     rows = [build_row(table, row, dataset, columns, measured) for row in [*table.rows, *hosted_rows(table.hosted, measured.evals)]]
     orders, unpaired = compare(rows, measured)
-    notes = [*table.notes, *unpaired, f"* {judge}; the paper's GRE comes from another judge.",
+    notes = [*table.notes, *unpaired, *([SHARED] if table.number == 1 else []), f"* {judge}; the paper's GRE comes from another judge.",
              f"Intervals: 95 %, seeds and customers resampled together, {DRAWS} draws. Differences to GOPO: on the same draws, over the seeds that both have."]
     return {"id": f"table{table.number}", "title": table.title, "columns": columns, "rows": rows, "orders": orders, "notes": notes}
 
@@ -281,11 +285,13 @@ def build(folder: Path, dataset: str, made: dict[str, Any]) -> dict[str, Any]:
 
     made["judge"]  who scored GRE and R^A, if not the rule judge"""
     measured = Measured(load_evals(folder))
-    evals, judge = measured.evals, made.get("judge") or "Scored by the rule judge, which is also the training reward"
+    evals, judge = measured.evals, made.get("judge") or ("Scored by the rule judge, which is also the training reward; every row by the skills that the "
+                                                         "teacher would use")
     tables = [build_table(t, dataset, measured, judge) for t in TABLES if not t.optional or hosted_rows(t.hosted, evals)]
     shown = {r["key"] for t in tables for r in t["rows"]}
     first = next(iter(next(iter(evals.values())).values()))
-    note = ["" if dataset not in DATASETS else "Compare orders with the paper, not values: other models and another judge" + (
+    note = ["" if made.get("train_on", dataset) == dataset else f"Trained on {made['train_on']}, tested on {dataset}.",
+            "" if dataset not in DATASETS else "Compare orders with the paper, not values: other models and another judge" + (
                 "." if dataset == "multiwoz" else f", and simulated customers, for the paper's {DATASETS[dataset]} is not public."),
             "" if hosted_rows("api_", evals) else "Tables 2 and 3, hosted models as both agents, are left out: no API was given.",
             f"Evaluated, but in no table: {', '.join(sorted(set(evals) - shown))}." if set(evals) - shown else ""]

@@ -186,7 +186,7 @@ def test_tables_hold_what_the_files_hold(folder):
     assert row["cells"]["tse"]["mean"] == pytest.approx(known.mean()) and row["cells"]["tse"]["seeds"] == pytest.approx(list(known.mean(1))) and list(read["ppo"]) == [0, 1, 2]
     lead = tables.paired(known, np.stack([e.metrics["tse"] for e in read["gopo"].values()]))
     assert row["difference"]["tse"] == lead and lead["mean"] == pytest.approx((known - np.stack([e.metrics["tse"] for e in read["gopo"].values()])).mean())
-    assert row["paper"] == {"tse": 0.8584, "gre": 7.09, "bleu": 0.190} and row["saw"] == ["logged replies", "judge (against the teacher's skills)", "TSE"] and row["cells"]["g_eval"] is None
+    assert row["paper"] == {"tse": 0.8584, "gre": 7.09, "bleu": 0.190} and row["saw"] == ["logged replies", "judge (against the teacher's skills)", "success at the end", "TSE"] and row["cells"]["g_eval"] is None
     assert row["cells"]["bleu"]["seeds"] == pytest.approx([BLEU.compute_bleu((k := e.bleu.sum(0).astype(int).tolist())[2:6], k[6:], k[0], k[1], smooth_method="exp").score / 100 for e in read["ppo"].values()])
     assert row["cells"]["N_3"]["mean"] == 4 and 0 < row["cells"]["I_3"]["mean"] < 1
     flagged = {r["key"] for r in table(folder, 1)["rows"] if "FLAG" in (r["note"] or "")}

@@ -194,6 +194,8 @@ def resolve(cfg: RunConfig, gopo: GopoConfig, expert: ExpertConfig, agent: Any, 
             config["run"]["steps"] = cfg.steps
         if cfg.steps is not None or changed:
             write_json(run / "config.json", config)
+        if (base := config["run"]["base"]) and Path(base).exists():      # it may have been stopped while it took them over
+            take_base(Path(base), run, check_base(Path(base), config))
         return run, config, data.load_used(config["run"])
     if cfg.device == "cuda" and not torch.cuda.is_available():
         raise DataError("--device cuda: PyTorch finds no GPU here; take --device cpu, or a PyTorch built for your GPU")
