@@ -34,6 +34,7 @@ from data import DataError
 from models import pick_precision
 from runs import alone_in, read_json, read_rows, versions, write_atomic, write_json
 
+STEPS = 15                                       # joint steps of --paper; train.py's own default is 25
 SHOWN = 12                                       # customers of each seed whose dialogues the page shows
 PAPER: dict[str, tuple[str, ...]] = {            # name -> flags of train.py; "--base X" names another job of the same seed
     "base": ("--steps", "0"),
@@ -67,7 +68,7 @@ class Settings:
     episodes: int
     judge: str = "rules"
     precision: str = "auto"
-    steps: int | None = None                     # None: train.py's default
+    steps: int = STEPS
     model: str = "tiny"
     small_model: str = "nano"                    # of Table 4
     cs_agent: str | None = None
@@ -158,7 +159,7 @@ def training(s: Settings, name: str, seed: int, flags: Sequence[str], data_dir: 
         at = flags.index("--base") + 1
         needs, flags[at] = (f"{flags[at]}-{seed}",), str(s.root / f"{flags[at]}-{seed}")
     argv = ["--dataset", s.train_on, "--seed", str(seed), "--eval_episodes", "0", "--precision", s.precision, "--output_dir", str(run), *flags]
-    argv += [x for name, value in (("--steps", s.steps), ("--model", s.model)) if value is not None and name not in flags for x in (name, str(value))]
+    argv += [x for name, value in (("--steps", s.steps), ("--model", s.model)) if name not in flags for x in (name, str(value))]
     argv = [s.small_model if x == "SMALL" else x for x in argv]
     argv += ["--data_dir", data_dir] if data_dir else []
     return Task(f"{name}-{seed}", train, (run, argv), lambda: complete(run), needs)
