@@ -309,7 +309,7 @@ def test_the_gradient_is_that_of_the_definitions(weight, micro_batch, packed, sa
 
 
 def test_the_update_raises_what_was_rewarded(sampled):
-    p, replies = learner(options=PPOConfig(ppo_tse=0.0, ppo_lambda=1.0), cfg={"gamma": 0.0}, lambda_d=0.0), [(s.request, s.replies[0]) for e in sampled for s in e.steps]
+    p, replies = learner(options=PPOConfig(ppo_tse=0.0, ppo_lambda=1.0, ppo_value_weight=0.5), cfg={"gamma": 0.0}, lambda_d=0.0), [(s.request, s.replies[0]) for e in sampled for s in e.steps]
     p.rewards = lambda e, ending=True, unscored=0.0: [1.0 if s.replies[0] is replies[0][1] else 0.0 for s in e.steps]
     before = [sum(row) for row in p.agent.log_probs(*zip(*replies))]
     row = p.learn(sampled)
