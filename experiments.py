@@ -35,6 +35,7 @@ from models import pick_precision
 from runs import alone_in, read_json, read_rows, versions, write_atomic, write_json
 
 STEPS = 15                                       # joint steps of --paper; train.py's own default is 25
+DEV = "_dev"                                     # after a method's name: the same, held-out dev customers
 SHOWN = 12                                       # customers of each seed whose dialogues the page shows
 PAPER: dict[str, tuple[str, ...]] = {            # name -> flags of train.py; "--base X" names another job of the same seed
     "base": ("--steps", "0"),
@@ -284,16 +285,12 @@ def measure_seed(s: Settings, seed: int, api: Any, data_dir: str | None) -> int:
     judge = judge_for(dataset, s.judge, api)
     curves = s.results / "evals" / f"curves-{seed}.jsonl"
     curves.parent.mkdir(parents=True, exist_ok=True)
-    gather(curves, (row | {"method": name, "seed": seed} for name in JOBS[s.study] for row in read_rows(s.root / f"{name}-{seed}" / curves_of(s))))
+    gather(curves, (row | {"method": name + kind, "seed": seed} for name in JOBS[s.study] for kind, file in (("", "metrics.jsonl"), (DEV, "evals.jsonl"))
+                    for row in read_rows(s.root / f"{name}-{seed}" / file) if s.study == "hacking" or not kind))
     for row, make in rows(s, seed, dataset, judge, api).items():
         if not row_file(s, row, seed).exists():
             measure_row(s, row, seed, *make())
     return 0
-
-
-def curves_of(s: Settings) -> str:
-    """Training dialogues for Figure 3; held-out ones, by the most probable words, where they were played often."""
-    return "evals.jsonl" if s.study == "hacking" else "metrics.jsonl"
 
 
 def measure_row(s: Settings, row: str, seed: int, agents: Any, choose: Any) -> None:
@@ -434,18 +431,21 @@ def write_hacking(s: Settings) -> None:
     """What the judge pays and what the customer got, on held-out dev customers along long runs; and at their end, with both ears."""
     import figures
     import tables
-    along = [row for path in sorted((s.results / "evals").glob("curves-*.jsonl")) for row in read_rows(path) if row["method"] != "base"]
+    along = [row for path in sorted((s.results / "evals").glob("curves-*.jsonl")) for row in read_rows(path)]
     names = {"strategy": "GOPO before the joint steps", "long": "GOPO, 100 joint steps", "strategy_judge": "Expert paid R^A only, before the joint steps",
              "long_judge": "Expert paid R^A only, 100 joint steps"}
-    figures.panels(along, names, figures.SIGNS, s.results / "hacking.png", f"{s.dataset}: what long training does",
-                   caption="40 held-out dev customers every 10 joint steps, the most probable skills and tokens")
+    lines = {"long": "GOPO: training dialogues, R^A as paid (by the skills chosen)", "long" + DEV: "GOPO: dev customers, R^A by the teacher's skills",
+             "long_judge": "Expert paid R^A only: training dialogues, R^A as paid",
+             "long_judge" + DEV: "Expert paid R^A only: dev customers, R^A by the teacher's skills"}
+    figures.panels([row for row in along if row["method"] in lines], lines, figures.SIGNS, s.results / "hacking.png", f"{s.dataset}: what long training does",
+                   caption="Training dialogues (sampled) and 40 dev customers every 10 steps (most probable skills and tokens)")
     measured, kinds = tables.Measured(tables.load_evals(s.results)), ("tse", "tse_2nd_ear", "r_cs", "gre", "esndcg", "turns", "reply_words", "distinct_2",
                                                                       "repeated", "vouchers")
     cell = lambda row, kind: "—" if not (c := measured.cell(row, kind)) else f"{c['mean']:.3f} [{c['low']:.3f}, {c['high']:.3f}]"
-    lines = [f"| {name} | " + " | ".join(cell(row, kind) for kind in kinds) + " |" for row, name in names.items()]
+    table = [f"| {name} | " + " | ".join(cell(row, kind) for kind in kinds) + " |" for row, name in names.items()]
     head = ["| | " + " | ".join(kinds) + " |", "|---" * (len(kinds) + 1) + "|"]
-    write_atomic(s.results / "hacking.md", "\n".join(head + lines) + "\n")
-    print("\n".join(head + lines) + f"\nwritten: {s.results}/hacking.md and .png")
+    write_atomic(s.results / "hacking.md", "\n".join(head + table) + "\n")
+    print("\n".join(head + table) + f"\nwritten: {s.results}/hacking.md and .png")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -17,7 +17,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7
 PALE = ("#7B90A4", "#CBD3DA")                    # rows of Table 1 beside GOPO, and references
 BARS = ("tse", "gre", "g_eval")
 LOSSES = (("loss_expert", "loss of the Expert, Eq. 7"), ("loss", "loss of the Customer Service agent, Eq. 9a"), ("reward", "joint reward, Eq. 10"))
-SIGNS = (("r_cs", "R^A, what the judge pays"), ("tse", "TSE, what the customer got"), ("reply_words", "words a reply"), ("distinct_2", "distinct-2"),
+SIGNS = (("r_cs", "R^A"), ("tse", "TSE, what the customer got"), ("reply_words", "words a reply"), ("distinct_2", "distinct-2"),
          ("repeated", "share of repeated replies"), ("vouchers", "vouchers a dialogue"))
 
 
@@ -95,7 +95,7 @@ def panels(rows: Sequence[dict[str, Any]], names: dict[str, str], kinds: Sequenc
            caption: str = "") -> None:
     """Small multiples of what kinds of numbers there are, a colour a method (the same in every figure); `only` some methods: a thin line a seed too."""
     present = {r["method"] for r in rows}
-    order = ["gopo", *(m for m in names if m in present and m != "gopo"), *sorted(present - set(names))]
+    order = [*(["gopo"] if "gopo" in present else []), *(m for m in names if m in present and m != "gopo"), *sorted(present - set(names))]
     kinds = [(k, n) for k, n in kinds if any(type(r.get(k)) in NUMBER for r in rows if r["method"] in (only or order))]
     if not kinds:
         return path.unlink(missing_ok=True)
