@@ -123,8 +123,8 @@ def test_likelihood_is_the_mean_log_probability_of_a_plain_forward():
 
 class Scorer:
     """Stands in for an agent: what each answer is worth is written here."""
-    def __init__(self, scores):
-        self.scores, self.asked = scores, []
+    def __init__(self, scores, model="tiny"):
+        self.scores, self.asked, self.cfg = scores, [], csagent.AgentConfig(model=model)
 
     def encode(self, text):
         return [text]
@@ -145,6 +145,16 @@ def test_a_prompted_expert_takes_what_is_more_probable_than_nothing(shop):
     assert choose({pool[3]: -1.0, pool[1]: -1.5, pool[2]: -2.5}) == [(pool[3], pool[1])]
     assert choose({}) == [()]
     assert choose({k: -1.0 - i / 100 for i, k in enumerate(pool)}) == [tuple(pool[:5])]                          # never more than five
+
+
+def test_a_large_model_is_told_what_the_skills_mean(shop):
+    perception, said = made(shop, "gopo").expert.perception, {}
+    for model in ("tiny", "Qwen/Qwen3-8B"):
+        scorer = Scorer({}, model)
+        baselines.by_prompt(scorer, shop, perception)([ExpertState("Where is it?", previous=(next(iter(shop.skills)),))], [])
+        said[model] = str(scorer.asked)
+    described = next(s.description for s in shop.skills.values() if s.description)
+    assert described in said["Qwen/Qwen3-8B"] and described not in said["tiny"] and all(k in text and "Where is it?" in text for text in said.values() for k in shop.skills)
 
 
 def test_what_a_customer_wrote_is_no_control_token_in_a_prompt():
