@@ -66,7 +66,7 @@ def bars(table: dict[str, Any], references: Sequence[str], path: Path, dataset: 
         axis.set_axisbelow(True)
         axis.spines[["top", "right"]].set_visible(False)
     drawn.suptitle(f"{dataset}: {table['title']}")
-    save(drawn, path, "Black lines: 95 % intervals over seeds and customers; pale: references. Open circles: the paper's figures;\n"
+    save(drawn, path, "Black lines: 95 % intervals; pale: references. Open circles: the paper's figures;\n"
                       "other models, judge and, of the shops, other customers: compare orders only. GRE*: the table says who judged.")
 
 
@@ -120,9 +120,11 @@ def panels(rows: Sequence[dict[str, Any]], names: dict[str, str], kinds: Sequenc
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
     handles = {label: handle for axis in axes.flat for handle, label in zip(*axis.get_legend_handles_labels())}
-    drawn.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=min(4, len(handles)), fontsize=9, frameon=False, title=title)
-    save(drawn, path, f"{caption or 'Training dialogues'}, running means over a tenth of the run.\n"
-                      "Thick: mean over seeds; band: lowest to highest seed" + "; thin: each seed" * bool(only))
+    columns = 2 if max(map(len, handles)) > 40 else min(4, len(handles))
+    drawn.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=columns, fontsize=9, frameon=False, title=title)
+    seeds = sorted({r["seed"] for r in rows})
+    bands = "Thick: mean over seeds; band: lowest to highest seed" + "; thin: each seed" * bool(only)
+    save(drawn, path, f"{caption or 'Training dialogues'}; running means over a tenth of the run.\n{bands if len(seeds) > 1 else f'One seed, {seeds[0]}'}")
 
 
 def sizes(found: Sequence[dict[str, Any]], path: Path, title: str) -> None:

@@ -206,6 +206,7 @@ class Measured:
 
     def __init__(self, evals: dict[str, dict[int, Eval]]):
         self.evals, self.cell, self.difference = evals, cache(self._cell), cache(self._difference)
+        self.seeds = max(map(len, evals.values()))                       # of the row with the most
 
     def values(self, row: str, metric: str) -> dict[int, Numbers]:
         """seed -> numbers [C] (BLEU: [C, 10]), of the seeds where any is known."""
@@ -246,7 +247,7 @@ def build_row(table: Table, row: str, dataset: str, columns: Sequence[dict], mea
     differences = {k: measured.difference(row, "gopo", k) for k in keys} if ran and row != "gopo" else None
     ears = [measured.cell(row, k) for k in ("tse", "tse_2nd_ear")]
     remarks = [beside and f"paper: {beside}", "" if ran else "not run",
-               ran and len(measured.evals[row]) == 1 and "one seed: intervals over customers only",
+               ran and len(measured.evals[row]) == 1 < measured.seeds and "one seed: intervals over customers only",
                ran and row != "gopo" and "gopo" in measured.evals and not set(measured.evals[row]) & set(measured.evals["gopo"]) and "no seed shared with GOPO",
                all(ears) and abs(ears[0]["mean"] - ears[1]["mean"]) > EAR_TOLERANCE and "FLAG: it may please one ear only"]
     return {"key": row, "name": name, "saw": saw, "note": "; ".join(filter(None, remarks)) or None, "cells": cells, "difference": differences,
@@ -275,7 +276,8 @@ def build_table(table: Table, dataset: str, measured: Measured, judge: str) -> d
     columns = [c | ({"name": c["name"].replace("TSE", "TSE-replay")} if logs else {}) for c in COLUMNS if table.number != 3 or c["key"] == "g_eval"]
     rows = [build_row(table, row, dataset, columns, measured) for row in [*table.rows, *hosted_rows(table.hosted, measured.evals)]]
     orders, unpaired = compare(rows, measured)
-    notes = [*table.notes, *unpaired, *([SHARED] if table.number == 1 else []), f"* {judge}; the paper's GRE comes from another judge.",
+    one = ["One seed: intervals over customers only."] * (measured.seeds == 1)
+    notes = [*one, *table.notes, *unpaired, *([SHARED] if table.number == 1 else []), f"* {judge}; the paper's GRE comes from another judge.",
              f"Intervals: 95 %, seeds and customers resampled together, {DRAWS} draws. Differences to GOPO: on the same draws, over the seeds that both have."]
     return {"id": f"table{table.number}", "title": table.title, "columns": columns, "rows": rows, "orders": orders, "notes": notes}
 

@@ -210,7 +210,7 @@ def test_hosted_models_find_their_tables_and_the_papers_rows(tmp_path):
     rows = {t["id"]: {r["key"]: r for r in t["rows"]} for t in results["tables"]}
     assert list(rows["table2"]) == list(rows["table3"]) == ["gopo", "api_deepseek-r1"] and rows["table2"]["api_deepseek-r1"]["paper"]["tse"] == 0.9381 and rows["table3"]["gopo"]["paper"] == {"g_eval": 3.688}
     assert rows["table6"]["api_cs_gemini-2.5"]["paper"]["bleu"] == 0.220 and rows["table7"]["api_ex_my-model"]["paper"] is None and rows["table7"]["api_ex_my-model"]["name"] == "my-model hosted as Expert, GOPO's LM"
-    assert "Evaluated, but in no table: dev." in results["note"] and "no API" not in results["note"] and rows["table2"]["gopo"]["note"] == "paper: GOPO-Qwen3-14B(Ours); one seed: intervals over customers only"
+    assert "Evaluated, but in no table: dev." in results["note"] and "no API" not in results["note"] and rows["table2"]["gopo"]["note"] == "paper: GOPO-Qwen3-14B(Ours)" and results["tables"][0]["notes"][0] == "One seed: intervals over customers only."
     assert any("Scored by gpt" in n for n in results["tables"][0]["notes"]) and results["tables"][0]["orders"][0]["ours"] is None
     order = next(t for t in results["tables"] if t["id"] == "table2")["orders"][0]
     assert order == {"metric": "tse", "above": "GOPO", "below": "deepseek-r1 hosted, both agents", "paper": True, "ours": False}
