@@ -39,7 +39,7 @@ KINDS = {dict: "an object", list: "a list", str: "a string", bool: "true or fals
 INTERVAL = {"mean?": NUMBER, "low?": NUMBER, "high?": NUMBER, "seeds?": [OR_NULL]}
 TABLE = {
     "id": str, "title": str, "columns": [{"key": str, "name": str, "digits?": COUNT, "better?": str, "help?": str}],
-    "rows": [{"name": str, "saw?": [str], "note?": str, "cells?": {"*": INTERVAL}, "difference?": {"*": INTERVAL}, "paper?": {"*": NUMBER}}],
+    "rows": [{"name": str, "key?": str, "saw?": [str], "note?": str, "cells?": {"*": INTERVAL}, "difference?": {"*": INTERVAL}, "paper?": {"*": NUMBER}}],
     "orders?": [{"metric": str, "above": str, "below": str, "paper": bool, "ours?": bool}], "notes?": [str]}
 RESULTS = {"dataset": str, "note?": str, "tables?": [TABLE], "made?": {"commit?": str, "date?": str, "commands?": [str], "wall_seconds?": NUMBER,
                                                                       "seeds?": [COUNT], "episodes?": COUNT, "quick?": bool}}
@@ -175,6 +175,13 @@ def view_table(table: dict[str, Any], seeds: int) -> dict[str, Any]:
 
 # --- curves and dialogues as the page's script reads them ----------------------------------------------------------------------------
 
+def in_words(rows: Sequence[dict[str, Any]], tables: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows with their method called as in the tables, in the tables' order; what no table has stays as it is, at the end."""
+    names = {r["key"]: r["name"] for t in tables for r in t["rows"] if r.get("key")}                         # a key's first place counts
+    place = {key: i for i, key in enumerate(names)}
+    return [row | {"method": names.get(row["method"], row["method"])} for row in sorted(rows, key=lambda row: place.get(row["method"], len(place)))]
+
+
 def pack_curves(rows: Sequence[dict[str, Any]], points: int) -> dict[str, Any]:
     """One line per (method, seed), columns instead of rows; long ones as means of blocks of consecutive steps, at most `points` of them."""
     lines: dict[tuple, list[dict[str, Any]]] = {}
@@ -249,8 +256,9 @@ def render(folder: Path, dialogues: int = 400, points: int = 200) -> str:
     """
     results = read_results(folder)
     made, source = results.get("made") or {}, PAGE.read_text(encoding="utf-8")
-    curves = pack_curves(read_lines(folder / "curves.jsonl", CURVE), points)
-    kept, note = choose_dialogues(read_lines(folder / "dialogues.jsonl", DIALOGUE), dialogues)
+    called = lambda rows: in_words(rows, results.get("tables") or [])
+    curves = pack_curves(called(read_lines(folder / "curves.jsonl", CURVE)), points)
+    kept, note = choose_dialogues(called(read_lines(folder / "dialogues.jsonl", DIALOGUE)), dialogues)
     tables = [view_table(t, len(made.get("seeds") or [])) for t in results.get("tables") or []]
     names = {c["key"]: c["name"] for t in tables for c in t["columns"]}
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=False, keep_trailing_newline=True)

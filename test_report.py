@@ -547,3 +547,10 @@ def test_browser_says_what_is_missing(browser, tmp_path):
     browser.open(report.write(save(tmp_path / "y", dialogues=[{"method": "A", "seed": 0, "customer": 1, "success": False, "outcome": "cut", "turns": turns}])).as_uri())
     text = browser.run(TEXT)
     assert "only this" in text and "not recorded" in text and "nobody labelled this turn" in text and "TSE —" in text and browser.complaints() == []
+
+
+def test_methods_are_called_as_in_the_tables_and_stand_in_their_order():
+    tables = [{"rows": [{"key": "sft", "name": "SFT"}, {"key": "gopo", "name": "GOPO"}]}, {"rows": [{"key": "swap", "name": "Swapped"}, {"key": "gopo", "name": "GOPO"}, {"key": "sft", "name": "SFT"}]}]
+    rows = [{"method": m, "n": n} for n, m in enumerate(("swap", "unknown", "gopo", "sft", "gopo"))]
+    assert [(r["method"], r["n"]) for r in report.in_words(rows, tables)] == [("SFT", 3), ("GOPO", 2), ("GOPO", 4), ("Swapped", 0), ("unknown", 1)]
+    assert report.in_words(rows, [{"rows": [{"name": "no key"}]}]) == rows
