@@ -252,7 +252,7 @@ def plot_curves(rows: Sequence[Mapping[str, Any]], evaluations: Sequence[Mapping
         axis.grid(alpha=0.3)
         if axis.lines:
             axis.legend(fontsize=8)
-    figure.suptitle(f"{title}   (lines: training dialogues, running mean; dots: held-out customers, greedy)")
+    figure.suptitle(f"{title}   (lines: training dialogues, running mean; dots: held-out customers, greedy, r_cs by the teacher's skills)")
     part = path.with_name(path.name + ".part")
     figure.savefig(part, dpi=110, format="png")
     pyplot.close(figure)
