@@ -127,7 +127,7 @@ class PPOConfig:
     ppo_lambda: float = opt(0.7, "PPO: lambda of GAE from turn to turn, in [0, 1], as the Expert's --gae_lambda; 1 within a reply, or credit would fade in it")
     ppo_value_lr: float = opt(0.2, "PPO: about how far V may move in a step: the value head's Adam step size times the LM's width, over which V sums")
     ppo_value_weight: float = opt(0.0, "PPO: weight of the value loss in what the LM learns, in [0, 1]; 0: only the head learns values (at 0.5 returns of 5, "
-                                       "met by V = 0, drove the tiny LM's R^A from .71 to .48 in five steps, and it did not recover in 25)")
+                                       "met by V = 0, drove the tiny LM's R^A from .71 to .48 in five steps, on one seed)")
     ppo_tse: float = opt(1.0, "PPO: this times the dialogue's TSE stands at its last token, live shop only")
     ppo_end_bonus: bool = opt(False, "PPO: also pay an end with all tasks done 1 for each turn left to the horizon, as GOPO's Expert is paid (GAP-4)")
 
