@@ -140,8 +140,9 @@ def sizes(found: Sequence[dict[str, Any]], path: Path, title: str) -> None:
     axis.grid(alpha=0.3)
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False)
-    save(drawn, path, f"Mean and 95 % interval over seeds ({found[0]['seeds'] if found else 0}) and customers, both resampled.\n"
-                      "The tiny LM's pretraining on talk of mixed quality, and the choice of its best state on dev, are the same for all sizes")
+    seeds = found[0]["seeds"] if found else 0
+    save(drawn, path, f"Mean and 95 % interval over {f'{seeds} seeds and the customers' if seeds > 1 else 'the customers of one seed'}.\n"
+                      "The same for all sizes: the LM's pretraining, and the choice of its best state on dev")
 
 
 def losses(rows: Sequence[dict[str, Any]], names: dict[str, str], variants: Sequence[str], path: Path, dataset: str) -> None:
