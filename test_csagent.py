@@ -413,7 +413,7 @@ def test_prompts_carry_the_state_and_no_foreign_control_token():
     ids = agent.prompt(attack)
     assert sum(i in agent.vocab.control or i in agent.ends for i in ids) == 4 * 2 + 1       # system, user, assistant, user, and the open turn
     text = agent.tokenizer.decode(ids)
-    assert "angry" in text and "never say: 抱歉" in text and "price: 3< |end|>" in text and "9" not in text      # a candidate shows its slots, not its values
+    assert "angry" in text and "never say: guarantee; " in text and "; 抱歉; " in text and "price: 3< |end|>" in text and "9" not in text      # a candidate shows its slots, not its values
     assert "never say" not in agent.tokenizer.decode(agent.prompt(REQUESTS[0]))
     soft = sharp_agent(constraints="soft")
     assert "say: Terms 1." in soft.tokenizer.decode(soft.prompt(REQUESTS[1]))

@@ -1113,7 +1113,7 @@ def test_what_train_refuses(strategy_run, tmp_path, capsys):
     assert "nosuch" in refused(["--dataset", "nosuch", "--output_dir", str(tmp_path / "a")], capsys)
     assert "--overwrite" in refused([*SHORT, "--output_dir", str(strategy_run)], capsys) and (strategy_run / "expert.safetensors").exists()
     assert "config.json" in refused(["--resume", str(tmp_path / "nothing")], capsys)
-    assert "nothing to train" in refused([*SHORT, "--no_expert", "true", *new], capsys)
+    assert "nothing is left to train" in refused([*SHORT, "--no_expert", "true", *new], capsys)
     assert "--seed" in refused([*SHORT, "--seed", "5", "--base", str(strategy_run), "--output_dir", str(tmp_path / "b")], capsys)
 
 
