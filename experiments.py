@@ -438,8 +438,7 @@ def write_hacking(s: Settings) -> None:
              "long_judge": "Expert paid R^A only: training dialogues, R^A as paid",
              "long_judge" + DEV: "Expert paid R^A only: dev customers, R^A by the teacher's skills"}
     figures.panels([row for row in along if row["method"] in lines], lines, figures.SIGNS, s.results / "hacking.png", f"{s.dataset}: what long training does",
-                   caption="Training dialogues (sampled; distinct-2 of a step's replies) and 40 dev customers every 10 steps (most probable skills and "
-                           "tokens; distinct-2 of a dialogue's)")
+                   caption="Training dialogues (sampled) and 40 dev customers every 10 steps (most probable skills and tokens)")
     measured, kinds = tables.Measured(tables.load_evals(s.results)), ("tse", "tse_2nd_ear", "r_cs", "gre", "esndcg", "turns", "reply_words", "distinct_2",
                                                                       "repeated", "vouchers")
     cell = lambda row, kind: "—" if not (c := measured.cell(row, kind)) else f"{c['mean']:.3f} [{c['low']:.3f}, {c['high']:.3f}]"

@@ -392,7 +392,7 @@ class Gopo:
             "esndcg": mean([esndcg(s.skills, s.teacher) for s in labelled]), "f1": mean([skill_f1(s.skills, s.teacher) for s in labelled]),
             "exact": mean([s.skills == s.teacher for s in labelled]), "length": mean([len(s.skills) for s in steps]),
             "reply_words": mean([len(r.text.split()) for s in steps for r in s.replies]),
-            "distinct_2": distinct_2([r.text for s in steps for r in s.replies]),
+            "distinct_2": mean([d for e in played if (d := distinct_2([s.replies[0].text for s in e.steps])) is not None]),
             "repeated": mean([repeated([s.replies[0].text for s in e.steps]) for e in played]),
             "vouchers": mean([v for e in played if (v := e.seen.info.get("vouchers")) is not None]),
             "unscored": mean([s is None for step in steps for s in step.scores]),
