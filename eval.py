@@ -218,7 +218,8 @@ def print_table(table: dict[str, Row], live: bool, judge: Judge, rewarded: bool)
         print(f"{name:{width}s} {cells}{spread}")
     unscored = [row["unscored"]["mean"] for row in table.values()]
     no_forms = "" if hasattr(judge, "g_eval") else "  G-Eval — (needs an LLM judge)."
-    said = f"{judge.name}{', also the training reward' * rewarded}.{no_forms}" if any(u is not None and u < 1 for u in unscored) else "no reply was judged."
+    by = f"{judge.name}{', also the training reward' * rewarded}; by the teacher's skills where a turn is labelled."
+    said = by + no_forms if any(u is not None and u < 1 for u in unscored) else "no reply was judged."
     print(f"* {said}" + ("" if live else "  Logs are replayed: TSE is TSE-replay."))
     if any(u is not None and 0 < u < 1 for u in unscored):
         print("replies that the judge could not score, left out: " + ", ".join(f"{name} {row['unscored']['mean']:.1%}" for name, row in table.items()))

@@ -7,9 +7,9 @@
 
 Fairness is in `PAPER`: the methods of a seed take over one pretraining and one warm start with `--base`, which train.py refuses if it is
 not the same.  Single agents have their own pair, of the same logged replies, as their prompts differ; so do the smaller model and the soft
-constraints, whose prompt says what the decoder does not enforce.  A job is `train.py` with
-the flags that stand here; its run directory is in runs/paper-<dataset>/.  Every row is measured by eval.measure, greedy, on the same
-customers, and leaves evals/<row>-<seed>.json; tables.py makes the tables of them.  As many jobs run at once as --workers, a thread each."""
+constraints, whose prompt says what the decoder does not enforce.  A job is `train.py` with the flags that stand here; its run directory
+is in runs/paper-<dataset>/.  Every row is measured by eval.measure, greedy, on the same customers, and leaves evals/<row>-<seed>.json;
+tables.py makes the tables of them.  As many jobs run at once as --workers, a thread each."""
 from __future__ import annotations
 
 import argparse
@@ -131,14 +131,17 @@ def run_tasks(tasks: Sequence[Task], workers: int, logs: Path, finished: Callabl
                         failed.append(name)
                         tqdm.write(f"{name} failed (exit {process.exitcode}); see {logs / name}.log; the same command tries it again")
         finally:
-            for process, _, _ in running.values():                       # training ends after its step, or at once if Ctrl-C has reached it too
+            for process, _, _ in running.values():                       # training saves after its step, and ends
                 process.terminate()
                 process.join()
     return failed + [t.name for t in waiting]
 
 
 def in_log(work: Callable[..., Any], arguments: tuple, log: Path) -> None:
-    """`work(*arguments)` in a process of its own, what it prints in a file of its own."""
+    """`work(*arguments)` in a process of its own, what it prints in a file of its own.
+
+    Out of reach of the terminal's Ctrl-C: told by its parent alone, once, training saves after its step; twice would stop it at once."""
+    os.setsid()
     with open(log, "a", encoding="utf-8", buffering=1) as f, contextlib.redirect_stdout(f), contextlib.redirect_stderr(f):
         try:
             code = work(*arguments)
@@ -167,8 +170,11 @@ def training(s: Settings, name: str, seed: int, flags: Sequence[str], data_dir: 
 
 
 def complete(run: Path) -> bool:
-    """Whether train.py wrote both agents after the last step; stopped, it writes them earlier."""
-    return (run / "curves.png").exists() and len(read_rows(run / "metrics.jsonl")) == read_json(run / "config.json")["run"]["steps"]
+    """Whether train.py wrote both agents after the last step: stopped, it writes them earlier, and curves.png always after them."""
+    curves, metrics = run / "curves.png", run / "metrics.jsonl"
+    if not curves.exists() or curves.stat().st_mtime < metrics.stat().st_mtime:
+        return False
+    return len(read_rows(metrics)) == read_json(run / "config.json")["run"]["steps"]
 
 
 def train(run: Path, argv: list[str]) -> int:
@@ -407,6 +413,10 @@ def gather(path: Path, found: Iterator[dict]) -> None:
     write_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found))
 
 
+def in_brackets(cell: dict[str, Any] | None) -> str:
+    return f"{cell['mean']:.3f} [{cell['low']:.3f}, {cell['high']:.3f}]" if cell else "—"
+
+
 def write_warm_start(s: Settings) -> None:
     """TSE of the strategy and the warm-started LM, and after the joint steps, for each size of the warm start."""
     import figures
@@ -419,8 +429,7 @@ def write_warm_start(s: Settings) -> None:
             found.append({"dialogues": n, "seeds": len(before), "before": tables.bootstrap(before), "after": tables.bootstrap(after),
                           "difference": tables.paired(after, before)})
     write_json(s.results / "warm_start.json", found)
-    cell = lambda x: f"{x['mean']:.3f} [{x['low']:.3f}, {x['high']:.3f}]"
-    lines = [f"| {r['dialogues']} | {cell(r['before'])} | {cell(r['after'])} | {cell(r['difference'])} |" for r in found]
+    lines = [f"| {r['dialogues']} | " + " | ".join(in_brackets(r[k]) for k in ("before", "after", "difference")) + " |" for r in found]
     head = ["| dialogues of the warm start | TSE before the joint steps | after | difference |", "|---|---|---|---|"]
     write_atomic(s.results / "warm_start.md", "\n".join(head + lines) + "\n")
     figures.sizes(found, s.results / "warm_start.png", f"{s.dataset}: TSE against the size of the warm start")
@@ -428,7 +437,7 @@ def write_warm_start(s: Settings) -> None:
 
 
 def write_hacking(s: Settings) -> None:
-    """What the judge pays and what the customer got, on held-out dev customers along long runs; and at their end, with both ears."""
+    """What the judge pays and what the customer gets along long runs, in training and on dev customers; before and after them, with both ears."""
     import figures
     import tables
     along = [row for path in sorted((s.results / "evals").glob("curves-*.jsonl")) for row in read_rows(path)]
@@ -441,8 +450,7 @@ def write_hacking(s: Settings) -> None:
                    caption="Training dialogues (sampled) and 40 dev customers every 10 steps (most probable skills and tokens)")
     measured, kinds = tables.Measured(tables.load_evals(s.results)), ("tse", "tse_2nd_ear", "r_cs", "gre", "esndcg", "turns", "reply_words", "distinct_2",
                                                                       "repeated", "vouchers")
-    cell = lambda row, kind: "—" if not (c := measured.cell(row, kind)) else f"{c['mean']:.3f} [{c['low']:.3f}, {c['high']:.3f}]"
-    table = [f"| {name} | " + " | ".join(cell(row, kind) for kind in kinds) + " |" for row, name in names.items()]
+    table = [f"| {name} | " + " | ".join(in_brackets(measured.cell(row, kind)) for kind in kinds) + " |" for row, name in names.items()]
     head = ["| | " + " | ".join(kinds) + " |", "|---" * (len(kinds) + 1) + "|"]
     write_atomic(s.results / "hacking.md", "\n".join(head + table) + "\n")
     print("\n".join(head + table) + f"\nwritten: {s.results}/hacking.md and .png")
@@ -455,12 +463,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--dataset", default="mgshop", help="mgshop, tmallbrand-a, ... (default mgshop)")
     parser.add_argument("--seeds", type=int, default=2, help="training seeds 0, 1, ... (default 2)")
     parser.add_argument("--episodes", type=int, default=200, help="test customers per row and seed (default 200)")
+    parser.add_argument("--steps", type=int, default=STEPS, help=f"joint steps of warm_start; those of --paper in the same runs folder (default {STEPS})")
     parser.add_argument("--workers", type=int, default=2, help="jobs at a time, one thread each (default 2)")
     parser.add_argument("--data_dir", help="where corpora lie (default data, or GOPO_DATA)")
     args = parser.parse_args(argv)
-    if min(args.seeds, args.episodes, args.workers) < 1:
-        parser.error("--seeds, --episodes and --workers must be at least 1")
-    s = Settings(args.dataset, args.dataset, args.seeds, args.episodes, study=args.study)
+    if min(args.seeds, args.episodes, args.steps, args.workers) < 1:
+        parser.error("--seeds, --episodes, --steps and --workers must be at least 1")
+    s = Settings(args.dataset, args.dataset, args.seeds, args.episodes, steps=args.steps, study=args.study)
     try:
         return conduct(s, args.workers, None, args.data_dir, f"python experiments.py {' '.join(sys.argv[1:])}")
     except (DataError, OSError) as error:

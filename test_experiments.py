@@ -1,5 +1,6 @@
 """The runner of the experiments: tasks and what they need, fairness of the jobs, and a whole small folder from the real trainer."""
 import json
+import os
 import signal
 import sys
 import time
@@ -161,6 +162,9 @@ def test_a_run_that_was_stopped_is_not_complete(tmp_path):
     (tmp_path / "curves.png").write_text("")                                 # train.py draws it when it is stopped, too
     assert not experiments.complete(tmp_path)
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n')
+    os.utime(tmp_path / "curves.png", (0, 0))
+    assert not experiments.complete(tmp_path)                                # resumed, and killed before the agents were written again
+    (tmp_path / "curves.png").touch()
     assert experiments.complete(tmp_path)
 
 
