@@ -56,8 +56,8 @@ class Imitation(Gopo):
     """GOPO with the Expert's Eq. 7 replaced by cross-entropy on the teacher's sequences, in the states that the Expert itself reaches (DAgger,
     Ross et al. 2011, without the mixture): the same labels as R^E is made of, told outright instead of as a reward."""
 
-    def learn_skills(self, played: list[Episode]) -> dict[str, float]:
-        labelled = [s for e in played for s in e.steps if s.teacher]
+    def learn_skills(self, played: list[Episode]) -> dict[str, float | None]:
+        labelled = [s for e in played for s in e.steps if s.teacher is not None]         # an empty sequence is a label, too: stop at once
         return {"loss_expert": self.learner.imitate([s.state for s in labelled], [s.teacher for s in labelled])}
 
 
@@ -116,6 +116,7 @@ def fresh(dataset: Dataset, seed: int, algo: str = "gopo", **rewards: object) ->
 def imitate_offline(gopo: Gopo, seed: int, epochs: int = 15, batch: int = 64) -> Gopo:
     """Cross-entropy on the training split; keeps the epoch with the highest ESNDCG on dev."""
     states, dev = labelled_states(gopo.dataset.train), labelled_states(gopo.dataset.dev)
+    dev = dev or states
     generator, best, kept = torch.Generator().manual_seed(seed), -1.0, None
     for _ in tqdm(range(epochs), desc="imitation, offline", leave=False):
         for rows in torch.randperm(len(states), generator=generator).split(batch):

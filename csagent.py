@@ -42,6 +42,7 @@ from runs import adam_state, load_adam_state
 INF = float("inf")
 TOKENS = 10_000                                  # in one supervised pass: more is slower, and gigabytes
 LOOKS = 5                                        # at the dev loss, during supervised training
+SHARED = 16                                      # tokens that all prompts begin with, from which on they are read only once
 
 
 # ---------------------------------------------------------------------------------------------------- Eqs. 9a-9d
@@ -295,11 +296,11 @@ class CustomerServiceAgent:
         lines = [" ".join(r.skills)] if tiny else ["You are a customer service agent. Answer in one short message. Follow these skills, in this order:"]
         if not tiny:
             lines += [f"{i}. {k}: {self.skills[k].description}" for i, k in enumerate(r.skills, 1)]
-        if alone:
-            lines.append(f"intent: {r.intent or 'unknown'}, emotion: {r.emotion or 'unknown'}")
         if self.cfg.constraints == "soft" or not tiny or alone:
             c = self.constraints(r)
             lines += [f"{word}: {'; '.join(phrases)}" for word, phrases in (("say", c.must_say), ("never say", c.must_not_say)) if phrases]
+        if alone:                                                                    # after what is the same for every customer: see `_prefill`
+            lines.append(f"intent: {r.intent or 'unknown'}, emotion: {r.emotion or 'unknown'}")
         lines += [] if tiny else ["Facts; write the name in braces, as in {price_1}, where its value should stand:"]
         return "\n".join(lines + (self._brief(r.context) if tiny else [f"{k}: {self._quote(str(v))}" for k, v in r.context.items()]))
 
@@ -351,14 +352,20 @@ class CustomerServiceAgent:
             yield
 
     def _prefill(self, prompts: Sequence[list[int]], owner: Tensor, room: int) -> tuple[DynamicCache, Tensor, Tensor]:
-        """All but the last token of each prompt, once per state, then copied to the rows that answer it (differentiable).
+        """All but the last token of each prompt, once per state, then copied to the rows that answer it (differentiable); of what all prompts begin
+        with, once in all.
 
         owner [B] state of each row.  Returns the cache, attend [B, P + room] (True: may be looked at) and the position of the last token [B].
         Prompts are padded on the right: causality alone keeps the padding out here, and `attend` keeps it out afterwards."""
         length = torch.tensor([len(p) - 1 for p in prompts])
-        width = int(length.max())
-        ids = torch.tensor([p[:-1] + [0] * (width - len(p) + 1) for p in prompts], device=self.device)
+        width, shared = int(length.max()), min(shared_start(prompts), int(length.min()) - 1)
         cache = DynamicCache(config=self.model.config)
+        if len(prompts) > 1 and shared >= SHARED:
+            self.model(input_ids=torch.tensor([prompts[0][:shared]], device=self.device), past_key_values=cache, use_cache=True, logits_to_keep=1)
+            cache.batch_repeat_interleave(len(prompts))
+        else:
+            shared = 0
+        ids = torch.tensor([p[shared:-1] + [0] * (width - len(p) + 1) for p in prompts], device=self.device)
         self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
         cache.batch_select_indices(owner.to(self.device))
         last = length[owner]
@@ -701,6 +708,16 @@ def forbid(banned: Tensor, bans: Mapping[int, Ban]) -> Tensor:
 def _also(ban: Ban, token: int) -> Ban:
     kind, ids = ban
     return kind, np.append(ids, token) if kind == "ban" else ids[ids != token]
+
+
+def shared_start(prompts: Sequence[list[int]]) -> int:
+    """How many tokens all of them begin with: as many as the first and the last in order.
+
+    >>> shared_start([[5, 6, 7], [5, 6, 8, 9], [5, 6]])
+    2
+    """
+    first, last = min(prompts), max(prompts)
+    return next((i for i, (x, y) in enumerate(zip(first, last)) if x != y), min(len(first), len(last)))
 
 
 def _batches(data: list, size: int, rng: random.Random) -> list[list]:

@@ -47,8 +47,8 @@ PAPER: dict[str, tuple[str, ...]] = {            # name -> flags of train.py; "-
     "imitation": ("--base", "base", "--algo", "imitation"),
     "gopo_tse": ("--base", "base", "--outcome_weight", "1"),
     "gopo_single": ("--base", "single", "--no_expert", "True"),
-    "gopo_soft": ("--constraints", "soft"),
-    "gopo_nano": ("--model", "SMALL"),           # the smaller of the two models
+    "gopo_soft": ("--base", "base", "--constraints", "soft"),           # the strategy of base, an LM of its own: its prompt is another
+    "gopo_nano": ("--base", "base", "--model", "SMALL"),                # likewise, the smaller of the two models
 }
 SIZES = (0, 30, 100, 300, 1000)                  # dialogues that the warm start reads
 LONG = ("--steps", "100", "--eval_every", "10")
@@ -133,6 +133,7 @@ def run_tasks(tasks: Sequence[Task], workers: int, logs: Path, finished: Callabl
         finally:
             for process, _, _ in running.values():                       # training saves after its step, and ends
                 process.terminate()
+            for process, _, _ in running.values():
                 process.join()
     return failed + [t.name for t in waiting]
 
@@ -228,14 +229,16 @@ def paper_rows(s: Settings, seed: int, dataset: Any, judge: Any) -> dict[str, Ca
 
     def prompted(run: Path, **stages: str) -> Callable:
         def make():
-            agents, untrained = load(run, **stages), load(at("base"), agent="untrained").agent
-            return agents, by_prompt(untrained, dataset, agents.expert.perception)
+            agents = load(run, **stages)
+            untrained = agents if stages.get("agent") == "untrained" else load(at("base"), agent="untrained")
+            return agents, by_prompt(untrained.agent, dataset, agents.expert.perception)
         return make
 
     table = {name: chosen(at(name)) for name in ("sft", "ppo", "memento", "imitation", "gopo", "gopo_tse", "gopo_soft", "gopo_single", "gopo_nano")}
     table |= {
         "untrained_single": chosen(at("single"), expert="untrained.safetensors", agent="untrained"),
         "untrained_dual": prompted(at("base"), expert="untrained.safetensors", agent="untrained"),
+        "single_warm": chosen(at("single"), expert="untrained.safetensors", agent="warm_start"),
         "warm_start": chosen(at("base"), expert="untrained.safetensors", agent="warm_start"),
         "strategy": chosen(at("base"), expert="strategy.safetensors", agent="warm_start"),
         "teacher": lambda: (load(at("gopo")), by_teacher),
@@ -316,10 +319,19 @@ def measure_row(s: Settings, row: str, seed: int, agents: Any, choose: Any) -> N
 def conduct(s: Settings, workers: int, api: Any, data_dir: str | None, command: str) -> int:
     """Trains what is missing, measures what is missing, and writes the folder; 1 if something failed, which the tables then show as missing."""
     refuse_unsuited(s, data_dir)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)            # as Ctrl-C: the jobs are told to stop, too
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, stop_once)
     os.environ["OMP_NUM_THREADS"] = "1"                                  # of the jobs; several of them share the cores
     with alone_in(s.root):
         return conduct_alone(agree(s), workers, api, data_dir, command)
+
+
+def stop_once(*_: object) -> None:
+    """Ctrl-C or SIGTERM: `run_tasks` tells the jobs, and waits for them, which a second signal must not cut short: they would run on, unheard."""
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, signal.SIG_IGN)
+    tqdm.write("stopping; jobs that train save after their step ...")
+    raise KeyboardInterrupt
 
 
 def conduct_alone(s: Settings, workers: int, api: Any, data_dir: str | None, command: str) -> int:

@@ -341,11 +341,14 @@ class ExpertLearner:
         return {"loss_expert": losses[0], "loss_critic": losses[1], "entropy_expert": losses[2] / turns,
                 "explained_variance": 1 - spread / max(around, 1e-8), "grad_norm_expert": norm}
 
-    def imitate(self, states: Sequence[ExpertState], teachers: Sequence[Sequence[str]]) -> float:
-        """One step of cross-entropy on the teacher's sequences, stop included: -log pi_E(T|s)."""
-        loss = -self.expert.act(states, given=teachers).logp.sum(-1).mean()
+    def imitate(self, states: Sequence[ExpertState], teachers: Sequence[Sequence[str]]) -> float | None:
+        """One step of cross-entropy on the teacher's sequences, stop included: -log pi_E(T|s), mean over the states of all processes; None without any."""
+        count = total(len(states))[0]
+        if not count:
+            return None
+        loss = -self.expert.act(states, given=teachers).logp.sum() / count if states else sum(p.sum() for p in self.parameters) * 0.0
         self.step(loss, "cross-entropy of the Expert")
-        return loss.item()
+        return total(loss.item())[0]
 
     def step(self, loss: Tensor, term: str) -> float:
         if any_of(not torch.isfinite(loss)):

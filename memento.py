@@ -292,7 +292,9 @@ class Memento(Gopo):
             raise DataError("--no_expert leaves Memento nothing to do: its cases stand in the Expert's place")
         if launched() > 1:
             raise DataError(f"Memento writes one case bank: launch one process, not {launched()}")
-        self.learner, self.group = QLearner(self.expert), 1                        # nothing learns from more than one reply to a state
+        self.learner = QLearner(self.expert)
+        if self.agent:
+            self.size, self.group = self.size * self.agent.cfg.group, 1            # nothing learns from a second reply to a state: more customers instead
         self.used: dict[tuple[int, int], int] = {}                                 # (dialogue, turn) -> the case reused, from a draw to `learn`
 
     def ids(self, played: Sequence[Episode]) -> list[int]:

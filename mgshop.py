@@ -409,7 +409,7 @@ class Shop:
         if need.matched is None:
             return [self._phrase(rng, f"need.{need.kind}"), *([] if need.hidden else [self._phrase(rng, f"detail.{d}") for d in need.details])]
         if not need.informed():
-            return [self._phrase(rng, f"ask.{slot}") for slot in need.asks if slot not in need.told]
+            return self._questions(rng)
         return [self._phrase(rng, "accept.info")]
 
     def _go_on(self, rng: random.Random) -> Observation:

@@ -297,7 +297,7 @@ def dialogue_row(gopo, episode, method: str, seed: int, moods: Sequence[float | 
     from tse import tse
     end, live = episode.seen, gopo.dataset.environment is not None
     done = completed(episode, gopo.dataset, speaks(gopo))
-    after = [*moods[1:], end.info.get("mood")] if moods else [None] * len(episode.steps)
+    after = [*moods[1:len(episode.steps)], end.info.get("mood")] if moods else [None] * len(episode.steps)
     outcome = "end of the log" if not live else "all tasks done" if end.info["success"] else "left" if end.terminated else "cut"
     earned = gopo.rewards(episode, ending=False)
     return {"method": method, "seed": seed, "customer": str(episode.number), "success": bool(end.info["success"]), "outcome": outcome, "N": list(done),

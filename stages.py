@@ -114,19 +114,23 @@ def prepare_strategy(run: Path, gopo: Gopo, steps: int, seed: int) -> None:
     wait()
 
 
-SAME = {"run": ("dataset", "seed", "replies", "conduct", "split"), "gopo": ("no_expert",), "expert": ("width", "history"),
-        "agent": ("model", "quantise", "lora_rank", "pretrain_steps", "warm_steps", "warm_dialogues", "sft_lr", "sft_batch", "user_tokens", "constraints")}
+SAME = {"run": ("dataset", "seed", "replies", "conduct", "split"), "gopo": ("no_expert",), "expert": ("width", "history")}
+SAME_LM = ("model", "quantise", "lora_rank", "pretrain_steps", "warm_steps", "warm_dialogues", "sft_lr", "sft_batch", "user_tokens", "constraints")
 
 
 def check_base(base: Path, config: dict) -> tuple[str, ...]:
-    """Refuses a base that is no common start; returns which of its stages are one: the strategy only if learned in the same way, for as long."""
+    """Refuses a base that is no common start; returns which of its stages are one: a language model or a strategy only if learned in the same way, for
+    as long."""
     theirs = read_json(base / "config.json")
-    for part, key in ((part, key) for part, keys in SAME.items() for key in keys):
-        if theirs[part].get(key, config[part][key]) != config[part][key]:        # an older run lacks a flag that did not exist
-            raise DataError(f"--base {base} was trained with --{key} {theirs[part][key]}, this run has {config[part][key]}")
+    differs = lambda part, key: theirs[part].get(key, config[part][key]) != config[part][key]      # an older run lacks a flag that did not exist
+    for part, key in ((part, key) for part, keys in SAME.items() for key in keys if differs(part, key)):
+        raise DataError(f"--base {base} was trained with --{key} {theirs[part][key]}, this run has {config[part][key]}")
     learner = lambda c: (c["run"].get("algo", "gopo"), c["run"]["strategy_steps"], c["gopo"], c["expert"], c.get("options"))
     left = [] if algorithm_of(theirs)[0].policy is algorithm_of(config)[0].policy else ["untrained.safetensors"]
     left += [] if learner(theirs) == learner(config) else ["strategy.safetensors", "strategy_adam.safetensors"]
+    if other := [key for key in SAME_LM if differs("agent", key)]:
+        left += ["untrained", "warm_start"]
+        print(f"--base {base} has another --{other[0]}: its language model is not taken, this run trains its own")
     return tuple(name for name in STAGES if name not in left)
 
 

@@ -45,6 +45,7 @@ ROWS = {                                         # row: (name, what it saw in tr
     "sft": ("SFT, single agent", [LOGS]), "ppo": ("PPO, single agent", [LOGS, ALONE, END, TSE]), "memento": ("Memento", [LOGS, OF_LOGS, "success"]),
     "imitation": ("Imitation (Expert by cross-entropy)", IMITATION), "gopo": ("GOPO", GOPO), "gopo_tse": ("GOPO + terminal TSE", [*GOPO, TSE]),
     "gopo_soft": ("GOPO, soft constraints (prompt only)", GOPO), "gopo_single": ("GOPO without Expert", [LOGS, ALONE]), "gopo_nano": ("GOPO, nano LM", GOPO),
+    "single_warm": ("Single agent after the warm start", [LOGS]),
     "warm_start": ("Untrained Expert, warm-started LM", [LOGS]), "strategy": ("Expert after the strategy stage, warm-started LM", GOPO),
     "teacher": ("Teacher's skills, GOPO's LM", [AGENDA, *GOPO]), "random": ("Random skills, GOPO's LM", GOPO),
     "cs_warm": ("GOPO's Expert, warm-started LM", GOPO), "cs_untrained": ("GOPO's Expert, untrained LM", GOPO),
@@ -57,8 +58,8 @@ HOSTED = {                                       # the longest prefix first
 SHARED = ("What all rows share beside the column \"saw\": perception learned the logged intent and emotion labels; every LM was pretrained on talk of mixed "
           "quality that the phrase book made from logged states, and every LM but the untrained ones was warm-started on the logged replies. Before the joint "
           "steps GOPO, imitation and Memento play 300 x 32 customers with the phrase book; single agents cannot. Then GOPO plays 16 customers a step and draws "
-          "4 replies to each state, PPO plays 64 and draws one, SFT reads 64 logged dialogues.")
-REFERENCES = ("warm_start", "strategy", "teacher", "random")
+          "4 replies to each state, PPO and Memento play 64 and draw one, SFT reads 64 logged dialogues.")
+REFERENCES = ("single_warm", "warm_start", "strategy", "teacher", "random")
 
 COLUMNS = [dict(zip(("key", "name", "digits", "better", "help"), c)) for c in (
     ("tse", "TSE", 3, "high", "Task-focused Sequential Engagement, Eq. 11: which tasks were done, and how soon"),

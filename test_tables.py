@@ -195,7 +195,7 @@ def test_tables_hold_what_the_files_hold(folder):
 
 def test_missing_rows_stay_listed(folder):
     of = lambda n: {r["key"]: r for r in table(folder, n)["rows"]}
-    assert list(of(1)) == ["untrained_single", "untrained_dual", "sft", "ppo", "memento", "imitation", "gopo", "gopo_tse", "gopo_soft", "warm_start", "strategy", "teacher", "random"]
+    assert list(of(1)) == ["untrained_single", "untrained_dual", "sft", "ppo", "memento", "imitation", "gopo", "gopo_tse", "gopo_soft", "single_warm", "warm_start", "strategy", "teacher", "random"]
     assert of(1)["gopo_soft"]["cells"] is None and of(1)["gopo_soft"]["note"] == "not run" and of(1)["gopo"]["difference"] is None
     assert list(of(4)) == ["gopo_nano", "gopo"] and of(4)["gopo"]["paper"]["tse"] == 0.9475 and of(4)["gopo_nano"]["paper"]["tse"] == 0.9243 and of(1)["gopo"]["paper"]["tse"] == 0.9243
     assert [r["paper"]["tse"] for r in of(5).values()] == [0.9475, 0.9371, 0.7353, 0.4327] and of(6)["cs_imitation"]["note"] == of(7)["ex_prompted"]["note"] == "not run"
