@@ -317,7 +317,7 @@ class EvalConfig:
     data_dir: str | None = opt(None, "where corpora lie (default: the one of the training run, or GOPO_DATA)")
     judge: str = opt("rules", "who judges: rules, or api:MODEL, a model of the server at --api_base; it also fills in G-Eval")
     cs_agent: str | None = opt(None, "adds a row in which api:MODEL writes the replies, the SOP in its prompt as soft constraints")
-    expert: str | None = opt(None, "adds a row in which api:MODEL picks the skills; with --cs_agent, hosted models play both parts")
+    expert: str | None = opt(None, "adds a row in which api:MODEL picks the skills; with --cs_agent, both parts are hosted (--paper: by one model)")
 
     def __post_init__(self):
         if self.paper == bool(self.run):

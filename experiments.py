@@ -269,7 +269,7 @@ def hosted_rows(s: Settings, seed: int, dataset: Any, judge: Any, api: Any) -> d
     named = lambda place, model: f"api_{place}{re.sub(r'[^0-9A-Za-z_.]', '-', model.removeprefix('api:'))}"       # a part of a file's name
     places = [(named("cs_", s.cs_agent), None, s.cs_agent)] if s.cs_agent else []
     places += [(named("ex_", s.expert), s.expert, None)] if s.expert else []
-    places += [(named("", s.expert), s.expert, s.cs_agent)] if s.expert and s.cs_agent else []
+    places += [(named("", s.expert), s.expert, s.cs_agent)] if s.expert and s.expert == s.cs_agent else []
     return {name: make for name, expert, agent in places
             for make in hosted(s.root / f"gopo-{seed}", dataset, judge, expert, agent, api).values()}
 
@@ -375,7 +375,7 @@ TRAINED_WITH = ("train_on", "steps", "model", "small_model")             # setti
 
 def agree(s: Settings) -> Settings:
     """The settings of an earlier call for these results and these runs, which must be these, with as many seeds as either asked for."""
-    for folder, names in ((s.results, [n for n in asdict(s) if n not in ("seeds", "precision")]), (s.root, TRAINED_WITH)):
+    for folder, names in ((s.results, [n for n in asdict(s) if n not in ("seeds", "precision", "cs_agent", "expert")]), (s.root, TRAINED_WITH)):
         earlier = asdict(s) | (read_json(folder / "settings.json") if (folder / "settings.json").exists() else {})
         if changed := [name for name in names if earlier[name] != getattr(s, name)]:
             raise DataError(f"{folder} was begun with --{changed[0]} {earlier[changed[0]]}, now {getattr(s, changed[0])}: "
@@ -416,7 +416,8 @@ def write_paper(s: Settings) -> None:
     commits = sorted({read_json(path).get("commit") or "" for path in evals.glob("*.json")})         # of what measured, not of what writes
     made = {"commit": " ".join(commits).strip() or None, "date": time.strftime("%Y-%m-%d"),
             "commands": list(dict.fromkeys(c["command"] for c in calls["calls"])),
-            "wall_seconds": sum(c["seconds"] for c in calls["calls"]), "seeds": list(range(s.seeds)), "episodes": s.episodes, "train_on": s.train_on}
+            "wall_seconds": sum(c["seconds"] for c in calls["calls"]), "seeds": list(range(s.seeds)), "episodes": s.episodes, "train_on": s.train_on,
+            "model": s.model, "small_model": s.small_model}
     made |= {"judge": s.judge} if s.judge != "rules" else {}
     print(f"written: {tables.write(s.results, s.dataset, made)}, and tables.md, tables.csv and the figures beside it")
 

@@ -152,4 +152,5 @@ def losses(rows: Sequence[dict[str, Any]], names: dict[str, str], variants: Sequ
 
 def hacking(rows: Sequence[dict[str, Any]], names: dict[str, str], path: Path, dataset: str) -> None:
     """What the judge pays beside what the customer got, and how replies change meanwhile: R^A that rises alone is a bad sign."""
-    panels(rows, names, SIGNS, path, f"{dataset}: does a policy please the judge only?")
+    panels(rows, names, SIGNS, path, f"{dataset}: does a policy please the judge only?",
+           caption="Training dialogues; R^A as it is paid: by the skills chosen, for agents that choose none by the teacher's")

@@ -42,7 +42,8 @@ TABLE = {
     "rows": [{"name": str, "key?": str, "saw?": [str], "note?": str, "cells?": {"*": INTERVAL}, "difference?": {"*": INTERVAL}, "paper?": {"*": NUMBER}}],
     "orders?": [{"metric": str, "above": str, "below": str, "paper": bool, "ours?": bool}], "notes?": [str]}
 RESULTS = {"dataset": str, "note?": str, "tables?": [TABLE], "made?": {"commit?": str, "date?": str, "commands?": [str], "wall_seconds?": NUMBER,
-                                                                      "seeds?": [COUNT], "episodes?": COUNT, "quick?": bool}}
+                                                                      "seeds?": [COUNT], "episodes?": COUNT, "quick?": bool,
+                                                                      "train_on?": str, "model?": str, "small_model?": str}}
 CURVE = {"method": str, "seed": COUNT, "step": NUMBER}
 TURN = {"user": str, "perceived?": {"*": str}, "truth?": {"*": str}, "context?": {"*": str}, "skills?": [str], "teacher?": [str], "must_say?": [str],
         "must_not_say?": [str], "dropped?": [str], "reply?": str, "template?": str, "violations?": [str], "mood?": NUMBER,

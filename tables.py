@@ -44,7 +44,7 @@ ROWS = {                                         # row: (name, what it saw in tr
     "untrained_single": ("Untrained, single agent", []), "untrained_dual": ("Untrained, dual agent (prompted Expert)", []),
     "sft": ("SFT, single agent", [LOGS]), "ppo": ("PPO, single agent", [LOGS, ALONE, END, TSE]), "memento": ("Memento", [LOGS, OF_LOGS, "success"]),
     "imitation": ("Imitation (Expert by cross-entropy)", IMITATION), "gopo": ("GOPO", GOPO), "gopo_tse": ("GOPO + terminal TSE", [*GOPO, TSE]),
-    "gopo_soft": ("GOPO, soft constraints (prompt only)", GOPO), "gopo_single": ("GOPO without Expert", [LOGS, ALONE]), "gopo_nano": ("GOPO, nano LM", GOPO),
+    "gopo_soft": ("GOPO, soft constraints (prompt only)", GOPO), "gopo_single": ("GOPO without Expert", [LOGS, ALONE]), "gopo_nano": ("GOPO, smaller LM", GOPO),
     "single_warm": ("Single agent after the warm start", [LOGS]),
     "warm_start": ("Untrained Expert, warm-started LM", [LOGS]), "strategy": ("Expert after the strategy stage, warm-started LM", GOPO),
     "teacher": ("Teacher's skills, GOPO's LM", [AGENDA, *GOPO]), "random": ("Random skills, GOPO's LM", GOPO),
@@ -93,15 +93,16 @@ def without(*rows: str) -> dict[str, None]:
 
 
 SUBSTITUTES = "The paper puts hosted models in the agent's place, which needs an API; for the other agents of ours here it has no figures."
+NAMESAKES = "The paper's figures stand beside a hosted model of the same name, as DeepSeek-R1."
 TABLES = (
     Table(1, "Methods (Table 1)", {"untrained_single": None, "untrained_dual": "Untrained", "sft": "SFT", "ppo": "PPO", "memento": "Memento", "imitation": None,
                                    "gopo": "GOPO(Ours)"} | without("gopo_tse", "gopo_soft", *REFERENCES), notes=(
         "The paper does not say whether its Untrained is one agent or two; its figures stand beside the dual agent here.",
         "Below GOPO's variants stand references, no competitors: stages of GOPO's own training, the teacher (who sees the hidden agenda), and chance.")),
-    Table(2, "Hosted models (Table 2)", {"gopo": "GOPO-Qwen3-14B(Ours)"}, "api_", optional=True),
-    Table(3, "Hosted models by G-Eval (Table 3)", {"gopo": "GOPO-Qwen3-14B(Ours)"}, "api_", optional=True),
+    Table(2, "Hosted models (Table 2)", {"gopo": "GOPO-Qwen3-14B(Ours)"}, "api_", (NAMESAKES,), optional=True),
+    Table(3, "Hosted models by G-Eval (Table 3)", {"gopo": "GOPO-Qwen3-14B(Ours)"}, "api_", (NAMESAKES,), optional=True),
     Table(4, "Model sizes (Table 4)", {"gopo_nano": "GOPO-Qwen-7B-Chat", "gopo": "GOPO-Qwen3-14B"}, notes=(
-        "nano has 0.5 M parameters, GOPO's tiny 1.4 M: the paper's smallest and largest model stand beside them; its 8B has no counterpart.",)),
+        "The two sizes: {small_model} and {model}; the paper's smallest and largest stand beside them, its 8B has no counterpart.",)),
     Table(5, "With and without the Expert, trained and not (Table 5)", {
         "gopo": "Full GOPO", "gopo_single": "GOPO w/o Expert Agent", "untrained_dual": "Full Baseline", "untrained_single": "Baseline w/o Expert Agent"}),
     Table(6, "GOPO's Expert with other Customer Service agents (Table 6)", {"gopo": "GOPO-Qwen3-14B"} | without(
@@ -273,13 +274,24 @@ def compare(rows: Sequence[dict[str, Any]], measured: Measured) -> tuple[list[di
     return orders, notes
 
 
-def build_table(table: Table, dataset: str, measured: Measured, judge: str) -> dict[str, Any]:
+def alone_in_paper(table: Table, rows: Sequence[dict[str, Any]], dataset: str) -> list[str]:
+    """A note with the paper's rows that stand beside none of ours, so that its table is whole."""
+    beside = {paper_row(table, r["key"], dataset)[0] for r in rows}
+    left = {name: figures for name, figures in printed(table.number, dataset).items() if name not in beside}
+    told = "; ".join(f"{name} {', '.join(f'{metric.upper()} {value:g}' for metric, value in figures.items())}" for name, figures in left.items())
+    return [f"Rows of the paper without a counterpart here: {told}."] if told else []
+
+
+def build_table(table: Table, dataset: str, measured: Measured, made: dict[str, Any]) -> dict[str, Any]:
     logs = not any(measured.values(row, "success") for row in measured.evals)        # a logged customer cannot be served to the end
     columns = [c | ({"name": c["name"].replace("TSE", "TSE-replay")} if logs else {}) for c in COLUMNS if table.number != 3 or c["key"] == "g_eval"]
     rows = [build_row(table, row, dataset, columns, measured) for row in [*table.rows, *hosted_rows(table.hosted, measured.evals)]]
     orders, unpaired = compare(rows, measured)
     one = ["One seed: intervals over customers only."] * (measured.seeds == 1)
-    notes = [*one, *table.notes, *unpaired, *([SHARED] if table.number == 1 else []), f"* {judge}; the paper's GRE comes from another judge.",
+    judge = made.get("judge") or "Scored by the rule judge, which is also the training reward; every row by the skills that the teacher would use"
+    sizes = {name: made.get(name, "unknown") for name in ("model", "small_model")}
+    notes = [*one, *(n.format(**sizes) for n in table.notes), *alone_in_paper(table, rows, dataset), *unpaired, *([SHARED] if table.number == 1 else []),
+             f"* {judge}; the paper's GRE comes from another judge.",
              f"Intervals: 95 %, seeds and customers resampled together, {DRAWS} draws. Differences to GOPO: on the same draws, over the seeds that both have."]
     return {"id": f"table{table.number}", "title": table.title, "columns": columns, "rows": rows, "orders": orders, "notes": notes}
 
@@ -287,11 +299,11 @@ def build_table(table: Table, dataset: str, measured: Measured, judge: str) -> d
 def build(folder: Path, dataset: str, made: dict[str, Any]) -> dict[str, Any]:
     """The content of results.json from <folder>/evals; `made`: what report.py says about how it was made, seeds and episodes are taken from the files.
 
-    made["judge"]  who scored GRE and R^A, if not the rule judge"""
+    made["judge"]               who scored GRE and R^A, if not the rule judge
+    made["model", "small_model"]  of Table 4"""
     measured = Measured(load_evals(folder))
-    evals, judge = measured.evals, made.get("judge") or ("Scored by the rule judge, which is also the training reward; every row by the skills that the "
-                                                         "teacher would use")
-    tables = [build_table(t, dataset, measured, judge) for t in TABLES if not t.optional or hosted_rows(t.hosted, evals)]
+    evals = measured.evals
+    tables = [build_table(t, dataset, measured, made) for t in TABLES if not t.optional or hosted_rows(t.hosted, evals)]
     shown = {r["key"] for t in tables for r in t["rows"]}
     first = next(iter(next(iter(evals.values())).values()))
     note = ["" if made.get("train_on", dataset) == dataset else f"Trained on {made['train_on']}, tested on {dataset}.",
@@ -328,6 +340,8 @@ def markdown_table(table: dict[str, Any]) -> str:
 def markdown(results: dict[str, Any]) -> str:
     made = results["made"]
     head = f"# {results['dataset']}: {made['episodes']} test customers, training seeds {', '.join(map(str, made['seeds']))}\n\n{results['note']}"
+    by = "Made by " + ", then ".join(f"`{c}`" for c in made.get("commands") or ["python tables.py"])
+    head += f"\n\n{by}" + (f", {made['wall_seconds'] / 60:.0f} minutes in all." if "wall_seconds" in made else ".")
     return "\n\n".join([head, *map(markdown_table, results["tables"])]) + "\n"
 
 
@@ -357,7 +371,8 @@ def write(folder: str | Path, dataset: str | None = None, made: dict[str, Any] |
     write_atomic(folder / "tables.md", markdown(results))
     write_atomic(folder / "tables.csv", comma_separated(results))
     names = {row: name for row, (name, _) in ROWS.items()}
-    figures.bars(results["tables"][0], REFERENCES, folder / "figure1.png", results["dataset"])
+    shown = {t["id"]: t for t in results["tables"]}
+    figures.bars(shown.get("table2", shown["table1"]), REFERENCES, folder / "figure1.png", results["dataset"])
     figures.losses(curves, names, FIGURE3, folder / "figure3.png", results["dataset"])
     figures.hacking(curves, names, folder / "hacking.png", results["dataset"])
     return report.write(folder)

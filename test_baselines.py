@@ -1,5 +1,6 @@
 """The baselines that override one method of Gopo: what they learn, what they leave alone, and which flags they refuse."""
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -93,6 +94,25 @@ def test_imitation_makes_the_teachers_sequences_more_probable(shop):
     learner = made(shop, "imitation", dialogues=6)
     losses = [learner.step(n, seed=0)[0]["loss_expert"] for n in range(1, 31)]
     assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
+
+
+def test_imitation_learns_to_stop_at_once_where_the_teacher_does(shop):
+    learner = made(shop, "imitation")
+    labels = [(), None, ("greet",)]
+    episode = SimpleNamespace(steps=[SimpleNamespace(state=ExpertState(f"message {i}"), teacher=t) for i, t in enumerate(labels)])
+    states = [s.state for s in episode.steps if s.teacher is not None]
+    probability = lambda: learner.expert.act(states, given=[(), ("greet",)]).logp.sum(-1).detach()
+    before = probability()
+    for _ in range(20):
+        loss = learner.learn_skills([episode])["loss_expert"]
+    assert (probability() > before).all() and loss < -before.mean()
+
+
+def test_imitation_without_a_labelled_turn_learns_nothing(shop):
+    learner = made(shop, "imitation")
+    before = weights(learner.expert)
+    assert learner.learn_skills([SimpleNamespace(steps=[SimpleNamespace(state=ExpertState("?"), teacher=None)])]) == {"loss_expert": None}
+    assert not changed(before, learner.expert)
 
 
 def test_imitation_differs_from_gopo_in_the_experts_loss_alone(shop):

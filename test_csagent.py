@@ -382,6 +382,28 @@ def test_a_reply_does_not_depend_on_its_companions():
     assert agent.generate([], 2) == []
 
 
+def test_what_all_prompts_begin_with_is_read_once(monkeypatch):
+    """Loss and gradient of single agents, whose system message is the same for all, against reading every prompt whole."""
+    agent = sharp_agent()
+    pairs = [(Request(user, (), {}, history, "delivery", "neutral"), text) for user, history, text in (
+        ("Where is my parcel?", (), "It arrives soon."), ("I am angry! Where is it?", (("Hello", "Good morning."),), "I am sorry."), ("And?", (), "On Monday."))]
+    encoded = agent._encoded(pairs)
+    shared = csagent.shared_start([prompt for prompt, _ in encoded])
+    assert shared > 3 and len({tuple(prompt[:shared]) for prompt, _ in encoded}) == 1 < len({tuple(prompt[:shared + 1]) for prompt, _ in encoded})
+    found, read = {}, []
+    forward = agent.model.forward
+    monkeypatch.setattr(agent.model, "forward", lambda *a, **k: read.append(k["input_ids"].numel()) or forward(*a, **k))
+    for least in (shared, shared + 1):
+        monkeypatch.setattr(csagent, "SHARED", least)
+        agent.model.zero_grad()
+        read.clear()
+        value = agent._backward(encoded)
+        found[least] = value, torch.cat([p.grad.flatten() for p in agent.params]), sum(read)
+    (once, grad, tokens), (whole, plain, all_tokens) = found.values()
+    assert once == pytest.approx(whole, abs=1e-6) and (grad - plain).norm() < 1e-5 * plain.norm()
+    assert all_tokens - tokens == shared * (len(pairs) - 1)
+
+
 def test_forced_phrases_have_mask_0_and_the_end_token_keeps_its_own():
     agent = sharp_agent()
     for r in (r for g in agent.generate(REQUESTS[1:2], 12, generator=torch.Generator().manual_seed(0)) for r in g):

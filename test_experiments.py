@@ -3,6 +3,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from dataclasses import replace
 
@@ -56,6 +57,34 @@ def test_tasks_run_after_what_they_need_and_not_twice(tmp_path):
     assert when("early") < when("late") and (tmp_path / "there").read_text() == "kept" and set(times) == {"early", "late"}
     log = (tmp_path / "logs/late.log").read_text()
     assert "writing" in log and "a word to stderr" in log
+
+def patient(started: str, saved: str) -> int:
+    """As train.py: told to stop, it ends its step and saves."""
+    told = []
+    signal.signal(signal.SIGTERM, lambda *_: told.append(1))
+    open(started, "w").close()
+    while not told:
+        time.sleep(0.01)
+    time.sleep(0.3)
+    open(saved, "w").close()
+    return 130
+
+def test_two_signals_stop_every_job_once_and_wait_for_all(tmp_path):
+    names = ("one", "two")
+    tasks = [Task(n, patient, (str(tmp_path / f"{n}.started"), str(tmp_path / n)), lambda: False) for n in names]
+    def interrupt():
+        while not all((tmp_path / f"{n}.started").exists() for n in names):
+            time.sleep(0.05)
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.05)
+    signal.signal(signal.SIGINT, experiments.stop_once)
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        run_tasks(tasks, 2, tmp_path / "logs", lambda *_: None)
+    thread.join()
+    assert all((tmp_path / n).exists() for n in names)
 
 def test_what_failed_is_named_with_all_that_needed_it(tmp_path, capfd):
     path = str(tmp_path / "x")
@@ -120,7 +149,9 @@ def test_rows_are_those_that_the_tables_know():
     assert set(rows(S, 0, None, None)) == set(tables.ROWS)
     assert set(tables.ROWS) - set(rows(replace(S, seeds=1), 0, None, None)) == {"cs_other", "ex_other"}       # another seed's agents need another seed
     hosted = rows(replace(S, expert="api:org/Big-1", cs_agent="api:small"), 0, None, None)
-    assert set(hosted) - set(tables.ROWS) == {"api_cs_small", "api_ex_org-Big-1", "api_org-Big-1"}
+    assert set(hosted) - set(tables.ROWS) == {"api_cs_small", "api_ex_org-Big-1"}                # two models: no row of Table 2, which has one
+    both = rows(replace(S, expert="api:small", cs_agent="api:small"), 0, None, None)
+    assert set(both) - set(tables.ROWS) == {"api_cs_small", "api_ex_small", "api_small"}
 
 # ---------------------------------------------------------------- settings
 
@@ -132,6 +163,7 @@ def test_a_folder_goes_on_with_what_it_was_begun_with():
         agree(replace(S, episodes=4))
     with pytest.raises(DataError, match=r"runs/paper-mgshop was begun with --model tiny, now nano"):           # other results, the same runs
         agree(replace(S, study="hacking", model="nano"))
+    assert agree(replace(S, precision="auto", expert="api:new")).expert == "api:new" and agree(replace(S, precision="auto")).expert is None       # rows come on top
     assert replace(S, study="hacking").results != S.results and replace(S, dataset="tmallbrand-b").results.name == "mgshop-to-tmallbrand-b"
 
 def test_two_calls_do_not_train_into_the_same_runs():
@@ -189,6 +221,8 @@ def test_a_small_folder_from_the_real_trainer(monkeypatch, capsys):
     kept = json.loads((s.results / "evals/gopo-0.json").read_text())
     assert len(kept["customers"]) == 3 == len(kept["bleu"]) and "tse_2nd_ear" in kept["customers"][0]
     read = [json.loads(line) for line in (s.results / "dialogues.jsonl").read_text().splitlines()]
+    for row in (r for r in read if r["method"] == "gopo"):                          # played a second time, for the other ear
+        assert row["turns"][-1]["mood"] == pytest.approx(kept["customers"][int(row["customer"])]["mood"])
     assert {r["method"] for r in read} == {"gopo", "untrained_dual", "ex_memento", "teacher"} and all(r["turns"] for r in read)
     before = (s.results / "evals/gopo-0.json").stat().st_mtime_ns
     assert conduct(s, 1, None, None, "a command") == 0 and (s.results / "evals/gopo-0.json").stat().st_mtime_ns == before    # nothing is done twice

@@ -255,6 +255,15 @@ def test_a_customer_takes_in_so_much_and_no_more(style):
     assert shop.need.matched is None and shop.vouchers == before == 0        # a wall of text is not read at all, not even its beginning
 
 
+def test_a_customer_who_repeats_a_question_has_asked_it():      # else the fact would be "not asked for", and the teacher silent
+    shop = customer(lambda s: s.need.kind == "refund" and s.need.asks == ["refund"] and s.persona.open and not s.persona.direct)
+    seen = say(shop, "apologise", "confirm_order")                           # the needless apology is refused, the order is the right one
+    assert shop.need.matched and seen.info["teacher"] == ["state_refund"]
+    patience = shop.patience
+    say(shop, "state_refund")
+    assert shop.need.told == {"refund"} and shop.patience >= patience
+
+
 def test_wrong_facts_are_noticed():
     shop = customer(refund)
     say(shop, "confirm_order")

@@ -215,6 +215,9 @@ def test_hosted_models_find_their_tables_and_the_papers_rows(tmp_path):
     order = next(t for t in results["tables"] if t["id"] == "table2")["orders"][0]
     assert order == {"metric": "tse", "above": "GOPO", "below": "deepseek-r1 hosted, both agents", "paper": True, "ours": False}
     assert [t["columns"][0]["key"] for t in results["tables"]][:3] == ["tse", "tse", "g_eval"]
+    notes = {t["id"]: " ".join(t["notes"]) for t in results["tables"]}
+    assert "Rows of the paper without a counterpart here: Qwen-235B TSE 0.9227, GRE 7.24, BLEU 0.182; GLM-4.7 TSE" in notes["table2"] and "counterpart" not in notes["table1"].replace("no counterpart", "")
+    assert "GOPO-Qwen3-8B TSE 0.9375" in notes["table4"] and "DeepSeek-R1 TSE" not in notes["table2"]
 
 
 def test_rows_of_other_seeds_are_not_compared(tmp_path):
@@ -247,6 +250,7 @@ def test_the_page_and_the_tables_speak_alike(folder):
     assert len(said) == 30 and said["GOPO above Untrained, dual agent (prompted Expert)", "TSE"] == "agrees"          # 5 rows with figures of the paper: 10 pairs, thrice
     assert said["Memento above PPO, single agent", "GRE*"] == "differs"                                               # made up so; the paper: 7.13, 7.09
     text = (folder / "tables.md").read_text()
+    assert "Made by `made up`." in text
     assert view["tally"] in text and "- GRE\\*: Memento > PPO, single agent: differs\n" in text
     assert json.loads((folder / "results.json").read_text())["made"] == {"commit": "0" * 40, "commands": ["made up"], "seeds": [0, 1, 2], "episodes": 40}
     assert view["tally"] in (folder / "report.html").read_text() and "data:image/png" in (folder / "report.html").read_text()
