@@ -50,11 +50,11 @@ PAPER: dict[str, tuple[str, ...]] = {            # name -> flags of train.py; "-
     "gopo_soft": ("--base", "base", "--constraints", "soft"),           # the strategy of base, an LM of its own: its prompt is another
     "gopo_nano": ("--base", "base", "--model", "SMALL"),                # likewise, the smaller of the two models
 }
-SIZES = (0, 30, 100, 300, 1000)                  # dialogues that the warm start reads
+SIZES = (0, 30, 100, 300, 1000)                  # dialogues that the warm start reads; the last: all that a shop has
 LONG = ("--steps", "100", "--eval_every", "10")
 JOBS = {
     "paper": PAPER,
-    "warm_start": {f"warm_{n}": ("--warm_dialogues", str(n)) for n in SIZES},
+    "warm_start": {"base": PAPER["base"], "gopo": PAPER["gopo"]} | {f"warm_{n}": ("--base", "base", "--warm_dialogues", str(n)) for n in SIZES[:-1]},
     "hacking": {"base": PAPER["base"], "long": ("--base", "base", *LONG), "long_judge": ("--base", "base", "--reward", "cs", *LONG)},
 }
 TWO_EARS = ("gopo", "gopo_tse", "ppo", "memento", "imitation", "teacher", "long", "long_judge", "strategy", "strategy_judge")
@@ -206,7 +206,7 @@ def loading(s: Settings, dataset: Any, judge: Any) -> tuple[Callable, Callable]:
 
 def warm_rows(s: Settings, seed: int, dataset: Any, judge: Any) -> dict[str, Callable]:
     _, chosen = loading(s, dataset, judge)
-    at = lambda n: s.root / f"warm_{n}-{seed}"
+    at = lambda n: s.root / (f"gopo-{seed}" if n == SIZES[-1] else f"warm_{n}-{seed}")
     return {row: make for n in SIZES for row, make in ((f"before_{n}", chosen(at(n), expert="strategy.safetensors", agent="warm_start")),
                                                        (f"after_{n}", chosen(at(n))))}
 

@@ -115,7 +115,8 @@ def prepare_strategy(run: Path, gopo: Gopo, steps: int, seed: int) -> None:
 
 
 SAME = {"run": ("dataset", "seed", "replies", "conduct", "split"), "gopo": ("no_expert",), "expert": ("width", "history")}
-SAME_LM = ("model", "quantise", "lora_rank", "pretrain_steps", "warm_steps", "warm_dialogues", "sft_lr", "sft_batch", "user_tokens", "constraints")
+SAME_LM = {"untrained": ("model", "quantise", "lora_rank", "pretrain_steps", "sft_lr", "sft_batch", "user_tokens", "constraints"),
+           "warm_start": ("warm_steps", "warm_dialogues")}                       # and all of the stage before
 
 
 def check_base(base: Path, config: dict) -> tuple[str, ...]:
@@ -128,9 +129,10 @@ def check_base(base: Path, config: dict) -> tuple[str, ...]:
     learner = lambda c: (c["run"].get("algo", "gopo"), c["run"]["strategy_steps"], c["gopo"], c["expert"], c.get("options"))
     left = [] if algorithm_of(theirs)[0].policy is algorithm_of(config)[0].policy else ["untrained.safetensors"]
     left += [] if learner(theirs) == learner(config) else ["strategy.safetensors", "strategy_adam.safetensors"]
-    if other := [key for key in SAME_LM if differs("agent", key)]:
-        left += ["untrained", "warm_start"]
-        print(f"--base {base} has another --{other[0]}: its language model is not taken, this run trains its own")
+    for stages, keys in ((("untrained", "warm_start"), SAME_LM["untrained"]), (("warm_start",), SAME_LM["warm_start"])):
+        if other := [key for key in keys if differs("agent", key)]:
+            left += stages
+            print(f"--base {base} has another --{other[0]}: not taken from it: {', '.join(stages)}")
     return tuple(name for name in STAGES if name not in left)
 
 
