@@ -5,11 +5,12 @@
     python experiments.py warm_start --dataset mgshop                                     TSE against the size of the warm start
     python experiments.py hacking --dataset mgshop                                        long training: R^A beside TSE, length, diversity
 
-Fairness is in `PAPER`: the methods of a seed take over one pretraining and one warm start with `--base`, which train.py refuses if it is
-not the same.  Single agents have their own pair, of the same logged replies, as their prompts differ; so do the smaller model and the soft
-constraints, whose prompt says what the decoder does not enforce.  A job is `train.py` with the flags that stand here; its run directory
-is in runs/paper-<dataset>/.  Every row is measured by eval.measure, greedy, on the same customers, and leaves evals/<row>-<seed>.json;
-tables.py makes the tables of them.  As many jobs run at once as --workers, a thread each."""
+Fairness is in `PAPER`: the methods of a seed take over one pretraining and one warm start with `--base`; of a base train.py takes only the
+stages that it would learn in the same way, and says what it leaves.  Single agents have a base of their own, of the same logged replies, as
+their prompts differ; the smaller model, and the soft constraints, whose prompt says what the decoder does not enforce, share the strategy.
+A job is `train.py` with the flags that stand here; its run directory is in runs/paper-<dataset>/.  Every row is measured by eval.measure,
+greedy, on the same customers, and leaves evals/<row>-<seed>.json; tables.py makes the tables of them.  As many jobs run at once as
+--workers, a thread each."""
 from __future__ import annotations
 
 import argparse

@@ -54,7 +54,8 @@ class RunConfig:
     split: str | None = opt(None, "star only: dialogue (default), or task: the test tasks are none of the training ones")
     resume: str | None = opt(None, "go on with this run directory; its config.json is used, of the flags only --steps and those of the API count")
     overwrite: bool = opt(False, "replace the run directory if it exists")
-    base: str | None = opt(None, "take perception, pretrained and warm-started LM and strategy from this finished run of the same dataset and seed")
+    base: str | None = opt(None, "take from this finished run of the same dataset and seed perception, pretrained and warm-started LM and strategy, as far as "
+                                  "this run would learn them in the same way; it says what it leaves")
     eval_every: int | None = opt(None, "GOPO steps between evaluations on held-out dev customers; default 10, or 50 with template replies")
     eval_episodes: int = opt(100, "test dialogues per row of the table at the end; 0 = no table")
     save_every: int | None = opt(None, "GOPO steps between checkpoints; default 10, or 50 with template replies")
