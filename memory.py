@@ -4,7 +4,7 @@
 
 Parameters are counted on a model of the meta device, so any architecture works.  Activations are counted as well, not guessed: two and
 three layers of the model run on fake tensors while a dispatch mode adds up what lives; bytes are linear in layers and in tokens, so four
-runs give the rest.  Bytes of logits are counted from csagent.py; test_memory.py holds all of it against what real runs allocate.
+runs give the rest.  Bytes of logits are counted from decoder.py and csagent.py; test_memory.py holds all of it against what real runs allocate.
 Stated, not measured: CONTEXT of CUDA and its libraries, FRAGMENTATION of the allocator.  Attention is taken to be a fused kernel.
 Try it:  python memory.py --model Qwen/Qwen3-8B                    the table against what is free here, and which flags to lower
          python memory.py --model Qwen/Qwen3-14B --card 16         ... against a card of 16 GiB
@@ -40,7 +40,7 @@ from models import reason, refuse_unsuited
 GIB = 2 ** 30
 CONTEXT = GIB // 2                # CUDA's context and its libraries' workspaces [a common figure, not measured here]
 FRAGMENTATION = 0.10              # of what comes and goes (activations, KV cache, logits): lost between blocks of the allocator [assumed]
-# bytes per logit [rows x tokens x V], all copies alive at once at the worst moment; counted in csagent.py, measured in test_memory.py
+# bytes per logit [rows x tokens x V], all copies alive at once at the worst moment; counted in decoder.py and csagent.py, measured in test_memory.py
 UPDATE = 30                       # `update`: scaled, banned, 9d's log p, p and p log p, 9b's log p, their masks, and in `backward` their gradients
 HELD = 4                          # ... and while the layers' gradients are computed: `logits`, still in scope
 WARM = 12                         # `supervised`: log-softmax and its gradient

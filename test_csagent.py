@@ -1,4 +1,4 @@
-"""constraints.py and csagent.py: by hand, properties, refusals, and the gates of every speed claim (performance.md)."""
+"""constraints.py, decoder.py and csagent.py: by hand, properties, refusals, and the gates of every speed claim (performance.md)."""
 import math
 import random
 
@@ -11,10 +11,12 @@ from scipy.stats import chisquare
 
 import bench
 import csagent
+import decoder
 import models
 from constraints import SEAMS, Constraints, Guard, Vocabulary, _walk, compile_constraints, normalise, violations
-from csagent import AgentConfig, CustomerServiceAgent, cs_loss, demo_agent, draw, negative_entropy, policy_loss, skill_distance
+from csagent import AgentConfig, CustomerServiceAgent, cs_loss, demo_agent, negative_entropy, policy_loss, skill_distance
 from data import DataError, Request, Skill
+from decoder import draw
 from models import load_model
 
 INF = float("inf")
@@ -388,13 +390,13 @@ def test_what_all_prompts_begin_with_is_read_once(monkeypatch):
     pairs = [(Request(user, (), {}, history, "delivery", "neutral"), text) for user, history, text in (
         ("Where is my parcel?", (), "It arrives soon."), ("I am angry! Where is it?", (("Hello", "Good morning."),), "I am sorry."), ("And?", (), "On Monday."))]
     encoded = agent._encoded(pairs)
-    shared = csagent.shared_start([prompt for prompt, _ in encoded])
+    shared = decoder.shared_start([prompt for prompt, _ in encoded])
     assert shared > 3 and len({tuple(prompt[:shared]) for prompt, _ in encoded}) == 1 < len({tuple(prompt[:shared + 1]) for prompt, _ in encoded})
     found, read = {}, []
     forward = agent.model.forward
     monkeypatch.setattr(agent.model, "forward", lambda *a, **k: read.append(k["input_ids"].numel()) or forward(*a, **k))
     for least in (shared, shared + 1):
-        monkeypatch.setattr(csagent, "SHARED", least)
+        monkeypatch.setattr(decoder, "SHARED", least)
         agent.model.zero_grad()
         read.clear()
         value = agent._backward(encoded)

@@ -16,6 +16,7 @@ from torch._C._profiler import _EventType
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 import csagent
+import decoder
 import memory
 from csagent import AgentConfig, CustomerServiceAgent
 from data import DataError, Request
@@ -151,8 +152,8 @@ RUNS = [("qwen3", SMALL, {"nf4": True, "rank": 8, "precision": "bf16", "gradient
 @pytest.mark.parametrize("family, sizes, how", RUNS)
 def test_peaks_are_never_below_and_hardly_above(build, monkeypatch, family, sizes, how):
     """Two sizes, two families: `update`, `supervised` and `generate` of the real agent, and what was predicted for them."""
-    monkeypatch.setattr(csagent, "sdpa_kernel", lambda *_: contextlib.nullcontext())             # a GPU's attention is fused; in bf16 the CPU's is not
-    monkeypatch.setattr(csagent, "SHARED", 10 ** 6)                                              # as if the prompts began differently: the worst case
+    monkeypatch.setattr(decoder, "sdpa_kernel", lambda *_: contextlib.nullcontext())             # a GPU's attention is fused; in bf16 the CPU's is not
+    monkeypatch.setattr(decoder, "SHARED", 10 ** 6)                                              # as if the prompts began differently: the worst case
     agent, group = build(family, sizes, group=4, micro_batch=1, max_new_tokens=12, sft_batch=8, **how), 4
     replies, rewards = full_replies(agent, [REQUEST] * 2, group), [[0.0, 1.0, 0.0, 1.0]] * 2
     agent.update([REQUEST] * 2, replies, rewards)                                                # Adam's state is counted as optimiser
