@@ -278,10 +278,11 @@ def plain_loss(p: PPO, played):
         seen += zip(logps, values, adv, [a + x for a, x in zip(adv, v)])
         tokens += n
     A = torch.tensor([a for _, _, a, _ in seen], dtype=torch.double)
+    bias = A.mean()                                                          # V has moved by it: right on average before the first epoch
     A = (A - A.mean()) / (A.std(unbiased=False) + 1e-6)
     ratio = [(lp - lp.detach()).exp() for lp, *_ in seen]
     policy = -sum(torch.minimum(r * a, r.clamp(1 - o.ppo_clip, 1 + o.ppo_clip) * a) for r, a in zip(ratio, A)) / tokens
-    return policy + w * sum((x - target) ** 2 for _, x, _, target in seen) / tokens - agent.cfg.lambda_d * entropy / tokens
+    return policy + w * sum((x + bias - target) ** 2 for _, x, _, target in seen) / tokens - agent.cfg.lambda_d * entropy / tokens
 
 
 def gradient(p: PPO, played) -> torch.Tensor:
@@ -330,14 +331,24 @@ def test_the_value_head_learns(sampled):      # the second turn earns 1 and the 
     p.rewards = lambda e, ending=True, unscored=0.0: [0.0, 1.0]
     rows = [p.learn(sampled) for _ in range(2)]
     assert rows[0]["explained_variance"] == pytest.approx(0) and rows[-1]["explained_variance"] > 0.5        # V = 0 explains nothing
-    assert rows[-1]["loss_value"] < 0.15                                     # the best constant has 1/4, V = 0 has 1/2
+    assert rows[-1]["loss_value"] < 0.15                                     # the best constant has 1/4
+
+
+def test_the_value_head_begins_right_on_average(sampled):      # returns near 5, met by V = 0: one update takes their mean, without a weight that says so
+    p = learner(options=PPOConfig(ppo_value_lr=1e-9, ppo_lambda=1.0), cfg={"gamma": 0.0}, agent_lr=1e-9)
+    p.rewards = lambda e, ending=True, unscored=0.0: [4.0, 6.0]
+    rows = [p.learn(sampled) for _ in range(2)]
+    lengths = [[sum(s.replies[0].mask) for s in e.steps] for e in sampled]
+    mean = sum(4 * first + 6 * second for first, second in lengths) / sum(map(sum, lengths))
+    assert p.head.bias.item() == pytest.approx(mean, rel=1e-5)
+    assert all(row["loss_value"] == pytest.approx((mean - 4) * (6 - mean), rel=1e-4) for row in rows)          # the variance of two values
 
 
 def test_nan_is_refused_before_either_step(sampled):
     p = learner()
     p.rewards = lambda e, ending=True, unscored=0.0: [0.5, math.nan]
     before = [q.detach().clone() for q in (*p.agent.params, *p.head.parameters())]
-    with pytest.raises(FloatingPointError, match="loss_policy is nan"):
+    with pytest.raises(FloatingPointError, match="mean advantage is nan"):
         p.learn(sampled)
     assert all(torch.equal(a, b) for a, b in zip(before, (*p.agent.params, *p.head.parameters())))
 
