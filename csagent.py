@@ -5,7 +5,7 @@
 
 A large model is QLoRA (models.py): the base stands still in 4 bits, `params` are the adapter's.
 Departures from the paper: GAP-1 (sign of 9d), GAP-5 (9c), GAP-6 (baseline, average).  Knows no dataset and no judge.
-Try it:  python csagent.py                        an untrained model under hard constraints, and the four terms of 9a
+Try it:  python csagent.py                        an untrained model under hard constraints, and the three terms of 9a with their sum
 Exercise: pass literal=True to negative_entropy in `update`, train, and watch `entropy` in metrics.jsonl."""
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from models import BUILT, build_tiny
 from parallel import share, sum_gradients, total
 from runs import adam_state, load_adam_state
 
-# B replies, L tokens of a reply, V vocabulary, S states, P tokens of a prompt, D width of an embedding
+# B replies, L tokens of a reply, V vocabulary, K skills, D width of an embedding
 INF = float("inf")
 TOKENS = 10_000                                  # in one supervised pass: more is slower, and gigabytes
 LOOKS = 5                                        # at the dev loss, during supervised training
@@ -105,7 +105,7 @@ def cs_loss(L_p, L_s, L_d, lambda_p: float, lambda_s: float, lambda_d: float):
     return lambda_p * L_p + lambda_s * L_s + lambda_d * L_d
 
 
-# ---------------------------------------------------------------------------------------------------- config and the data of one turn
+# ---------------------------------------------------------------------------------------------------- config, and the space of 9c
 @dataclass(frozen=True)
 class AgentConfig:
     """The Customer Service agent: its model, its decoding, its loss.  The paper gives none of these numbers (GAP-9)."""

@@ -28,7 +28,7 @@ from constraints import Ban, Constraints, Guard, Rules, Vocabulary, compile_cons
 from data import Reply, Request, Skill, base, sayable
 from models import BUILT
 
-# B replies, L tokens of a reply, V vocabulary, S states, P tokens of a prompt, D width of a hidden state
+# B replies, G replies a state, L tokens of a reply, V vocabulary, S states, P tokens of a prompt, T tokens of a packed row, D width of a hidden state
 INF = float("inf")
 SHARED = 16                                      # tokens that all prompts begin with, from which on they are read only once
 
