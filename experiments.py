@@ -39,8 +39,8 @@ STEPS = 15                                       # joint steps of --paper; train
 DEV = "_dev"                                     # after a method's name: the same, held-out dev customers
 SHOWN = 12                                       # customers of each seed whose dialogues the page shows
 PAPER: dict[str, tuple[str, ...]] = {            # name -> flags of train.py; "--base X" names another job of the same seed
+    "single": ("--steps", "0", "--no_expert", "True"),                  # the longest first, so that no core waits at the end
     "base": ("--steps", "0"),
-    "single": ("--steps", "0", "--no_expert", "True"),
     "gopo": ("--base", "base"),
     "ppo": ("--base", "single", "--algo", "ppo", "--ppo_end_bonus", "True"),      # success ends as well for it as for GOPO (GAP-4)
     "sft": ("--base", "single", "--algo", "sft"),
