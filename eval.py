@@ -26,6 +26,7 @@ from tqdm import tqdm
 import data
 from constraints import compile_constraints, violations
 from data import DataError, Dataset, base, fill, opt, slots
+from expert import ExpertState
 from gopo import Choose, Episode, Gopo, NoJudge, PhraseBook, Silence, Step, by_chance, by_teacher, judge_for, keyed, load_gopo, read_domain, request_of, rollout
 from hosted import HostedAgent, HostedExpert
 from judge import LLMJudge, hosted_model
@@ -147,6 +148,13 @@ def measure(gopo: Gopo, choose: Choose, episodes: int, seed: int, split: str = "
 
 # --- the rows of a run ----------------------------------------------------------------------------------------------------------
 
+def told(choose: Choose) -> Choose:
+    """As `choose`, with u_t and e_t as a simulated customer has them, not as perceived: what would a perfect perception be worth?"""
+    def choose_told(states: list[ExpertState], episodes: list[Episode]) -> list[tuple[str, ...]]:
+        return choose([s._replace(told=(e.seen.info.get("intent"), e.seen.info.get("emotion"))) for s, e in zip(states, episodes)], episodes)
+    return choose_told
+
+
 def methods(run: Path, dataset: Dataset, judge: Judge) -> dict[str, Callable[[], tuple[Gopo, Choose]]]:
     """Row name -> how to make it.  Loaded one at a time: two large models would not fit."""
     config = read_json(run / "config.json")
@@ -164,6 +172,11 @@ def methods(run: Path, dataset: Dataset, judge: Judge) -> dict[str, Callable[[],
         if not alone and (run / "strategy.safetensors").exists():
             rows["strategy"] = stage("strategy.safetensors", "warm_start")
     rows[trained] = stage("expert.safetensors", "csagent")
+    if not alone and dataset.environment:
+        def with_truth() -> tuple[Gopo, Choose]:
+            g = load_gopo(run, dataset, judge=judge)
+            return g, told(g.chooser(greedy=True))
+        rows["told"] = with_truth
     if not alone:
         rows |= {"teacher": with_chooser(by_teacher), "random": with_chooser(by_chance(list(dataset.skills), 0))}
     if lm and not alone:
@@ -310,6 +323,7 @@ class EvalConfig:
     episodes: int = opt(200, "held-out dialogues per row")
     seed: int = opt(0, "seed of the simulated customers and of the bootstrap")
     rows: list[str] = field(default_factory=list, metadata={"help": "only these rows: untrained warm_start strategy gopo (or what --algo was) "
+                                                                                 "told (the same, but the Expert knows u_t and e_t of the simulated customer) "
                                                                                  "teacher random untrained_lm_teacher"})
     json: str | None = opt(None, "write all metrics to this file: row -> metric -> {mean, low, high}")
     show: int = opt(0, "print so many dialogues of the trained agents with states, constraints and reward parts")

@@ -52,6 +52,7 @@ class ExpertState(NamedTuple):
     user: str                                    # U_t, from which u_t and e_t are perceived
     history: tuple[tuple[str, str], ...] = ()    # H_t: (customer, agent) texts, oldest first
     previous: tuple[str, ...] = ()               # a^E_{t-1}
+    told: tuple[str | None, str | None] = (None, None)      # u_t and e_t where somebody knows them; None: to be perceived
 
 
 # --- equations -----------------------------------------------------------------------------------------------------------------
@@ -143,10 +144,14 @@ class Perception(nn.Module):
         return {name: head(pooled) for name, head in self.heads.items()}
 
     @torch.no_grad()
-    def probabilities(self, texts: Sequence[str]) -> Tensor:
-        """[B, intents + emotions]: what the Expert sees of u_t and e_t; a label set that the data lacks has no columns."""
-        logits = self(texts)
-        return torch.cat([logits[n].softmax(-1) for n in logits], -1) if logits else torch.zeros(len(texts), 0, device=self.bag.weight.device)
+    def probabilities(self, states: Sequence[ExpertState]) -> Tensor:
+        """[B, intents + emotions]: what the Expert sees of u_t and e_t, certain where it was told; a label set that the data lacks has no columns."""
+        parts = {name: logits.softmax(-1) for name, logits in self([s.user for s in states]).items()}
+        for row, state in enumerate(states):
+            for name, label in zip(("intent", "emotion"), state.told):
+                if name in parts and label in self.labels[name]:
+                    parts[name][row] = F.one_hot(torch.tensor(self.labels[name].index(label)), len(self.labels[name]))
+        return torch.cat(list(parts.values()), -1) if parts else torch.zeros(len(states), 0, device=self.bag.weight.device)
 
     @torch.no_grad()
     def meaning(self, texts: Sequence[str]) -> Tensor:
@@ -238,7 +243,7 @@ class Expert(nn.Module):
         replies = [r for h in padded for _, r in h]
         parts = [self.user_norm(self.user_bag(*bags(users, self.device))).view(len(states), -1),                       # [B, (k + 1) * words]
                  self.perception.meaning(users).view(len(states), -1),                                 # [B, (k + 1) * width], frozen
-                 self.perception.probabilities([s.user for s in states])]                              # u_t, e_t
+                 self.perception.probabilities(states)]                                                # u_t, e_t
         if replies:
             parts.append(self.reply_norm(self.reply_bag(*bags(replies, self.device))).view(len(states), -1))            # [B, k * words]
         previous = torch.zeros(len(states), len(self.pool))                                            # a^E_{t-1}, as a set

@@ -144,7 +144,7 @@ class CaseBank(nn.Module):
 
         Each block has length 1 before it is weighted; a message or skills that are not there are zero.  Nothing here learns."""
         meaning = lambda texts: F.normalize(self.perception.meaning(texts), dim=-1)
-        blocks = [meaning([s.user for s in states]), F.normalize(self.perception.probabilities([s.user for s in states]), dim=-1)]
+        blocks = [meaning([s.user for s in states]), F.normalize(self.perception.probabilities(states), dim=-1)]
         for age in range(1, self.cfg.history + 1):
             there = torch.tensor([len(s.history) >= age for s in states], device=self.device)
             blocks.append(0.5 ** age * there[:, None] * meaning([s.history[-age][0] if len(s.history) >= age else "" for s in states]))

@@ -580,14 +580,29 @@ def test_perception_learns_its_labels():
     accuracy = perception.fit(logs, epochs=30, lr=0.05)
     assert accuracy == {"intent": 1.0, "emotion": 1.0}                       # unlabelled turns are neither learned from nor counted
     assert perception.perceive(["Refund me at once!", "Hello, lovely."]) == [("refund", "angry"), ("hello", "happy")]
-    assert torch.allclose(perception.probabilities(["x", "退款"]).sum(-1), torch.tensor([2.0, 2.0]))       # one distribution per label set
+    assert torch.allclose(perception.probabilities([ExpertState("x"), ExpertState("退款")]).sum(-1), torch.tensor([2.0, 2.0]))       # one distribution per label set
+
+
+def test_what_the_expert_is_told_it_does_not_perceive():      # a 1 at the label; labels that do not exist, and what nobody told, are perceived
+    perception = Perception(["refund", "hello"], ["angry", "happy"], 8)
+    perceived, = perception.probabilities([ExpertState("x")])
+    known, half, wrong = perception.probabilities([ExpertState("x", told=t) for t in (("hello", "angry"), (None, "happy"), ("bye", None))])
+    assert known.tolist() == [0, 1, 1, 0] and torch.equal(half[:2], perceived[:2]) and half[2:].tolist() == [0, 1] and torch.equal(wrong, perceived)
+
+
+def test_told_passes_on_what_the_customer_has_in_mind():
+    seen = lambda **info: SimpleNamespace(seen=SimpleNamespace(info=info))
+    asked = []
+    choose = evaluation.told(lambda states, episodes: asked.extend(states) or [("pay",)])
+    assert choose([ExpertState("a"), ExpertState("b")], [seen(intent="refund", emotion="angry"), seen()]) == [("pay",)]
+    assert asked == [ExpertState("a", told=("refund", "angry")), ExpertState("b")]
 
 
 def test_perception_without_labels():
     perception = Perception([], ["angry"])
     assert perception.perceive([""]) == [(None, "angry")] and perception.size == 1
     nothing = Perception([], [])
-    assert nothing.perceive(["x"]) == [(None, None)] and nothing.probabilities(["x"]).shape == (1, 0)
+    assert nothing.perceive(["x"]) == [(None, None)] and nothing.probabilities([ExpertState("x")]).shape == (1, 0)
     assert nothing.fit(Dataset("d", {}, (), (), labelled(1), [], [])) == {}
     assert Expert(FOUR, nothing, ExpertConfig(width=8)).act([STATE], greedy=True).skills      # such logs have an Expert all the same
 
@@ -1166,7 +1181,7 @@ def test_a_run_with_a_language_model(lm_run):
     before, after = load_file(lm_run / "warm_start" / "model.safetensors"), load_file(lm_run / "csagent" / "model.safetensors")
     assert set(before) == set(after) and any(not torch.equal(before[k], after[k]) for k in before)
     results = json.loads((lm_run / "results.json").read_text())
-    assert {"untrained", "warm_start", "strategy", "gopo", "teacher", "random", "untrained_lm_teacher"} == set(results)
+    assert {"untrained", "warm_start", "strategy", "gopo", "told", "teacher", "random", "untrained_lm_teacher"} == set(results)
     assert all(row["violations"]["mean"] == 0 for row in results.values())    # the guarantee holds for barely trained weights
 
 
