@@ -1034,7 +1034,7 @@ def test_weights_moved_and_perception_did_not(strategy_run):
 
 def test_results_have_every_row(strategy_run):
     results = json.loads((strategy_run / "results.json").read_text())
-    assert {"untrained", "gopo", "teacher", "random"} == set(results)
+    assert {"untrained", "gopo", "told", "teacher", "random"} == set(results)
     assert results["teacher"]["tse"]["mean"] > results["random"]["tse"]["mean"] and results["teacher"]["exact"]["mean"] == 1.0
     assert {"tse", "I_1", "N_3", "turns", "gre", "bleu", "esndcg", "f1", "exact", "length", "violations", "tse_2nd_ear"} <= set(results["gopo"])
 
