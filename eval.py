@@ -234,6 +234,8 @@ def print_table(table: dict[str, Row], live: bool, judge: Judge, rewarded: bool)
     by = f"{judge.name}{', also the training reward' * rewarded}; by the teacher's skills where a turn is labelled."
     said = by + no_forms if any(u is not None and u < 1 for u in unscored) else "no reply was judged."
     print(f"* {said}" + ("" if live else "  Logs are replayed: TSE is TSE-replay."))
+    if "told" in table:
+        print("told: the trained agents, the Expert knowing the customer's true u_t and e_t")
     if any(u is not None and 0 < u < 1 for u in unscored):
         print("replies that the judge could not score, left out: " + ", ".join(f"{name} {row['unscored']['mean']:.1%}" for name, row in table.items()))
     for name, row in table.items():
