@@ -318,7 +318,7 @@ class EvalConfig:
     train_on: str | None = opt(None, "--paper: train on this dataset and test on --dataset; default the same")
     seeds: int = opt(5, "--paper: training seeds 0, 1, ...")
     quick: bool = opt(False, "--paper: one seed, 100 customers")
-    steps: int | None = opt(None, "--paper: joint steps of every method; default 15, with which five seeds take two and a quarter hours on 2 cores")
+    steps: int | None = opt(None, "--paper: joint steps of every method; default 15, with which five seeds take two and a third hours on 2 cores")
     workers: int | None = opt(None, "--paper: jobs at a time, one thread each; default 2, or 1 with a large model")
     model: str = opt("tiny", "--paper: the language model of all methods, as in train.py")
     small_model: str = opt("nano", "--paper: the smaller model of Table 4")
