@@ -1054,6 +1054,17 @@ def test_resume_equals_a_run_in_one_go(strategy_run, tmp_path, capsys):      # b
     assert train.main(["--resume", str(halves)]) == 0 and rows_of(whole) == rows_of(halves)     # a finished run stays as it is
 
 
+def test_a_checkpoint_of_other_code_is_refused_by_name(strategy_run, tmp_path, capsys):      # whole, but a layer has another name
+    run = tmp_path / "run"
+    assert train.main([*SHORT, "--eval_episodes", "0", "--base", str(strategy_run), "--steps", "1", "--output_dir", str(run)]) == 0
+    step, parts = load_checkpoint(run)
+    lost = next(iter(parts["expert"]))
+    save_checkpoint(run, step, parts | {"expert": {"renamed." * (k == lost) + k: v for k, v in parts["expert"].items()}})
+    said = refused(["--resume", str(run), "--steps", "2"], capsys)
+    assert f"{run}/checkpoint was written by other code" in said and lost in said and "--overwrite" in said
+    assert len(rows_of(run).splitlines()) == 1                                # nothing is lost
+
+
 def test_sigterm_saves_and_resumes(strategy_run, tmp_path, monkeypatch, capsys):
     run, step = tmp_path / "run", Gopo.step
 
