@@ -23,10 +23,10 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -186,54 +186,64 @@ def train(run: Path, argv: list[str]) -> int:
 
 # --- measuring -----------------------------------------------------------------------------------------------------------------------
 
-def rows(s: Settings, seed: int, dataset: Any, judge: Any, api: Any = None) -> dict[str, Callable[[], tuple[Any, Any]]]:
-    """Row -> how to make it: (agents, who chooses the skills)."""
+class Row(NamedTuple):
+    """make() -> (agents, who chooses the skills); runs: names of the run directories that it reads."""
+    make: Callable[[], tuple[Any, Any]]
+    runs: tuple[str, ...]
+
+
+def rows(s: Settings, seed: int, dataset: Any, judge: Any, api: Any = None) -> dict[str, Row]:
     made = {"paper": paper_rows, "warm_start": warm_rows, "hacking": hacking_rows}[s.study](s, seed, dataset, judge)
     return made | hosted_rows(s, seed, dataset, judge, api)
 
 
-def loading(s: Settings, dataset: Any, judge: Any) -> tuple[Callable, Callable]:
-    """load(run, **stages) -> agents; chosen(run, **stages) -> how to make a row in which those agents choose themselves."""
+def loading(dataset: Any, judge: Any) -> tuple[Callable, Callable]:
+    """load(run, **stages) -> agents; chosen(run, **stages) -> the row in which those agents choose themselves."""
     from gopo import load_gopo
     load = lambda run, **stages: load_gopo(run, dataset, judge=judge, **stages)
 
-    def chosen(run: Path, **stages: str) -> Callable:
+    def chosen(run: Path, **stages: str) -> Row:
         def make():
             agents = load(run, **stages)
             return agents, agents.chooser(greedy=True)
-        return make
+        return Row(make, read_by(run, stages))
     return load, chosen
 
 
-def warm_rows(s: Settings, seed: int, dataset: Any, judge: Any) -> dict[str, Callable]:
-    _, chosen = loading(s, dataset, judge)
+def read_by(run: Path, stages: Mapping[str, str]) -> tuple[str, ...]:
+    """The run of a row, and those whose stages (../other-0/csagent) take the place of its own."""
+    return (run.name, *(Path(stage).parts[1] for stage in stages.values() if stage.startswith("../")))
+
+
+def warm_rows(s: Settings, seed: int, dataset: Any, judge: Any) -> dict[str, Row]:
+    _, chosen = loading(dataset, judge)
     at = lambda n: s.root / (f"gopo-{seed}" if n == SIZES[-1] else f"warm_{n}-{seed}")
-    return {row: make for n in SIZES for row, make in ((f"before_{n}", chosen(at(n), expert="strategy.safetensors", agent="warm_start")),
+    return {name: row for n in SIZES for name, row in ((f"before_{n}", chosen(at(n), expert="strategy.safetensors", agent="warm_start")),
                                                        (f"after_{n}", chosen(at(n))))}
 
 
-def hacking_rows(s: Settings, seed: int, dataset: Any, judge: Any) -> dict[str, Callable]:
-    _, chosen = loading(s, dataset, judge)
+def hacking_rows(s: Settings, seed: int, dataset: Any, judge: Any) -> dict[str, Row]:
+    _, chosen = loading(dataset, judge)
     at = lambda name: s.root / f"{name}-{seed}"
     before = {"expert": "strategy.safetensors", "agent": "warm_start"}
     return {"strategy": chosen(at("base"), **before), "long": chosen(at("long")), "strategy_judge": chosen(at("long_judge"), **before),
             "long_judge": chosen(at("long_judge"))}
 
 
-def paper_rows(s: Settings, seed: int, dataset: Any, judge: Any) -> dict[str, Callable]:
+def paper_rows(s: Settings, seed: int, dataset: Any, judge: Any) -> dict[str, Row]:
     """Those of Tables 1 and 4 to 7.  "other" is another seed's agent, trained with another partner."""
     from baselines import by_prompt
     from gopo import by_chance, by_teacher
     at = lambda name, of=seed: s.root / f"{name}-{of}"
-    load, chosen = loading(s, dataset, judge)
+    load, chosen = loading(dataset, judge)
     beside = lambda name, stage, of=seed: f"../{name}-{of}/{stage}"      # a stage of another run, from the run directory of this one
 
-    def prompted(run: Path, **stages: str) -> Callable:
+    def prompted(run: Path, **stages: str) -> Row:
         def make():
             agents = load(run, **stages)
             untrained = agents if stages.get("agent") == "untrained" else load(at("base"), agent="untrained")
             return agents, by_prompt(untrained.agent, dataset, agents.expert.perception)
-        return make
+        return Row(make, tuple({run.name, at("base").name}))
 
     table = {name: chosen(at(name)) for name in ("sft", "ppo", "memento", "imitation", "gopo", "gopo_tse", "gopo_soft", "gopo_single", "gopo_nano")}
     table |= {
@@ -242,8 +252,8 @@ def paper_rows(s: Settings, seed: int, dataset: Any, judge: Any) -> dict[str, Ca
         "single_warm": chosen(at("single"), expert="untrained.safetensors", agent="warm_start"),
         "warm_start": chosen(at("base"), expert="untrained.safetensors", agent="warm_start"),
         "strategy": chosen(at("base"), expert="strategy.safetensors", agent="warm_start"),
-        "teacher": lambda: (load(at("gopo")), by_teacher),
-        "random": lambda: (load(at("gopo")), by_chance(list(dataset.skills), seed)),
+        "teacher": Row(lambda: (load(at("gopo")), by_teacher), (at("gopo").name,)),
+        "random": Row(lambda: (load(at("gopo")), by_chance(list(dataset.skills), seed)), (at("gopo").name,)),
         "cs_warm": chosen(at("gopo"), agent="warm_start"),
         "cs_untrained": chosen(at("gopo"), agent="untrained"),
         "cs_imitation": chosen(at("gopo"), agent=beside("imitation", "csagent")),
@@ -264,14 +274,14 @@ def partner(seed: int) -> int:
     return seed - 1 if seed else 1
 
 
-def hosted_rows(s: Settings, seed: int, dataset: Any, judge: Any, api: Any) -> dict[str, Callable]:
+def hosted_rows(s: Settings, seed: int, dataset: Any, judge: Any, api: Any) -> dict[str, Row]:
     """Tables 2, 3, 6 and 7 with a server: its model in the place of one agent, and of both."""
     from eval import hosted
     named = lambda place, model: f"api_{place}{re.sub(r'[^0-9A-Za-z_.]', '-', model.removeprefix('api:'))}"       # a part of a file's name
     places = [(named("cs_", s.cs_agent), None, s.cs_agent)] if s.cs_agent else []
     places += [(named("ex_", s.expert), s.expert, None)] if s.expert else []
     places += [(named("", s.expert), s.expert, s.cs_agent)] if s.expert and s.expert == s.cs_agent else []
-    return {name: make for name, expert, agent in places
+    return {name: Row(make, (f"gopo-{seed}",)) for name, expert, agent in places
             for make in hosted(s.root / f"gopo-{seed}", dataset, judge, expert, agent, api).values()}
 
 
@@ -280,27 +290,40 @@ def row_file(s: Settings, row: str, seed: int) -> Path:
 
 
 def measuring(s: Settings, seed: int, api: Any, data_dir: str | None) -> Task:
-    """The task of measuring all rows of a seed."""
-    expected = rows(s, seed, None, None)
-    needs = tuple(f"{name}-{seed}" for name in JOBS[s.study]) + ((f"gopo-{partner(seed)}",) if s.study == "paper" and s.seeds > 1 else ())
-    files = [s.results / "evals" / f"curves-{seed}.jsonl", *(row_file(s, row, seed) for row in expected)]
-    return Task(f"measure-{seed}", measure_seed, (s, seed, api, data_dir), lambda: all(f.exists() for f in files), needs)
+    """The task of measuring the rows of a seed that have no file yet; it needs the runs that they read, and for the curves every run."""
+    curves, left = curves_file(s, seed), lambda: {name: row for name, row in rows(s, seed, None, None).items() if not row_file(s, name, seed).exists()}
+    needs = {run for row in left().values() for run in row.runs} | ({f"{name}-{seed}" for name in JOBS[s.study]} if not curves.exists() else set())
+    return Task(f"measure-{seed}", measure_seed, (s, seed, api, data_dir), lambda: curves.exists() and not left(), tuple(sorted(needs)))
 
 
 def measure_seed(s: Settings, seed: int, api: Any, data_dir: str | None) -> int:
     """Plays the test customers of every row that has no file yet."""
     from eval import data_of
     from gopo import judge_for
-    dataset = data_of(s.root / f"{list(JOBS[s.study])[-1]}-{seed}", s.dataset, data_dir)
+    trained = [name for name in JOBS[s.study] if complete(s.root / f"{name}-{seed}")]
+    dataset = data_of(s.root / f"{trained[0]}-{seed}", s.dataset, data_dir)
     judge = judge_for(dataset, s.judge, api)
-    curves = s.results / "evals" / f"curves-{seed}.jsonl"
-    curves.parent.mkdir(parents=True, exist_ok=True)
-    gather(curves, (row | {"method": name + kind, "seed": seed} for name in JOBS[s.study] for kind, file in (("", "metrics.jsonl"), (DEV, "evals.jsonl"))
-                    for row in read_rows(s.root / f"{name}-{seed}" / file) if s.study == "hacking" or not kind))
-    for row, make in rows(s, seed, dataset, judge, api).items():
-        if not row_file(s, row, seed).exists():
-            measure_row(s, row, seed, *make())
+    gather(curves_file(s, seed), curve_rows(s, seed, trained))
+    for name, row in rows(s, seed, dataset, judge, api).items():
+        if not row_file(s, name, seed).exists():
+            measure_row(s, name, seed, *row.make())
     return 0
+
+
+def curves_file(s: Settings, seed: int) -> Path:
+    return s.results / "evals" / f"curves-{seed}.jsonl"
+
+
+def curve_rows(s: Settings, seed: int, trained: Sequence[str]) -> list[dict]:
+    """The training curves of the runs that are there, and of the others what was gathered when they were."""
+    files = {"": "metrics.jsonl"} | ({DEV: "evals.jsonl"} if s.study == "hacking" else {})
+    earlier, found = read_rows(curves_file(s, seed)), []
+    for name in JOBS[s.study]:
+        for kind, file in files.items():
+            method = name + kind
+            read = (row | {"method": method, "seed": seed} for row in read_rows(s.root / f"{name}-{seed}" / file))
+            found += read if name in trained else (row for row in earlier if row["method"] == method)
+    return found
 
 
 def measure_row(s: Settings, row: str, seed: int, agents: Any, choose: Any) -> None:
@@ -423,7 +446,8 @@ def write_paper(s: Settings) -> None:
     print(f"written: {tables.write(s.results, s.dataset, made)}, and tables.md, tables.csv and the figures beside it")
 
 
-def gather(path: Path, found: Iterator[dict]) -> None:
+def gather(path: Path, found: Iterable[dict]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found))
 
 

@@ -1,16 +1,19 @@
 """The runner of the experiments: tasks and what they need, fairness of the jobs, and a whole small folder from the real trainer."""
 import json
 import os
+import shutil
 import signal
 import sys
 import threading
 import time
 from dataclasses import replace
+from unittest.mock import MagicMock
 
 import pytest
 
 import eval
 import experiments
+import gopo
 import mgshop
 import tables
 import train
@@ -110,6 +113,24 @@ def test_a_seed_whose_numbers_are_there_is_not_trained_again(tmp_path):
     first, second = task(tmp_path, "measured", ("other", "run")), task(tmp_path, "to_measure", ("run",))
     assert [t.name for t in experiments.wanted(trainings, [first, second])] == ["base", "run", "measured", "to_measure"]
     assert experiments.wanted(trainings, [first]) == [first]
+
+
+@pytest.mark.parametrize("study", JOBS)
+def test_a_row_says_which_runs_it_reads(study, monkeypatch):
+    """What load_gopo is asked for, told of every row; and no job is trained for nothing."""
+    opened = set()
+    def load(run, dataset, judge=None, **stages):
+        opened.update((run / stage).resolve().relative_to(S.root.resolve()).parts[0] for stage in ("", *stages.values()))
+        return MagicMock()
+    monkeypatch.setattr(gopo, "load_gopo", load)
+    s, read = replace(S, study=study, cs_agent="api:small" if study == "paper" else None), set()
+    for name, row in rows(s, 1, MagicMock(), None).items():
+        opened.clear()
+        if not name.startswith("api_"):
+            row.make()
+            assert opened == set(row.runs), name
+        read |= {run.rpartition("-")[0] for run in row.runs}
+    assert read <= set(JOBS[study]) and set(JOBS[study]) - read <= {"base"}        # the base of all
 
 
 # ---------------------------------------------------------------- fairness
@@ -228,3 +249,12 @@ def test_a_small_folder_from_the_real_trainer(monkeypatch, capsys):
     before = (s.results / "evals/gopo-0.json").stat().st_mtime_ns
     assert conduct(s, 1, None, None, "a command") == 0 and (s.results / "evals/gopo-0.json").stat().st_mtime_ns == before    # nothing is done twice
     assert [c["command"] for c in json.loads((s.results / "calls.json").read_text())["calls"]] == ["a command"] * 2
+    methods = lambda: {json.loads(line)["method"] for line in (s.results / "curves.jsonl").read_text().splitlines()}
+    assert methods() == {"gopo", "memento"}
+    for lost in ("memento-0", "single-0"):
+        shutil.rmtree(s.root / lost)
+    (s.results / "evals/gopo-0.json").unlink()
+    assert conduct(s, 1, None, None, "a command") == 0                              # one row is missing: only what it reads is needed
+    assert (s.results / "evals/gopo-0.json").exists() and {p.name for p in s.root.glob("*-0")} == {"base-0", "gopo-0"} and methods() == {"gopo", "memento"}
+    (s.results / "evals/ex_memento-0.json").unlink()
+    assert conduct(s, 1, None, None, "a command") == 0 and (s.root / "memento-0").exists() and not (s.root / "single-0").exists()
