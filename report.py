@@ -36,7 +36,7 @@ FIGURES = {"figure1": "Figure 1", "figure3": "Figure 3: losses over training", "
 NUMBER, COUNT, OR_NULL, NAME = (int, float), (int,), (int, float, type(None)), (str, int)
 KINDS = {dict: "an object", list: "a list", str: "a string", bool: "true or false", NUMBER: "a number", COUNT: "a whole number", OR_NULL: "a number or null",
          NAME: "a string or a whole number"}
-INTERVAL = {"mean?": NUMBER, "low?": NUMBER, "high?": NUMBER, "seeds?": [OR_NULL]}
+INTERVAL = {"mean?": NUMBER, "low?": NUMBER, "high?": NUMBER, "seeds?": [OR_NULL], "t?": [NUMBER]}
 TABLE = {
     "id": str, "title": str, "columns": [{"key": str, "name": str, "digits?": COUNT, "better?": str, "help?": str}],
     "rows": [{"name": str, "key?": str, "saw?": [str], "note?": str, "cells?": {"*": INTERVAL}, "difference?": {"*": INTERVAL}, "paper?": {"*": NUMBER}}],
@@ -110,6 +110,19 @@ def brackets(cell: dict[str, Any], digits: int, sign: str = "") -> str:
     return f"[{figure(cell['low'], digits, sign)}, {figure(cell['high'], digits, sign)}]"
 
 
+def t_of(cell: dict[str, Any] | None) -> dict[str, Any]:
+    """Student's interval of a cell as one that `brackets` writes; {} without."""
+    return dict(zip(("low", "high"), (cell or {}).get("t") or ()))
+
+
+def side_of_zero(delta: dict[str, Any]) -> int:
+    """1 or -1: a difference is surely above or below 0, by its interval and, where it has one, by Student's over the seeds (`t`); 0: undecided."""
+    ends = [delta.get("low"), delta.get("high"), *(delta.get("t") or [])]
+    if None in ends:
+        return 0
+    return int(min(ends) > 0) - int(max(ends) < 0)
+
+
 def known(row: dict[str, Any], key: str, part: str = "cells") -> dict[str, Any] | None:
     """The cell of a row if something was measured there."""
     cell = (row.get(part) or {}).get(key)
@@ -135,11 +148,12 @@ def view_cell(row: dict[str, Any], column: dict[str, Any], axis: tuple[float, fl
         return shown
     place = lambda x: None if x is None else round(4 + 92 * (x - axis[0]) / ((axis[1] - axis[0]) or 1), 1)
     of_seeds, delta = seeds_of(cell), known(row, key, "difference")
-    sure = delta is not None and None not in (delta.get("low"), delta.get("high")) and (delta["low"] > 0 or delta["high"] < 0)
+    student = brackets(t_of(delta), digits, "+")
     return shown | {
         "mean": figure(cell["mean"], digits), "interval": brackets(cell, digits), "at": place(cell["mean"]), "low": place(cell.get("low")),
         "high": place(cell.get("high")), "seed_marks": [place(x) for x in of_seeds] if len(of_seeds) > 1 else [],
-        "delta": delta and f"{figure(delta['mean'], digits, '+')} {brackets(delta, digits, '+')}", "sure": sure,
+        "delta": delta and f"{figure(delta['mean'], digits, '+')} {brackets(delta, digits, '+')}", "student": student,
+        "sure": delta is not None and side_of_zero(delta) != 0,
         "few": f"{len(of_seeds)} of {seeds} seeds" if 0 < len(of_seeds) < seeds else ""}
 
 
@@ -152,7 +166,7 @@ def view_order(order: dict[str, Any], table: dict[str, Any]) -> dict[str, str]:
     if any(known(rows.get(name, {}), order["metric"]) is None for name in pair):
         here, mark, word = "one of the two was not measured", "—", "not measured"
     elif ours is None:
-        here, mark, word = "the interval of the difference contains 0", "?", "undecided"
+        here, mark, word = "an interval of the difference contains 0", "?", "undecided"
     else:
         here, mark, word = words(ours), *(("✓", "agrees") if ours == order["paper"] else ("✗", "differs"))
     return {"metric": names.get(order["metric"], order["metric"]), "paper": words(order["paper"]), "ours": here, "mark": mark, "word": word}

@@ -3,7 +3,8 @@
 `eval.py --paper` leaves one file a row and seed, results/<dataset>/evals/<row>-<seed>.json; this file reads those and curves.jsonl and writes results.json,
 tables.md, tables.csv and, through figures.py and report.py, figure1.png, figure3.png, hacking.png and report.html.  Nothing is measured here.
 An interval answers: what if other seeds had been trained and other customers had come?  So both are resampled, crossed, for the customers are
-the same for every seed (the pigeonhole bootstrap, Owen 2007).  It is rough with few seeds: three cannot show how much seeds differ.
+the same for every seed (the pigeonhole bootstrap, Owen 2007).  It is rough with few seeds, and then too narrow: three cannot show how much seeds
+differ.  So beside each difference stands Student's t over its seeds, and an order counts as found only where both leave 0 out.
 Try it:  python tables.py results/mgshop        everything again from the files
 Exercise: resample customers only; which of the orders that were undecided are now "agrees", and would another seed believe it?"""
 from __future__ import annotations
@@ -21,17 +22,18 @@ from typing import Any
 
 import numpy as np
 from sacrebleu.metrics import BLEU
+from scipy.stats import t as student_t
 
 import figures
 import report
 from data import DataError
 from paper import DATASETS, printed
-from report import NUMBER, OR_NULL, brackets, figure, known
+from report import NUMBER, OR_NULL, brackets, figure, known, side_of_zero, t_of
 from runs import write_atomic, write_json
 
 DRAWS = 1000
 EAR_TOLERANCE = 0.05                             # as in eval.py: a larger difference of TSE between the two ears is flagged
-Interval = dict[str, Any]                        # mean, low, high, seeds (the mean of each) and over: what was resampled
+Interval = dict[str, Any]                        # mean, low, high, over (what was resampled), seeds (the mean of each), t (Student's interval over them)
 Numbers = np.ndarray                             # S seeds, C customers, D draws (draw 0 is the sample itself)
 
 
@@ -204,6 +206,19 @@ def paired(a: Numbers, b: Numbers, draws: int = DRAWS, seed: int = 0, statistic:
     return interval(statistic(a, *weights) - statistic(b, *weights), len(a))
 
 
+def student(values: Sequence[float]) -> list[float] | None:
+    """[low, high]: the 95 % interval of Student's t for the mean over seeds, one number each; None for one seed, which says nothing about others."""
+    if len(values) < 2:
+        return None
+    half = student_t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
+    return [float(np.mean(values) - half), float(np.mean(values) + half)]
+
+
+def of_each(rows: Sequence[Numbers], statistic: Callable[..., Numbers]) -> list[float]:
+    """The statistic of every seed by itself."""
+    return [float(statistic(v[None], np.ones((1, 1)), np.ones((1, len(v))))[0]) for v in rows]
+
+
 class Measured:
     """Cells and differences of the rows of a folder, each computed once; None where there is nothing to compute from."""
 
@@ -218,14 +233,17 @@ class Measured:
 
     def _cell(self, row: str, metric: str) -> Interval | None:
         values, statistic = self.values(row, metric), bleu_of if metric == "bleu" else mean_of
-        each = [float(statistic(v[None], np.ones((1, 1)), np.ones((1, len(v))))[0]) for v in values.values()]
-        return bootstrap(np.stack(list(values.values())), statistic=statistic) | {"seeds": each} if values else None
+        each = of_each(list(values.values()), statistic)
+        return bootstrap(np.stack(list(values.values())), statistic=statistic) | {"seeds": each, "t": student(each)} if values else None
 
     def _difference(self, row: str, other: str, metric: str) -> Interval | None:
         """row - other, over the seeds that both have.  N_i: of the two means, each over the customers who completed."""
         a, b = self.values(row, metric), self.values(other, metric)
-        both = [s for s in a if s in b]
-        return paired(*(np.stack([v[s] for s in both]) for v in (a, b)), statistic=bleu_of if metric == "bleu" else mean_of) if both else None
+        both, statistic = [s for s in a if s in b], bleu_of if metric == "bleu" else mean_of
+        if not both:
+            return None
+        each = np.subtract(*(of_each([v[s] for s in both], statistic) for v in (a, b))).tolist()
+        return paired(*(np.stack([v[s] for s in both]) for v in (a, b)), statistic=statistic) | {"seeds": each, "t": student(each)}
 
 
 # --- the tables -------------------------------------------------------------------------------------------------------------------
@@ -269,7 +287,8 @@ def compare(rows: Sequence[dict[str, Any]], measured: Measured) -> tuple[list[di
             if lead is None and known(above, metric) and known(below, metric):
                 notes.append(f"{above['name']} and {below['name']} share no seed: not compared in {metric}.")
                 continue
-            ours = None if lead is None or lead["low"] <= 0 <= lead["high"] else lead["low"] > 0
+            side = side_of_zero(lead) if lead else 0
+            ours = None if side == 0 else side > 0
             orders.append({"metric": metric, "above": above["name"], "below": below["name"], "paper": True, "ours": ours})
     return orders, notes
 
@@ -292,7 +311,8 @@ def build_table(table: Table, dataset: str, measured: Measured, made: dict[str, 
     sizes = {name: made.get(name, "unknown") for name in ("model", "small_model")}
     notes = [*one, *(n.format(**sizes) for n in table.notes), *alone_in_paper(table, rows, dataset), *unpaired, *([SHARED] if table.number == 1 else []),
              f"* {judge}; the paper's GRE comes from another judge.",
-             f"Intervals: 95 %, seeds and customers resampled together, {DRAWS} draws. Differences to GOPO: on the same draws, over the seeds that both have."]
+             f"Intervals: 95 %, seeds and customers resampled together, {DRAWS} draws. Differences to GOPO: on the same draws, over the seeds that both have; "
+             "t: Student's interval over the seeds' differences, wider where seeds are few. An order agrees or differs where both leave 0 out."]
     return {"id": f"table{table.number}", "title": table.title, "columns": columns, "rows": rows, "orders": orders, "notes": notes}
 
 
@@ -322,6 +342,7 @@ def markdown_row(row: dict[str, Any], columns: Sequence[dict]) -> list[str]:
     name = row["name"] + (f" ({row['note']})" if row["note"] else "")
     spread = [f"{figure(cell['mean'], lead['digits'], sign)} {brackets(cell, lead['digits'], sign)}" if cell else "—"
               for part, sign in (("cells", ""), ("difference", "+")) for cell in [known(row, lead["key"], part)]]
+    spread.append(brackets(t_of(known(row, lead["key"], "difference")), lead["digits"], "+") or "—")
     means = [figure((known(row, c["key"]) or {}).get("mean"), c["digits"]) for c in others]
     return [name, *spread, figure((row["paper"] or {}).get(lead["key"]), lead["digits"] + (lead["key"] == "tse")), *means, ", ".join(row["saw"]) or "nothing"]
 
@@ -329,7 +350,7 @@ def markdown_row(row: dict[str, Any], columns: Sequence[dict]) -> list[str]:
 def markdown_table(table: dict[str, Any]) -> str:
     columns, view = table["columns"], report.view_table(table, 0)
     lead = columns[0]["name"]
-    head = ["", f"{lead} [95 %]", f"{lead} − GOPO's", f"{lead}, paper", *(c["name"] for c in columns[1:]), "saw in training"]
+    head = ["", f"{lead} [95 %]", f"{lead} − GOPO's", "t", f"{lead}, paper", *(c["name"] for c in columns[1:]), "saw in training"]
     lines = [head, ["---"] * len(head), *(markdown_row(r, columns) for r in table["rows"])]
     body = "\n".join("| " + " | ".join(cell.replace("|", "\\|").replace("*", "\\*") for cell in line) + " |" for line in lines)
     orders = "\n".join(f"- {v['metric']}: {o['above']} > {o['below']}: {v['word']}".replace("*", "\\*") for o, v in zip(table["orders"], view["orders"]))
@@ -349,13 +370,13 @@ def comma_separated(results: dict[str, Any]) -> str:
     """One line a table, row and metric, six significant digits, empty where nothing is known; `seeds` counts those of the mean."""
     out = io.StringIO()
     writer, digits = csv.writer(out, lineterminator="\n"), lambda x: "" if x is None else f"{x:.6g}"
-    writer.writerow("table row metric mean low high difference diff_low diff_high seeds paper".split())
+    writer.writerow("table row metric mean low high difference diff_low diff_high seeds paper diff_t_low diff_t_high".split())
     for table in results["tables"]:
         for row in table["rows"]:
             for key in (c["key"] for c in table["columns"]):
                 cell, delta = (known(row, key, part) or {} for part in ("cells", "difference"))
                 numbers = [*(x.get(k) for x in (cell, delta) for k in ("mean", "low", "high")), len(cell.get("seeds", ())), (row["paper"] or {}).get(key)]
-                writer.writerow([table["id"], row["key"], key, *map(digits, numbers)])
+                writer.writerow([table["id"], row["key"], key, *map(digits, [*numbers, *map(t_of(delta).get, ("low", "high"))])])
     return out.getvalue()
 
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sacrebleu.metrics import BLEU
+from scipy.stats import ttest_rel
 
 import figures
 import paper
@@ -118,6 +119,15 @@ def test_pairs_are_narrower_where_rows_go_together():
         tables.paired(a, b[:2])
 
 
+def test_student_is_scipys_paired_test(folder):
+    read, found = tables.load_evals(folder), tables.Measured(tables.load_evals(folder)).difference("ppo", "gopo", "tse")
+    of = lambda row: [e.metrics["tse"].mean() for e in read[row].values()]
+    wanted = ttest_rel(of("ppo"), of("gopo")).confidence_interval(0.95)
+    assert found["t"] == pytest.approx([wanted.low, wanted.high]) and found["t"][0] < found["low"] and found["high"] < found["t"][1]        # three seeds
+    assert tables.student([0.4]) is None and tables.student([0.4, 0.4]) == [0.4, 0.4]
+    assert tables.student([0.0, 1.0]) == pytest.approx([0.5 - 12.706 * 0.5, 0.5 + 12.706 * 0.5], abs=1e-3)       # by hand: s / sqrt(2) = 1/2, one degree of freedom
+
+
 @given(st.lists(st.one_of(st.none(), st.floats(-5, 5)), min_size=1, max_size=12))
 @settings(max_examples=30)
 def test_one_seed_has_the_mean_of_tse_interval(values):
@@ -169,11 +179,12 @@ def test_orders_by_hand():                     # the paper: a > b > c in TSE, a 
     row = lambda key, **of_paper: {"key": key, "name": key.upper(), "paper": of_paper, "cells": {m: {"mean": 0.0} for m in of_paper}}
     rows = [row("b", tse=0.5, bleu=0.1), row("c", tse=0.4), row("a", tse=0.6, bleu=0.1), row("d", tse=0.1), {"key": "e", "name": "E", "paper": None, "cells": None}]
     leads = {("a", "b"): (0.1, 0.2), ("a", "c"): (-0.3, -0.1), ("b", "c"): (-0.1, 0.2), ("a", "d"): None, ("b", "d"): (0.0, 0.1), ("c", "d"): (0.1, 0.1)}
+    students = {("a", "b"): [0.01, 0.29], ("c", "d"): [-0.1, 0.3]}            # wider: of few seeds
     class Told:
         def difference(self, above, below, metric):
-            return (lead := leads[above, below]) and {"low": lead[0], "high": lead[1]}
+            return (lead := leads[above, below]) and {"low": lead[0], "high": lead[1], "t": students.get((above, below))}
     orders, notes = tables.compare(rows, Told())
-    assert [(o["above"], o["below"], o["ours"]) for o in orders] == [("A", "B", True), ("A", "C", False), ("B", "C", None), ("B", "D", None), ("C", "D", True)]
+    assert [(o["above"], o["below"], o["ours"]) for o in orders] == [("A", "B", True), ("A", "C", False), ("B", "C", None), ("B", "D", None), ("C", "D", None)]
     assert notes == ["A and D share no seed: not compared in tse."] and all(o["paper"] and o["metric"] == "tse" for o in orders)
 
 
@@ -185,7 +196,7 @@ def test_tables_hold_what_the_files_hold(folder):
     known = np.stack([e.metrics["tse"] for e in read["ppo"].values()])
     assert row["cells"]["tse"]["mean"] == pytest.approx(known.mean()) and row["cells"]["tse"]["seeds"] == pytest.approx(list(known.mean(1))) and list(read["ppo"]) == [0, 1, 2]
     lead = tables.paired(known, np.stack([e.metrics["tse"] for e in read["gopo"].values()]))
-    assert row["difference"]["tse"] == lead and lead["mean"] == pytest.approx((known - np.stack([e.metrics["tse"] for e in read["gopo"].values()])).mean())
+    assert row["difference"]["tse"].items() >= lead.items() and lead["mean"] == pytest.approx((known - np.stack([e.metrics["tse"] for e in read["gopo"].values()])).mean())
     assert row["paper"] == {"tse": 0.8584, "gre": 7.09, "bleu": 0.190} and row["saw"] == ["logged replies", "judge (against the teacher's skills)", "success at the end", "TSE"] and row["cells"]["g_eval"] is None
     assert row["cells"]["bleu"]["seeds"] == pytest.approx([BLEU.compute_bleu((k := e.bleu.sum(0).astype(int).tolist())[2:6], k[6:], k[0], k[1], smooth_method="exp").score / 100 for e in read["ppo"].values()])
     assert row["cells"]["N_3"]["mean"] == 4 and 0 < row["cells"]["I_3"]["mean"] < 1
@@ -261,10 +272,11 @@ def test_markdown_and_csv_round(folder):
     cell, delta = row["cells"]["tse"], row["difference"]["tse"]
     line = next(x for x in (folder / "tables.md").read_text().splitlines() if x.startswith("| SFT"))
     minus = lambda x: f"{x:+.3f}".replace("-", "−")
-    assert line.startswith(f"| SFT, single agent (paper: SFT) | {cell['mean']:.3f} [{cell['low']:.3f}, {cell['high']:.3f}] | {minus(delta['mean'])} [{minus(delta['low'])}, {minus(delta['high'])}] | 0.8363 | ")
+    assert line.startswith(f"| SFT, single agent (paper: SFT) | {cell['mean']:.3f} [{cell['low']:.3f}, {cell['high']:.3f}] | {minus(delta['mean'])} [{minus(delta['low'])}, {minus(delta['high'])}] | "
+                           f"[{minus(delta['t'][0])}, {minus(delta['t'][1])}] | 0.8363 | ")
     rows = {(r["table"], r["row"], r["metric"]): r for r in csv.DictReader(open(folder / "tables.csv", encoding="utf-8"))}
     found = rows["table1", "sft", "tse"]
-    assert list(found) == ["table", "row", "metric", "mean", "low", "high", "difference", "diff_low", "diff_high", "seeds", "paper"]
+    assert list(found) == ["table", "row", "metric", "mean", "low", "high", "difference", "diff_low", "diff_high", "seeds", "paper", "diff_t_low", "diff_t_high"]
     assert (found["mean"], found["diff_high"], found["seeds"], found["paper"]) == (f"{cell['mean']:.6g}", f"{delta['high']:.6g}", "3", "0.8363")
     assert rows["table1", "gopo_soft", "tse"]["mean"] == rows["table1", "gopo", "tse"]["difference"] == rows["table1", "sft", "g_eval"]["low"] == "" and len(rows) == sum(len(t["rows"]) * len(t["columns"]) for t in json.loads((folder / "results.json").read_text())["tables"])
 
