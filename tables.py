@@ -316,6 +316,16 @@ def build_table(table: Table, dataset: str, measured: Measured, made: dict[str, 
     return {"id": f"table{table.number}", "title": table.title, "columns": columns, "rows": rows, "orders": orders, "notes": notes}
 
 
+def perception(dialogues: Sequence[dict[str, Any]]) -> str:
+    """How often u_t and e_t were perceived as they were, in the teacher's dialogues that are kept to read: an Expert reads both, so both bound it."""
+    turns = [t for d in dialogues if d["method"] == "teacher" for t in d["turns"] if t.get("perceived") and t.get("truth")]
+    if not turns:
+        return ""
+    intent, emotion = (100 * np.mean([t["perceived"].get(kind) == t["truth"].get(kind) for t in turns]) for kind in ("intent", "emotion"))
+    return (f"Perception named the intent rightly in {intent:.0f} % and the emotion in {emotion:.0f} % of the {len(turns)} turns with the teacher's skills "
+            "that are kept to read.")
+
+
 def build(folder: Path, dataset: str, made: dict[str, Any]) -> dict[str, Any]:
     """The content of results.json from <folder>/evals; `made`: what report.py says about how it was made, seeds and episodes are taken from the files.
 
@@ -330,6 +340,7 @@ def build(folder: Path, dataset: str, made: dict[str, Any]) -> dict[str, Any]:
             "" if dataset not in DATASETS else "Compare orders with the paper, not values: other models and another judge" + (
                 "." if dataset == "multiwoz" else f", and simulated customers, for the paper's {DATASETS[dataset]} is not public."),
             "" if hosted_rows("api_", evals) else "Tables 2 and 3, hosted models as both agents, are left out: no API was given.",
+            perception(report.read_lines(folder / "dialogues.jsonl", report.DIALOGUE)),
             f"Evaluated, but in no table: {', '.join(sorted(set(evals) - shown))}." if set(evals) - shown else ""]
     return {"dataset": dataset, "note": " ".join(filter(None, note)), "tables": tables,
             "made": made | {"seeds": sorted({s for seeds in evals.values() for s in seeds}), "episodes": len(next(iter(first.metrics.values())))}}
