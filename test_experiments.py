@@ -18,8 +18,9 @@ import mgshop
 import tables
 import train
 from data import DataError
-from experiments import JOBS, PAPER, Settings, Task, agree, conduct, order, rows, run_tasks, training
+from experiments import JOBS, PAPER, Settings, agree, conduct, rows, training
 from gopo import algorithm
+from jobs import Task, order, run_tasks, stop_once, wanted
 from runs import alone_in
 from stages import check_base
 
@@ -81,7 +82,7 @@ def test_two_signals_stop_every_job_once_and_wait_for_all(tmp_path):
         for _ in range(2):
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(0.05)
-    signal.signal(signal.SIGINT, experiments.stop_once)
+    signal.signal(signal.SIGINT, stop_once)
     thread = threading.Thread(target=interrupt)
     thread.start()
     with pytest.raises(KeyboardInterrupt):
@@ -111,8 +112,8 @@ def test_a_seed_whose_numbers_are_there_is_not_trained_again(tmp_path):
     trainings = [task(tmp_path, "base"), task(tmp_path, "run", ("base",)), task(tmp_path, "other", ("base",))]
     (tmp_path / "measured").write_text("")
     first, second = task(tmp_path, "measured", ("other", "run")), task(tmp_path, "to_measure", ("run",))
-    assert [t.name for t in experiments.wanted(trainings, [first, second])] == ["base", "run", "measured", "to_measure"]
-    assert experiments.wanted(trainings, [first]) == [first]
+    assert [t.name for t in wanted(trainings, [first, second])] == ["base", "run", "measured", "to_measure"]
+    assert wanted(trainings, [first]) == [first]
 
 
 @pytest.mark.parametrize("study", JOBS)
