@@ -25,8 +25,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from data import DataError
 from jobs import Task, clocked, order, run_tasks, stop_once, wanted
 from models import pick_precision
@@ -172,7 +170,7 @@ def paper_rows(s: Settings, seed: int, dataset: Any, judge: Any) -> dict[str, Ro
             agents = load(run, **stages)
             untrained = agents if stages.get("agent") == "untrained" else load(at("base"), agent="untrained")
             return agents, by_prompt(untrained.agent, dataset, agents.expert.perception)
-        return Row(make, tuple({run.name, at("base").name}))
+        return Row(make, (run.name, at("base").name))
 
     table = {name: chosen(at(name)) for name in ("sft", "ppo", "memento", "imitation", "gopo", "gopo_tse", "gopo_soft", "gopo_single", "gopo_nano")}
     table |= {
@@ -244,14 +242,15 @@ def curves_file(s: Settings, seed: int) -> Path:
 
 
 def curve_rows(s: Settings, seed: int, trained: Sequence[str]) -> list[dict]:
-    """The training curves of the runs that are there, and of the others what was gathered when they were."""
+    """The training curves of the runs that are there.  Of a row measured earlier the curve stays: its run may be gone, and this one another."""
     files = {"": "metrics.jsonl"} | ({DEV: "evals.jsonl"} if s.study == "hacking" else {})
     earlier, found = read_rows(curves_file(s, seed)), []
     for name in JOBS[s.study]:
         for kind, file in files.items():
             method = name + kind
+            kept = [row for row in earlier if row["method"] == method]
             read = (row | {"method": method, "seed": seed} for row in read_rows(s.root / f"{name}-{seed}" / file))
-            found += read if name in trained else (row for row in earlier if row["method"] == method)
+            found += kept if name not in trained or (kept and row_file(s, name, seed).exists()) else read
     return found
 
 
@@ -339,8 +338,12 @@ def gather(path: Path, found: Iterable[dict]) -> None:
     write_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found))
 
 
-def in_brackets(cell: dict[str, Any] | None) -> str:
-    return f"{cell['mean']:.3f} [{cell['low']:.3f}, {cell['high']:.3f}]" if cell else "—"
+def in_brackets(cell: dict[str, Any] | None, sign: str = "") -> str:
+    """The mean, its interval and, of a difference over seeds, Student's."""
+    from report import brackets, figure, t_of
+    if not cell:
+        return "—"
+    return f"{figure(cell['mean'], 3, sign)} {brackets(cell, 3, sign)}" + (f"; t {brackets(t_of(cell), 3, sign)}" if cell.get("t") else "")
 
 
 def write_warm_start(s: Settings) -> None:
@@ -349,13 +352,11 @@ def write_warm_start(s: Settings) -> None:
     import tables
     measured, found = tables.Measured(tables.load_evals(s.results)), []
     for n in SIZES:
-        before, after = (measured.values(f"{when}_{n}", "tse") for when in ("before", "after"))
-        if before and before.keys() == after.keys():
-            before, after = (np.stack(list(values.values())) for values in (before, after))
-            found.append({"dialogues": n, "seeds": len(before), "before": tables.bootstrap(before), "after": tables.bootstrap(after),
-                          "difference": tables.paired(after, before)})
+        before, after = f"before_{n}", f"after_{n}"
+        if difference := measured.difference(after, before, "tse"):
+            found.append({"dialogues": n, "before": measured.cell(before, "tse"), "after": measured.cell(after, "tse"), "difference": difference})
     write_json(s.results / "warm_start.json", found)
-    lines = [f"| {r['dialogues']} | " + " | ".join(in_brackets(r[k]) for k in ("before", "after", "difference")) + " |" for r in found]
+    lines = [f"| {r['dialogues']} | {in_brackets(r['before'])} | {in_brackets(r['after'])} | {in_brackets(r['difference'], '+')} |" for r in found]
     head = ["| dialogues of the warm start | TSE before the joint steps | after | difference |", "|---|---|---|---|"]
     write_atomic(s.results / "warm_start.md", "\n".join(head + lines) + "\n")
     figures.sizes(found, s.results / "warm_start.png", f"{s.dataset}: TSE against the size of the warm start")
@@ -377,6 +378,8 @@ def write_hacking(s: Settings) -> None:
     measured, kinds = tables.Measured(tables.load_evals(s.results)), ("tse", "tse_2nd_ear", "r_cs", "gre", "esndcg", "turns", "reply_words", "distinct_2",
                                                                       "repeated", "vouchers")
     table = [f"| {name} | " + " | ".join(in_brackets(measured.cell(row, kind)) for kind in kinds) + " |" for row, name in names.items()]
+    table += [f"| {names[after]} − before | " + " | ".join(in_brackets(measured.difference(after, before, kind), "+") for kind in kinds) + " |"
+              for before, after in (("strategy", "long"), ("strategy_judge", "long_judge"))]
     head = ["| | " + " | ".join(kinds) + " |", "|---" * (len(kinds) + 1) + "|"]
     write_atomic(s.results / "hacking.md", "\n".join(head + table) + "\n")
     print("\n".join(head + table) + f"\nwritten: {s.results}/hacking.md and .png")

@@ -140,7 +140,7 @@ def sizes(found: Sequence[dict[str, Any]], path: Path, title: str) -> None:
     axis.grid(alpha=0.3)
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False)
-    seeds = found[0]["seeds"] if found else 0
+    seeds = len(found[0]["before"]["seeds"]) if found else 0
     save(drawn, path, f"Mean and 95 % interval over {f'{seeds} seeds and the customers' if seeds > 1 else 'the customers of one seed'}.\n"
                       "The same for all sizes: the LM's pretraining, and the choice of its best state on dev")
 

@@ -39,7 +39,7 @@ from rewards import (
     skill_gains,
     skill_reward,
 )
-from runs import adam_state, load_adam_state, load_tensors, read_json, write_json
+from runs import adam_state, load_adam_state, load_into, load_tensors, read_json, write_json
 from tse import distinct_2, repeated, skill_f1, tse
 
 
@@ -370,7 +370,7 @@ class Gopo:
         return parts
 
     def restore(self, parts: dict[str, dict[str, torch.Tensor]]) -> None:
-        self.expert.load_state_dict(parts["expert"])
+        load_into(self.expert, parts["expert"], "the checkpoint's Expert")
         load_adam_state(self.learner.optimiser, parts["expert_adam"])
         if self.agent:
             if lost := self.agent.model.load_state_dict(parts["agent"], strict=False).unexpected_keys:
@@ -475,7 +475,7 @@ def load_gopo(run: str | Path, dataset: Dataset | None = None, expert: str = "ex
     dataset = dataset or (read_domain(run / "dataset.json") if speaks else data.load_used(config["run"]))
     method, options = algorithm_of(config)
     policy = method.new_policy(dataset, ExpertConfig(**config["expert"]), options)
-    policy.load_state_dict(load_tensors(run / expert))
+    load_into(policy, load_tensors(run / expert), str(run / expert))
     trained = load_agent(run / agent, dataset, config) if speaks and agent and not speaker else None
     return method(dataset, policy.to(here(config)), trained, judge or judge_for(dataset), GopoConfig(**config["gopo"]), speaker, options)
 

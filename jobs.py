@@ -1,7 +1,8 @@
 """Jobs that need one another, a process each, as many at once as there are workers; they go on where they were stopped.
 
 A task knows what it needs by name and can tell whether it is done, by what it left on disk: nothing else is remembered, so a call that was
-killed is simply given again.  experiments.py makes its trainings and measurings of these; nothing here knows what a task does.
+killed is simply given again.  experiments.py makes its trainings and measurings of these; what a task does is its own affair, but that one
+told to stop may take the time to save.
 Exercise: let a task say how much memory it takes, and start one only where that fits beside those that run."""
 from __future__ import annotations
 
@@ -92,7 +93,7 @@ def wanted(means: Sequence[Task], ends: Sequence[Task]) -> list[Task]:
     """Every end, and the means that an unfinished one needs: numbers that are there need no training."""
     by_name = {t.name: t for t in means}
     def needed(names: Sequence[str]) -> set[str]:
-        return set(names).union(*(needed(by_name[n].needs) for n in names))
+        return set(names).union(*(needed(by_name[n].needs) for n in names if not by_name[n].done()))
     names = set().union(*(needed(t.needs) for t in ends if not t.done()))
     return [t for t in means if t.name in names] + list(ends)
 

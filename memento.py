@@ -28,7 +28,7 @@ from expert import ExpertConfig, ExpertLearner, ExpertState, Perception
 from gopo import Choose, Episode, Gopo
 from parallel import launched
 from rewards import esndcg
-from runs import adam_state, load_adam_state
+from runs import adam_state, load_adam_state, load_into
 from warmup import labelled_states
 
 GRID = 2048                                      # keys are multiples of 1/2048: their products sum without rounding in float32, in any order
@@ -337,7 +337,7 @@ class Memento(Gopo):
         return {"expert": self.expert.state_dict(), "expert_adam": adam_state(self.learner.optimiser)}
 
     def restore(self, parts: dict[str, dict[str, Tensor]]) -> None:
-        self.expert.load_state_dict(parts["expert"])
+        load_into(self.expert, parts["expert"], "the checkpoint's case bank")
         load_adam_state(self.learner.optimiser, parts["expert_adam"])
 
 

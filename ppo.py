@@ -37,7 +37,7 @@ from data import DataError, Reply, opt
 from gopo import Episode, Gopo, GopoConfig, Speaker
 from parallel import mean, sum_gradients, total
 from rewards import end_bonus
-from runs import adam_state, load_adam_state
+from runs import adam_state, load_adam_state, load_into
 from tse import tse
 
 # B replies, L tokens of a reply, T tokens of a dialogue, V vocabulary
@@ -277,7 +277,7 @@ class PPO(Gopo):
     def restore(self, parts: dict[str, dict[str, Tensor]]) -> None:
         super().restore(parts)
         if self.agent:
-            self.head.load_state_dict(parts["value_head"])
+            load_into(self.head, parts["value_head"], "the checkpoint's value head")
             load_adam_state(self.value_adam, parts["value_adam"])
 
 

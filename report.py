@@ -385,7 +385,7 @@ def demo(folder: Path, steps: int = 120, customers: int = 24, seeds: Sequence[in
     curves, dialogues, found = play_example(steps, customers, seeds)
     rows = [*(example_row(name, found) for name in SAW), {"name": "PPO", "note": "not run in this example", "saw": None, "cells": None}]
     lead = rows[1]["difference"]["tse"]          # Untrained against GOPO
-    orders = [{"metric": "tse", "above": "GOPO", "below": "Untrained", "paper": True, "ours": None if lead["low"] <= 0 <= lead["high"] else lead["high"] < 0},
+    orders = [{"metric": "tse", "above": "GOPO", "below": "Untrained", "paper": True, "ours": {1: False, -1: True}.get(side_of_zero(lead))},
               {"metric": "tse", "above": "GOPO", "below": "PPO", "paper": True, "ours": None}]
     table = {"id": "table1", "title": "Four policies and the same customers", "columns": COLUMNS, "rows": rows, "orders": orders,
              "notes": ["The teacher looks at the customer's hidden agenda: it is a reference, no competitor."]}

@@ -171,6 +171,17 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         raise DataError(f"{path}: damaged ({error}); train again, or resume from a checkpoint") from None
 
 
+def load_into(module: torch.nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
+    """`module` takes the tensors; `where` they are from is named if they are of another code's module: whole, but of other layers."""
+    try:
+        module.load_state_dict(tensors)
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise DataError(f"{where}: does not fit this code's {type(module).__name__} ({' '.join(str(error).split())[:200]}); use the commit that the run's "
+                        "config.json names, or remove the run directory and train again") from error
+
+
 def adam_state(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
     """An Adam's state as flat tensors for safetensors: "3.exp_avg" belongs to parameter 3."""
     return {f"{i}.{name}": value.clone() for i, state in optimiser.state_dict()["state"].items() for name, value in state.items()}

@@ -17,7 +17,7 @@ from data import DataError, Dataset
 from expert import Expert, ExpertConfig
 from gopo import Gopo, algorithm_of, load_agent, strategy_only
 from parallel import agreed, first, wait
-from runs import Log, adam_state, load_adam_state, load_tensors, read_json, save_tensors
+from runs import Log, adam_state, load_adam_state, load_into, load_tensors, read_json, save_tensors
 from warmup import mixed_pairs, slot_names, vocabulary_texts, warm_pairs
 
 STAGES = ("untrained.safetensors", "strategy.safetensors", "strategy_adam.safetensors", "untrained", "warm_start")        # what `--base` takes over
@@ -53,7 +53,7 @@ def prepare_expert(run: Path, dataset: Dataset, method: type[Gopo], cfg: ExpertC
         method.prepare_policy(expert, dataset)
         save_tensors(expert.state_dict(), path)
     wait()
-    expert.load_state_dict(load_tensors(path))
+    load_into(expert, load_tensors(path), str(path))
     return expert
 
 
@@ -99,7 +99,7 @@ def prepare_strategy(run: Path, gopo: Gopo, steps: int, seed: int) -> None:
     """GOPO of the Expert alone, where dialogues are cheap; rows go to strategy.jsonl.  Its Adam goes on into the joint steps."""
     path, adam = run / "strategy.safetensors", run / "strategy_adam.safetensors"
     if agreed(path.exists()):
-        gopo.expert.load_state_dict(load_tensors(path))
+        load_into(gopo.expert, load_tensors(path), str(path))
         load_adam_state(gopo.learner.optimiser, load_tensors(adam))
         return
     alone, log = strategy_only(gopo), Log(run / "strategy.jsonl")

@@ -6,7 +6,7 @@ An interval answers: what if other seeds had been trained and other customers ha
 the same for every seed (the pigeonhole bootstrap, Owen 2007).  It is rough with few seeds, and then too narrow: three cannot show how much seeds
 differ.  So beside each difference stands Student's t over its seeds, and an order counts as found only where both leave 0 out.
 Try it:  python tables.py results/mgshop        everything again from the files
-Exercise: resample customers only; which of the orders that were undecided are now "agrees", and would another seed believe it?"""
+Exercise: leave t out and resample customers only; which of the orders that were undecided are now "agrees", and would another seed believe it?"""
 from __future__ import annotations
 
 import argparse
@@ -33,7 +33,7 @@ from runs import write_atomic, write_json
 
 DRAWS = 1000
 EAR_TOLERANCE = 0.05                             # as in eval.py: a larger difference of TSE between the two ears is flagged
-Interval = dict[str, Any]                        # mean, low, high, over (what was resampled), seeds (the mean of each), t (Student's interval over them)
+Interval = dict[str, Any]                        # mean, low, high, over: what was resampled; a cell's `seeds`, the mean of each; a difference's `t`
 Numbers = np.ndarray                             # S seeds, C customers, D draws (draw 0 is the sample itself)
 
 
@@ -234,7 +234,7 @@ class Measured:
     def _cell(self, row: str, metric: str) -> Interval | None:
         values, statistic = self.values(row, metric), bleu_of if metric == "bleu" else mean_of
         each = of_each(list(values.values()), statistic)
-        return bootstrap(np.stack(list(values.values())), statistic=statistic) | {"seeds": each, "t": student(each)} if values else None
+        return bootstrap(np.stack(list(values.values())), statistic=statistic) | {"seeds": each} if values else None
 
     def _difference(self, row: str, other: str, metric: str) -> Interval | None:
         """row - other, over the seeds that both have.  N_i: of the two means, each over the customers who completed."""
@@ -243,7 +243,7 @@ class Measured:
         if not both:
             return None
         each = np.subtract(*(of_each([v[s] for s in both], statistic) for v in (a, b))).tolist()
-        return paired(*(np.stack([v[s] for s in both]) for v in (a, b)), statistic=statistic) | {"seeds": each, "t": student(each)}
+        return paired(*(np.stack([v[s] for s in both]) for v in (a, b)), statistic=statistic) | {"t": student(each)}
 
 
 # --- the tables -------------------------------------------------------------------------------------------------------------------
@@ -312,7 +312,8 @@ def build_table(table: Table, dataset: str, measured: Measured, made: dict[str, 
     notes = [*one, *(n.format(**sizes) for n in table.notes), *alone_in_paper(table, rows, dataset), *unpaired, *([SHARED] if table.number == 1 else []),
              f"* {judge}; the paper's GRE comes from another judge.",
              f"Intervals: 95 %, seeds and customers resampled together, {DRAWS} draws. Differences to GOPO: on the same draws, over the seeds that both have; "
-             "t: Student's interval over the seeds' differences, wider where seeds are few. An order agrees or differs where both leave 0 out."]
+             "t: Student's interval over the seeds' differences, wider where seeds are few. An order agrees or differs where both leave 0 out; where "
+             "two rows share one seed, there is no t, and the customers of that seed decide."]
     return {"id": f"table{table.number}", "title": table.title, "columns": columns, "rows": rows, "orders": orders, "notes": notes}
 
 

@@ -9,6 +9,7 @@ import time
 from dataclasses import replace
 from unittest.mock import MagicMock
 
+import numpy as np
 import pytest
 
 import eval
@@ -23,6 +24,7 @@ from gopo import algorithm
 from jobs import Task, order, run_tasks, stop_once, wanted
 from runs import alone_in
 from stages import check_base
+from test_tables import made_up
 
 S = Settings("mgshop", "mgshop", 2, 3, precision="fp32")
 
@@ -113,6 +115,8 @@ def test_a_seed_whose_numbers_are_there_is_not_trained_again(tmp_path):
     (tmp_path / "measured").write_text("")
     first, second = task(tmp_path, "measured", ("other", "run")), task(tmp_path, "to_measure", ("run",))
     assert [t.name for t in wanted(trainings, [first, second])] == ["base", "run", "measured", "to_measure"]
+    (tmp_path / "run").write_text("")
+    assert [t.name for t in wanted(trainings, [first, second])] == ["run", "measured", "to_measure"]         # what it began with may be gone
     assert wanted(trainings, [first]) == [first]
 
 
@@ -127,7 +131,9 @@ def test_a_row_says_which_runs_it_reads(study, monkeypatch):
     s, read = replace(S, study=study, cs_agent="api:small" if study == "paper" else None), set()
     for name, row in rows(s, 1, MagicMock(), None).items():
         opened.clear()
-        if not name.startswith("api_"):
+        if name.startswith("api_"):
+            assert row.runs == ("gopo-1",)
+        else:
             row.make()
             assert opened == set(row.runs), name
         read |= {run.rpartition("-")[0] for run in row.runs}
@@ -223,6 +229,28 @@ def test_a_run_that_was_stopped_is_not_complete(tmp_path):
     assert experiments.complete(tmp_path)
 
 
+# ---------------------------------------------------------------- what the studies write, of made-up numbers
+
+def test_the_warm_start_study_by_hand(capsys):
+    s = replace(S, study="warm_start")
+    made_up(s.results, {"before_0": 0.2, "after_0": 0.5, "before_30": 0.6, "before_100": 0.3, "after_100": 0.3}, (0, 1), 30, curves=False)
+    experiments.write_warm_start(s)
+    found = json.loads((s.results / "warm_start.json").read_text())
+    assert [r["dialogues"] for r in found] == [0, 100]                         # 30 was not finished
+    of = lambda row: [np.mean([c["tse"] for c in json.loads((s.results / f"evals/{row}-{seed}.json").read_text())["customers"]]) for seed in (0, 1)]
+    assert found[0]["before"]["seeds"] == pytest.approx(of("before_0")) and found[0]["difference"]["mean"] == pytest.approx(np.mean(of("after_0")) - np.mean(of("before_0")))
+    line = next(x for x in (s.results / "warm_start.md").read_text().splitlines() if x.startswith("| 0 |"))
+    assert f"| {np.mean(of('after_0')):.3f} [" in line and "; t [" in line and line in capsys.readouterr().out and (s.results / "warm_start.png").exists()
+
+def test_the_hacking_study_by_hand():
+    s = replace(S, study="hacking")
+    made_up(s.results, {"strategy": 0.4, "long": 0.7, "strategy_judge": 0.4, "long_judge": 0.2}, (0, 1), 30, curves=False)
+    experiments.write_hacking(s)
+    name, _, *lines = [[x.strip() for x in line.split("|")[1:-1]] for line in (s.results / "hacking.md").read_text().splitlines()]
+    column = {line[0]: line[name.index("tse")] for line in lines}
+    assert column["GOPO, 100 joint steps − before"][0] == "+" and column["Expert paid R^A only, 100 joint steps − before"][0] == "−"
+    assert "; t [" in column["GOPO, 100 joint steps − before"] and "t" not in column["GOPO, 100 joint steps"]
+
 # ---------------------------------------------------------------- whole, small
 
 SMALL = ("--dialogues", "3", "--strategy_steps", "2", "--pretrain_steps", "3", "--warm_steps", "3", "--max_new_tokens", "8", "--group", "2", "--sft_batch", "8")
@@ -250,12 +278,12 @@ def test_a_small_folder_from_the_real_trainer(monkeypatch, capsys):
     before = (s.results / "evals/gopo-0.json").stat().st_mtime_ns
     assert conduct(s, 1, None, None, "a command") == 0 and (s.results / "evals/gopo-0.json").stat().st_mtime_ns == before    # nothing is done twice
     assert [c["command"] for c in json.loads((s.results / "calls.json").read_text())["calls"]] == ["a command"] * 2
-    methods = lambda: {json.loads(line)["method"] for line in (s.results / "curves.jsonl").read_text().splitlines()}
-    assert methods() == {"gopo", "memento"}
+    curves = lambda: [(r["method"], r["step"]) for r in map(json.loads, (s.results / "curves.jsonl").read_text().splitlines())]
+    assert curves() == [("gopo", 1), ("memento", 1)]
     for lost in ("memento-0", "single-0"):
         shutil.rmtree(s.root / lost)
     (s.results / "evals/gopo-0.json").unlink()
     assert conduct(s, 1, None, None, "a command") == 0                              # one row is missing: only what it reads is needed
-    assert (s.results / "evals/gopo-0.json").exists() and {p.name for p in s.root.glob("*-0")} == {"base-0", "gopo-0"} and methods() == {"gopo", "memento"}
+    assert (s.results / "evals/gopo-0.json").exists() and {p.name for p in s.root.glob("*-0")} == {"base-0", "gopo-0"} and curves() == [("gopo", 1), ("memento", 1)]
     (s.results / "evals/ex_memento-0.json").unlink()
     assert conduct(s, 1, None, None, "a command") == 0 and (s.root / "memento-0").exists() and not (s.root / "single-0").exists()

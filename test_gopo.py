@@ -53,7 +53,7 @@ from rewards import (
     skill_gains,
     skill_reward,
 )
-from runs import Alarms, Log, adam_state, load_adam_state, load_checkpoint, read_rows, run_directory, save_checkpoint, write_atomic
+from runs import Alarms, Log, adam_state, load_adam_state, load_checkpoint, read_rows, run_directory, save_checkpoint, save_tensors, write_atomic
 from stages import prepare_expert, replace_folder
 from tse import bleu, g_eval, gre, interval, replay_turns, skill_f1, tse, tse_printed
 
@@ -1059,10 +1059,13 @@ def test_a_checkpoint_of_other_code_is_refused_by_name(strategy_run, tmp_path, c
     assert train.main([*SHORT, "--eval_episodes", "0", "--base", str(strategy_run), "--steps", "1", "--output_dir", str(run)]) == 0
     step, parts = load_checkpoint(run)
     lost = next(iter(parts["expert"]))
-    save_checkpoint(run, step, parts | {"expert": {"renamed." * (k == lost) + k: v for k, v in parts["expert"].items()}})
+    renamed = lambda tensors: {"renamed." * (k == lost) + k: v for k, v in tensors.items()}
+    save_checkpoint(run, step, parts | {"expert": renamed(parts["expert"])})
     said = refused(["--resume", str(run), "--steps", "2"], capsys)
-    assert f"{run}/checkpoint was written by other code" in said and lost in said and "--overwrite" in said
+    assert "the checkpoint's Expert: does not fit this code's Expert" in said and lost in said and "config.json names" in said
     assert len(rows_of(run).splitlines()) == 1                                # nothing is lost
+    save_tensors(renamed(load_file(run / "expert.safetensors")), run / "expert.safetensors")
+    assert evaluation.main(["--run", str(run), "--episodes", "2"]) == 2 and f"{run}/expert.safetensors: does not fit" in capsys.readouterr().err
 
 
 def test_sigterm_saves_and_resumes(strategy_run, tmp_path, monkeypatch, capsys):

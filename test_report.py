@@ -47,7 +47,7 @@ def example():
         rows.append({"name": name, "saw": ["teacher labels", "judge"], "cells": {
             "tse": {"mean": mean, "low": mean - 0.0213, "high": mean + 0.0187, "seeds": [mean - 0.01, mean + 0.01, mean, mean, mean]},
             "turns": {"mean": 6 + i / 3, "low": 5.5, "high": 9.25, "seeds": [6.0, 7.0]}, "gre": None},
-            "difference": {"tse": {"mean": mean - 0.9, "low": mean - 0.93, "high": mean - 0.87 + 0.05 * (i == 1)}} if i else None, "paper": {"tse": 0.9243 - 0.01 * i} if i < 5 else None})
+            "difference": {"tse": {"mean": mean - 0.9, "low": mean - 0.93, "high": mean - 0.87 + 0.05 * (i == 1), "t": [mean - 1.2, mean - 0.6] if i == 2 else None}} if i else None, "paper": {"tse": 0.9243 - 0.01 * i} if i < 5 else None})
     rows[4] |= {"cells": None, "difference": None, "note": "failed: out of memory"}
     columns = [{"key": "tse", "name": "TSE", "digits": 3, "better": "high", "help": "Eq. 11"}, {"key": "turns", "name": "turns", "digits": 1, "better": "low"}, {"key": "gre", "name": "GRE"}]
     orders = [{"metric": "tse", "above": "GOPO", "below": "SFT", "paper": True, "ours": True}, {"metric": "tse", "above": "PPO", "below": "SFT", "paper": True, "ours": False},
@@ -158,15 +158,16 @@ def test_every_number_of_the_tables_is_on_the_page(page):
                 continue
             numbers = [float(x.replace("−", "-")) for x in re.findall(r"[+−]?\d+\.\d+", cell["all"])]
             digits, delta = column["digits"], (row["difference"] or {}).get(column["key"])
-            assert numbers == [round(x, digits) + 0.0 for part in (wanted, delta) if part for x in (part["mean"], part["low"], part["high"])]
+            assert numbers == [round(x, digits) + 0.0 for part in (wanted, delta) if part for x in (part["mean"], part["low"], part["high"], *(part.get("t") or []))]
     papers = [e["all"] for e in page.find("td", **{"class": "number of-paper"})]
     assert papers == ["0.924", "0.914", "0.904", "0.894", "0.884", "—", "—"]
     assert sum("2 of 5 seeds" in c["all"] for c in cells) == 6 and len(cells) == 21
 
 
-def test_bold_differences_are_those_whose_interval_excludes_zero(page):
-    assert [e["all"][:8] for e in page.elements if e.get("@class", "").startswith("line delta")] == ["Δ −0.050", "Δ −0.100", "Δ −0.150", "Δ −0.250", "Δ −0.300"]
-    assert len(page.find("span", **{"class": "line delta sure"})) == 4                        # not PPO's: [-0.08, +0.0…]
+def test_bold_differences_are_those_whose_intervals_exclude_zero(page):
+    shown = [e for e in page.elements if e.get("@class", "").startswith("line delta")]
+    assert [e["all"][:8] for e in shown] == ["Δ −0.050", "Δ −0.100", "t [−0.40", "Δ −0.150", "Δ −0.250", "Δ −0.300"]
+    assert [e["all"][:8] for e in shown if "sure" in e["@class"]] == ["Δ −0.150", "Δ −0.250", "Δ −0.300"]       # neither [-0.08, +0.0…] nor where t says [-0.4, +0.2]
 
 
 def test_bars_share_the_axis_of_their_column():

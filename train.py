@@ -117,24 +117,13 @@ class Stop:
 
 # --- GOPO ---------------------------------------------------------------------------------------------------------------------------
 
-def restore(run: Path, gopo: Gopo, parts: dict[str, dict[str, torch.Tensor]]) -> None:
-    try:
-        gopo.restore(parts)
-    except torch.OutOfMemoryError:
-        raise
-    except (RuntimeError, KeyError) as error:                            # whole, as its sha256 says, and not what this code's models are made of
-        written = read_json(run / "config.json")["versions"]["commit"] or "unknown"
-        raise DataError(f"{run}/checkpoint was written by other code (commit {written}) and does not fit: {' '.join(str(error).split())[:200]}; "
-                        "go on with that commit, or train again with --overwrite") from error
-
-
 def train(run: Path, gopo: Gopo, cfg: RunConfig, steps: int, stop: Stop) -> int:
     """The loop of Sec. 3.1 and 3.3.  Returns the last step done."""
     wait()
     found = load_checkpoint(run)
     start = found[0] if found else 0
     if found:
-        restore(run, gopo, found[1])
+        gopo.restore(found[1])
     log = Log(run / "metrics.jsonl", start)
     evaluations, timings = Log(run / "evals.jsonl", start), Log(run / "timing.jsonl", start)
     alarms, stop.wait = Alarms(), True
