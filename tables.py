@@ -6,6 +6,7 @@ An interval answers: what if other seeds had been trained and other customers ha
 the same for every seed (the pigeonhole bootstrap, Owen 2007).  It is rough with few seeds, and then too narrow: three cannot show how much seeds
 differ.  So beside each difference stands Student's t over its seeds, and an order counts as found only where both leave 0 out.
 Try it:  python tables.py results/mgshop        everything again from the files
+         python tables.py results/mgshop --difference ppo single_warm        one row less another
 Exercise: leave t out and resample customers only; which of the orders that were undecided are now "agrees", and would another seed believe it?"""
 from __future__ import annotations
 
@@ -33,7 +34,7 @@ from runs import write_atomic, write_json
 
 DRAWS = 1000
 EAR_TOLERANCE = 0.05                             # as in eval.py: a larger difference of TSE between the two ears is flagged
-Interval = dict[str, Any]                        # mean, low, high, over: what was resampled; a cell's `seeds`, the mean of each; a difference's `t`
+Interval = dict[str, Any]                        # mean, low, high, over: what was resampled; `seeds`: the value of each; a difference's `t`
 Numbers = np.ndarray                             # S seeds, C customers, D draws (draw 0 is the sample itself)
 
 
@@ -243,7 +244,7 @@ class Measured:
         if not both:
             return None
         each = np.subtract(*(of_each([v[s] for s in both], statistic) for v in (a, b))).tolist()
-        return paired(*(np.stack([v[s] for s in both]) for v in (a, b)), statistic=statistic) | {"t": student(each)}
+        return paired(*(np.stack([v[s] for s in both]) for v in (a, b)), statistic=statistic) | {"seeds": each, "t": student(each)}
 
 
 # --- the tables -------------------------------------------------------------------------------------------------------------------
@@ -411,14 +412,34 @@ def write(folder: str | Path, dataset: str | None = None, made: dict[str, Any] |
     return report.write(folder)
 
 
+def difference_in_words(folder: Path, row: str, other: str) -> str:
+    """row - other, a line for every column where both have numbers: the paired difference, Student's interval, and each seed's own."""
+    measured = Measured(load_evals(folder))
+    if unknown := {row, other} - set(measured.evals):
+        raise DataError(f"--difference {sorted(unknown)[0]}: no such row in {folder}/evals; there are {', '.join(measured.evals)}")
+    lines = []
+    for key, name, digits in ((c["key"], c["name"], c["digits"]) for c in COLUMNS):
+        if delta := measured.difference(row, other, key):
+            student = brackets(t_of(delta), digits, "+")
+            lines.append(f"{name:12} {figure(delta['mean'], digits, '+')} {brackets(delta, digits, '+')}" + (f"  t {student}" if student else "")
+                         + f"  each seed {' '.join(figure(x, digits, '+') for x in delta['seeds'])}")
+    return "\n".join([f"{row} - {other}, 95 % intervals", *lines])
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Tables, figures and page of a results folder, from its evals/ and curves.jsonl.", allow_abbrev=False)
     parser.add_argument("folder", nargs="?", type=Path, help="a folder written by eval.py --paper, e.g. results/mgshop")
-    folder = parser.parse_args(argv).folder
+    parser.add_argument("--difference", nargs=2, metavar=("ROW", "OTHER"),
+                        help="write nothing, but print ROW - OTHER in every column, paired, by the names of evals/, e.g. ppo single_warm")
+    args = parser.parse_args(argv)
+    folder = args.folder
     try:
         if folder is None:
             raise DataError("name a results folder: python tables.py results/mgshop")
-        print(f"written: results.json, tables.md, tables.csv, the figures and {write(folder)}")
+        if args.difference:
+            print(difference_in_words(folder, *args.difference))
+        else:
+            print(f"written: results.json, tables.md, tables.csv, the figures and {write(folder)}")
     except (DataError, OSError) as error:
         print(f"tables.py: {error}", file=sys.stderr)
         return 2

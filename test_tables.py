@@ -330,6 +330,18 @@ def test_broken_files_are_named(tmp_path, capsys, wrong, said):
     assert tables.main([str(made)]) == 2 and str(path) in capsys.readouterr().err and not (made / "results.json").exists()
 
 
+def test_a_difference_in_words(folder, capsys):
+    assert tables.main([str(folder), "--difference", "ppo", "gopo"]) == 0
+    head, tse, *others = capsys.readouterr().out.splitlines()
+    of = lambda row: np.stack([e.metrics["tse"] for e in tables.load_evals(folder)[row].values()])
+    each, lead = (of("ppo") - of("gopo")).mean(1), tables.paired(of("ppo"), of("gopo"))
+    minus = lambda x: f"{x:+.3f}".replace("-", "−")
+    assert head == "ppo - gopo, 95 % intervals" and tse.split()[:2] == ["TSE", minus(each.mean())] and tse.endswith(f"each seed {' '.join(map(minus, each))}")
+    assert f"[{minus(lead['low'])}, {minus(lead['high'])}]  t [" in tse and len(others) > 5 and not any("G-Eval" in line for line in others)
+    assert tables.main([str(folder), "--difference", "ppo", "nobody"]) == 2
+    assert f"--difference nobody: no such row in {folder}/evals; there are cs_warm" in capsys.readouterr().err
+
+
 def test_command_line(tmp_path, capsys):
     assert tables.main([]) == 2 and capsys.readouterr().err == "tables.py: name a results folder: python tables.py results/mgshop\n"
     assert tables.main([str(tmp_path)]) == 2 and "no evals/*.json in it" in capsys.readouterr().err
