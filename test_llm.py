@@ -566,7 +566,8 @@ def test_a_final_error_keeps_the_answer_under_way_and_sends_no_more(client):
 
 
 INTERRUPTED = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)        # a shell that starts tests in the background lets its children ignore it
 sys.path.insert(0, {here!r})
 import llm
 llm.GRACE = {grace}
@@ -588,6 +589,7 @@ def test_ctrl_c(answered, tmp_path):
         seen = ""
         while "answers under way" not in seen:   # it has taken notice
             seen += process.stderr.readline()
+            assert process.poll() is None, seen
         if answered:
             gate.set()
         errors = process.communicate(timeout=20)[1]
