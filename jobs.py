@@ -114,13 +114,15 @@ def stop_once(*_: object) -> None:
 
 @contextlib.contextmanager
 def clocked(path: Path, command: str) -> Iterator[Callable[[str, float], None]]:
-    """calls.json: every call's command and wall time, and the seconds of every job, kept up to date, for a call may be stopped."""
+    """calls.json: every call's command and wall time, and the seconds of every job, kept up to date, for a call may be stopped.
+
+    A job that is made again adds to its seconds; those of one that was stopped are only in its call's."""
     kept = read_json(path) if path.exists() else {"calls": [], "jobs": {}}
     kept["calls"].append({"command": command, "seconds": 0.0})
     clock = time.perf_counter()
 
     def finished(name: str, seconds: float) -> None:
-        kept["jobs"][name] = round(kept["jobs"].get(name, 0.0) + seconds, 1)       # a job that was stopped goes on
+        kept["jobs"][name] = round(kept["jobs"].get(name, 0.0) + seconds, 1)
         kept["calls"][-1]["seconds"] = round(time.perf_counter() - clock, 1)
         write_json(path, kept)
     try:

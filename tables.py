@@ -420,8 +420,8 @@ def difference_in_words(folder: Path, row: str, other: str) -> str:
     lines = []
     for key, name, digits in ((c["key"], c["name"], c["digits"]) for c in COLUMNS):
         if delta := measured.difference(row, other, key):
-            student = brackets(t_of(delta), digits, "+")
-            lines.append(f"{name:12} {figure(delta['mean'], digits, '+')} {brackets(delta, digits, '+')}" + (f"  t {student}" if student else "")
+            over_seeds = brackets(t_of(delta), digits, "+")
+            lines.append(f"{name:12} {figure(delta['mean'], digits, '+')} {brackets(delta, digits, '+')}" + (f"  t {over_seeds}" if over_seeds else "")
                          + f"  each seed {' '.join(figure(x, digits, '+') for x in delta['seeds'])}")
     return "\n".join([f"{row} - {other}, 95 % intervals", *lines])
 
