@@ -21,12 +21,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from constraints import violations
 from data import Reply, Request, Skill, opt
-from decoder import ConstrainedLM
-from models import BUILT, build_tiny
-from parallel import share, sum_gradients, total
-from runs import adam_state, load_adam_state
+from infra.processes import all_sum, shard, sum_gradients
+from infra.runs import adam_state, load_adam_state
+from lm.constraints import violations
+from lm.decoder import ConstrainedLM
+from lm.models import BUILT, build_tiny
 
 # B replies, L tokens of a reply, V vocabulary, K skills, D width of an embedding
 INF = float("inf")
@@ -233,7 +233,7 @@ class CustomerServiceAgent(ConstrainedLM):
         distance = self._distances(requests, flat)                                                          # [B]
         drawn = [r.ids[:sum(r.mask)] for _, r, _ in flat]
         scored = [i for i, (_, _, R) in enumerate(flat) if R is not None and drawn[i]]
-        counts = total(sum(map(len, drawn)), sum(len(drawn[i]) for i in scored), len(scored), len(flat), float(distance.sum()))     # of all processes
+        counts = all_sum(sum(map(len, drawn)), sum(len(drawn[i]) for i in scored), len(scored), len(flat), float(distance.sum()))     # of all processes
         tokens, tokens_p, replies_p, replies_all, far = counts
         if not tokens:
             raise ValueError("update: no reply holds a token that the agent drew (max_new_tokens leaves no room beside must_say?)")
@@ -254,7 +254,7 @@ class CustomerServiceAgent(ConstrainedLM):
                 L_p += float(weight * policy_loss(logp.detach(), reward, mask[part], group, cfg.cs_average))
             loss.backward()
             L_d += float(term_d.detach())
-        L_p, L_d = total(L_p, L_d)
+        L_p, L_d = all_sum(L_p, L_d)
         L_s = far / replies_all
         return self._step(self.optimizer, {"L_p": L_p, "L_s": L_s, "L_d": L_d, "loss": cs_loss(L_p, L_s, L_d, cfg.lambda_p, cfg.lambda_s, cfg.lambda_d)}) | {
             "entropy": -L_d, "distance": L_s, "tokens": int(tokens)}
@@ -336,12 +336,12 @@ class CustomerServiceAgent(ConstrainedLM):
 
     def _backward(self, pairs, tokens: int | None = None) -> float:
         """Cross-entropy of a batch and its gradient, in parts if memory is short.  tokens: of the whole, if this is a part of something larger."""
-        tokens, value, size, mine = tokens or sum(len(reply) for _, reply in pairs), 0.0, self._rows(pairs), share(pairs)
+        tokens, value, size, mine = tokens or sum(len(reply) for _, reply in pairs), 0.0, self._rows(pairs), shard(pairs)
         for part in (mine[i:i + size] for i in range(0, len(mine), size)):
             loss = self._cross_entropy(part) * (sum(len(reply) for _, reply in part) / tokens)
             loss.backward()
             value += float(loss.detach())
-        return total(value)[0]
+        return all_sum(value)[0]
 
     def _cross_entropy(self, pairs) -> Tensor:
         prompts, replies = zip(*pairs)

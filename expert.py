@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from data import MAX_SKILLS, Dataset, opt
-from parallel import any_of, sum_gradients, total
+from infra.processes import all_sum, any_process, sum_gradients
 
 BUCKETS = 1 << 13                                # rows of the hashed text table [ours]
 
@@ -333,30 +333,30 @@ class ExpertLearner:
         returns = torch.tensor(batch.returns, device=device)                       # [B]
         raw = pick_advantages(returns, gains, choice.value.detach(), choice.mask)
         values, picked = choice.value[choice.mask], raw[choice.mask]               # [N] picks
-        turns, picks, centre = total(len(batch.states), len(picked), float(picked.sum()))
-        spread = total(float((picked - centre / picks).square().sum()))[0] / picks                     # the variance over the whole batch, never per turn index
+        turns, picks, centre = all_sum(len(batch.states), len(picked), float(picked.sum()))
+        spread = all_sum(float((picked - centre / picks).square().sum()))[0] / picks                     # the variance over the whole batch, never per turn index
         advantage = (raw - centre / picks) / (spread ** 0.5 + 1e-6) * choice.mask
         policy = expert_loss(choice.logp, advantage, choice.entropy.sum(-1), cfg.alpha) * (len(batch.states) / turns)
         critic = (picked + values.detach() - values).square().sum() / picks
         norm = self.step(policy + 0.5 * critic, "Eq. 7 of the Expert")
         target = picked + values.detach()                                          # what the critic should have said
-        level = total(float(target.sum()))[0] / picks
-        around = total(float((target - level).square().sum()))[0] / picks
-        losses = total(policy.item(), critic.item(), float(choice.entropy.detach().sum()))
+        level = all_sum(float(target.sum()))[0] / picks
+        around = all_sum(float((target - level).square().sum()))[0] / picks
+        losses = all_sum(policy.item(), critic.item(), float(choice.entropy.detach().sum()))
         return {"loss_expert": losses[0], "loss_critic": losses[1], "entropy_expert": losses[2] / turns,
                 "explained_variance": 1 - spread / max(around, 1e-8), "grad_norm_expert": norm}
 
     def imitate(self, states: Sequence[ExpertState], teachers: Sequence[Sequence[str]]) -> float | None:
         """One step of cross-entropy on the teacher's sequences, stop included: -log pi_E(T|s), mean over the states of all processes; None without any."""
-        count = total(len(states))[0]
+        count = all_sum(len(states))[0]
         if not count:
             return None
         loss = -self.expert.act(states, given=teachers).logp.sum() / count if states else sum(p.sum() for p in self.parameters) * 0.0
         self.step(loss, "cross-entropy of the Expert")
-        return total(loss.item())[0]
+        return all_sum(loss.item())[0]
 
     def step(self, loss: Tensor, term: str) -> float:
-        if any_of(not torch.isfinite(loss)):
+        if any_process(not torch.isfinite(loss)):
             raise FloatingPointError(f"{term} is {loss.item()}")
         self.optimiser.zero_grad()
         loss.backward()

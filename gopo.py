@@ -20,26 +20,12 @@ import torch
 import data
 from data import DataError, Dataset, Environment, Observation, Reply, Request, Skill, fill, opt
 from expert import Expert, ExpertBatch, ExpertConfig, ExpertLearner, ExpertState, Perception, gae
-from judge import judge_from
-from llm import ApiConfig, ApiError
-from parallel import any_of, launched, mean, share
-from rewards import (
-    CS_WEIGHTS,
-    DIMENSIONS,
-    Judge,
-    Judged,
-    ReplayJudge,
-    RuleJudge,
-    Scores,
-    cs_reward,
-    end_bonus,
-    esndcg,
-    expert_weight,
-    joint_reward,
-    skill_gains,
-    skill_reward,
-)
-from runs import adam_state, load_adam_state, load_into, load_tensors, read_json, write_json
+from hosted.judge import judge_from
+from infra.client import ApiConfig, ApiError
+from infra.processes import all_mean, any_process, shard, world_size
+from infra.runs import adam_state, load_adam_state, load_into, load_tensors, read_json, write_json
+from judge import Judge, Judged, ReplayJudge, RuleJudge, Scores
+from rewards import CS_WEIGHTS, DIMENSIONS, cs_reward, end_bonus, esndcg, expert_weight, joint_reward, skill_gains, skill_reward
 from tse import distinct_2, repeated, skill_f1, tse
 
 
@@ -176,7 +162,7 @@ def by_policy(expert: Expert, draws: Callable[[int, int], torch.Generator] | Non
 
 
 def by_teacher(states: list[ExpertState], episodes: list[Episode]) -> list[tuple[str, ...]]:
-    return [tuple(e.seen.info["teacher"] or ()) for e in episodes]
+    return [tuple(e.seen.labels.teacher or ()) for e in episodes]
 
 
 def by_chance(pool: Sequence[str], seed: int) -> Choose:
@@ -214,14 +200,14 @@ def rollout(episodes: list[Episode], choose: Choose, speaker: Speaker, judge: Ju
         requests = [request_of(s, k, e.seen.context, p, alone) for s, k, e, p in zip(states, skills, live, perceived)]
         drawn = [generator(e.number, len(e.steps)) for e in live] if callable(generator) else generator
         groups = speaker.generate(requests, group, temperature, drawn)
-        wanted = [(e.seen.info.get("teacher") or ()) if alone is not None or (needed and e.seen.info.get("teacher") is not None) else k
+        wanted = [(e.seen.labels.teacher or ()) if alone is not None or (needed and e.seen.labels.teacher is not None) else k
                   for e, k in zip(live, skills)]
         asked = [Judged(r.user, r.context, tuple(pool[k] for k in w), reply.text, tuple(s.replies[0].text for s in e.steps),
-                        e.seen.info.get("reference"), s.history) for e, s, r, w, replies in zip(live, states, requests, wanted, groups) for reply in replies]
+                        e.seen.labels.reference, s.history) for e, s, r, w, replies in zip(live, states, requests, wanted, groups) for reply in replies]
         scores = judge.score(asked)
         for i, (e, r) in enumerate(zip(live, requests)):
-            info, teacher = e.seen.info, e.seen.info.get("teacher")
-            e.steps.append(Step(states[i], r, perceived[i], (info.get("intent"), info.get("emotion")), skills[i], None if teacher is None else tuple(teacher),
+            seen, teacher = e.seen.labels, e.seen.labels.teacher
+            e.steps.append(Step(states[i], r, perceived[i], (seen.intent, seen.emotion), skills[i], None if teacher is None else tuple(teacher),
                                 groups[i], scores[i * group:(i + 1) * group], asked[i * group]))
             e.seen = e.env.step(groups[i][0].text)
         if progress:
@@ -243,8 +229,8 @@ class Gopo:
     Options: type | None = None
 
     def __init__(self, dataset: Dataset, expert: Expert, agent, judge: Judge, cfg: GopoConfig, speaker: Speaker | None = None, options: Any = None):
-        if launched() > (cfg.dialogues or 16):
-            raise DataError(f"--dialogues {cfg.dialogues or 16} is fewer than the {launched()} processes: every one needs a dialogue")
+        if world_size() > (cfg.dialogues or 16):
+            raise DataError(f"--dialogues {cfg.dialogues or 16} is fewer than the {world_size()} processes: every one needs a dialogue")
         self.dataset, self.expert, self.agent, self.cfg, self.options = dataset, expert, agent, cfg, options
         self.learner = ExpertLearner(expert)
         self.speaker: Speaker = speaker or agent or (PhraseBook(dataset) if dataset.template else Silence())
@@ -276,7 +262,7 @@ class Gopo:
     def step(self, number: int, seed: int, stage: int = 0) -> tuple[dict[str, float | None], list[Episode]]:
         """GOPO step `number`: all its randomness comes from (seed, stage, number), so a resumed run needs no generator's state."""
         rng = np.random.default_rng([seed, stage, number])
-        numbers = share(self._dialogues(rng))
+        numbers = shard(self._dialogues(rng))
         skill_draws, word_draws = (keyed(int(s)) for s in rng.integers(2 ** 31, size=2))
         played = self._together(lambda: rollout(self.episodes("train", numbers, seed), self.chooser(skill_draws), self.speaker, self.judge,
                                                 self.expert.perception, self.dataset.skills, self.group, None, word_draws, self.alone))
@@ -290,7 +276,7 @@ class Gopo:
             played = play()
         except ApiError as error:
             failed = error
-        if any_of(failed is not None):
+        if any_process(failed is not None):
             raise failed or ApiError("another process could not ask its judge")
         return played
 
@@ -315,8 +301,8 @@ class Gopo:
         if not ending:
             return earned
         if end.terminated:
-            earned[-1] += end_bonus(len(earned), self.dataset.horizon, self.gamma, end.info["success"])
-        earned[-1] += self.cfg.outcome_weight * tse(end.info.get("completed", (None, None, None)), gamma=self.cfg.tse_gamma)
+            earned[-1] += end_bonus(len(earned), self.dataset.horizon, self.gamma, end.outcome.success)
+        earned[-1] += self.cfg.outcome_weight * tse(end.outcome.completed, gamma=self.cfg.tse_gamma)
         return earned
 
     def learn(self, played: list[Episode]) -> dict[str, float | None]:
@@ -384,22 +370,22 @@ class Gopo:
         scored = [s for step in steps for s in step.scores if s is not None]
         live = self.dataset.environment is not None
         row = {
-            "tse": mean([tse(e.seen.info["completed"], gamma=self.cfg.tse_gamma) for e in played]) if live else None,
-            "success": mean([e.seen.info["success"] for e in played]) if live else None,
-            "turns": mean([len(e.steps) for e in played]), "reward": mean([r for e in played for r in self.rewards(e, ending=False)]),
-            "r_expert": mean([s.r_expert(self.expert.cfg.skill_cost) for s in labelled]), "r_cs": mean([r for s in steps for r in s.r_cs() if r is not None]),
-            "w_expert": mean([expert_weight(t, self.dataset.horizon) for e in played for t in range(1, len(e.steps) + 1)]),
-            "esndcg": mean([esndcg(s.skills, s.teacher) for s in labelled]), "f1": mean([skill_f1(s.skills, s.teacher) for s in labelled]),
-            "exact": mean([s.skills == s.teacher for s in labelled]), "length": mean([len(s.skills) for s in steps]),
-            "reply_words": mean([len(r.text.split()) for s in steps for r in s.replies]),
-            "distinct_2": mean([d for e in played if (d := distinct_2([s.replies[0].text for s in e.steps])) is not None]),
-            "repeated": mean([repeated([s.replies[0].text for s in e.steps]) for e in played]),
-            "vouchers": mean([v for e in played if (v := e.seen.info.get("vouchers")) is not None]),
-            "unscored": mean([s is None for step in steps for s in step.scores]),
+            "tse": all_mean([tse(e.seen.outcome.completed, gamma=self.cfg.tse_gamma) for e in played]) if live else None,
+            "success": all_mean([e.seen.outcome.success for e in played]) if live else None,
+            "turns": all_mean([len(e.steps) for e in played]), "reward": all_mean([r for e in played for r in self.rewards(e, ending=False)]),
+            "r_expert": all_mean([s.r_expert(self.expert.cfg.skill_cost) for s in labelled]), "r_cs": all_mean([r for s in steps for r in s.r_cs() if r is not None]),
+            "w_expert": all_mean([expert_weight(t, self.dataset.horizon) for e in played for t in range(1, len(e.steps) + 1)]),
+            "esndcg": all_mean([esndcg(s.skills, s.teacher) for s in labelled]), "f1": all_mean([skill_f1(s.skills, s.teacher) for s in labelled]),
+            "exact": all_mean([s.skills == s.teacher for s in labelled]), "length": all_mean([len(s.skills) for s in steps]),
+            "reply_words": all_mean([len(r.text.split()) for s in steps for r in s.replies]),
+            "distinct_2": all_mean([d for e in played if (d := distinct_2([s.replies[0].text for s in e.steps])) is not None]),
+            "repeated": all_mean([repeated([s.replies[0].text for s in e.steps]) for e in played]),
+            "vouchers": all_mean([v for e in played if (v := e.seen.outcome.vouchers) is not None]),
+            "unscored": all_mean([s is None for step in steps for s in step.scores]),
         }
         for i, name in enumerate(DIMENSIONS):
-            row[f"S_{name}"] = mean([s[i] for s in scored])
-            row[f"std_{name}"] = mean([np.std([s[i] for s in step.scores if s is not None]) for step in steps if any(step.scores)]) if self.group > 1 else None
+            row[f"S_{name}"] = all_mean([s[i] for s in scored])
+            row[f"std_{name}"] = all_mean([np.std([s[i] for s in step.scores if s is not None]) for step in steps if any(step.scores)]) if self.group > 1 else None
         return row
 
 
@@ -430,7 +416,7 @@ class Answer:
 
 # --- the algorithms -----------------------------------------------------------------------------------------------------------------
 
-ALGORITHMS = {"gopo": "gopo:Gopo", "sft": "baselines:SFT", "ppo": "ppo:PPO", "memento": "memento:Memento", "imitation": "baselines:Imitation"}
+ALGORITHMS = {"gopo": "gopo:Gopo", "sft": "baselines.sft:SFT", "ppo": "baselines.ppo:PPO", "memento": "baselines.memento:Memento", "imitation": "baselines.imitation:Imitation"}
 
 
 def algorithm(name: str) -> type[Gopo]:
@@ -494,7 +480,7 @@ def here(config: dict) -> str:
 def load_agent(folder: Path, dataset: Dataset, config: dict):
     """The Customer Service Agent saved in `folder`, in the precision that the run was trained in."""
     from csagent import AgentConfig, CustomerServiceAgent
-    from models import load_saved
+    from lm.models import load_saved
     if not (folder / "config.json").exists() and not (folder / "adapter_config.json").exists():
         raise DataError(f"{folder}: no trained language model here; the run is not complete: python train.py --resume {folder.parent}")
     cfg, device = AgentConfig(**config["agent"]), here(config)

@@ -25,36 +25,19 @@ from torch.distributions import Categorical
 import data
 import eval as evaluation
 import gopo
-import mgshop
-import runs
+import measure
 import train
-import warmup
-from constraints import compile_constraints, violations
-from data import DataError, Dataset, Dialogue, Observation, Reply, Request, Skill, Turn, slots
+from data import DataError, Dataset, Dialogue, Labels, Observation, Outcome, Reply, Request, Skill, Turn, slots
 from expert import Expert, ExpertBatch, ExpertConfig, ExpertLearner, ExpertState, Perception, expert_loss, gae, pick_advantages
 from gopo import Episode, Gopo, GopoConfig, Step, by_chance, by_policy, rollout
-from rewards import (
-    CS_WEIGHTS,
-    Judged,
-    ReplayJudge,
-    RuleJudge,
-    cs_reward,
-    dcg,
-    dialogue_return,
-    diversity,
-    end_bonus,
-    esndcg,
-    expert_weight,
-    fitness,
-    idcg,
-    joint_reward,
-    quality,
-    relevance,
-    skill_gains,
-    skill_reward,
-)
-from runs import Alarms, Log, adam_state, load_adam_state, load_checkpoint, read_rows, run_directory, save_checkpoint, save_tensors, write_atomic
-from stages import prepare_expert, replace_folder
+from infra import runs
+from infra.runs import Alarms, Log, adam_state, load_adam_state, load_checkpoint, read_rows, run_directory, save_checkpoint, save_tensors, write_atomic
+from judge import Judged, ReplayJudge, RuleJudge, diversity, fitness, quality
+from lm.constraints import compile_constraints, violations
+from rewards import CS_WEIGHTS, cs_reward, dcg, dialogue_return, end_bonus, esndcg, expert_weight, idcg, joint_reward, relevance, skill_gains, skill_reward
+from shop import mgshop
+from start import pairs as warmup
+from start.stages import prepare_expert, replace_folder
 from tse import bleu, g_eval, gre, interval, replay_turns, skill_f1, tse, tse_printed
 
 T5 = ["a", "b", "c", "d", "e"]
@@ -591,9 +574,9 @@ def test_what_the_expert_is_told_it_does_not_perceive():      # a 1 at the label
 
 
 def test_told_passes_on_what_the_customer_has_in_mind():
-    seen = lambda **info: SimpleNamespace(seen=SimpleNamespace(info=info))
+    seen = lambda **info: SimpleNamespace(seen=SimpleNamespace(labels=Labels(**info)))
     asked = []
-    choose = evaluation.told(lambda states, episodes: asked.extend(states) or [("pay",)])
+    choose = measure.told(lambda states, episodes: asked.extend(states) or [("pay",)])
     assert choose([ExpertState("a"), ExpertState("b")], [seen(intent="refund", emotion="angry"), seen()]) == [("pay",)]
     assert asked == [ExpertState("a", told=("refund", "angry")), ExpertState("b")]
 
@@ -616,13 +599,13 @@ class TwoTurns:
         self.heard, self.truncated, self.success = [], truncated, success
 
     def reset(self):
-        return Observation("one", {"refund_1": "39 euros"}, info={"teacher": ["pay"], "intent": "refund", "emotion": "angry", "reference": "gold"})
+        return Observation("one", {"refund_1": "39 euros"}, labels=Labels("refund", "angry", ("pay",), "gold"))
 
     def step(self, reply):
         self.heard.append(reply)
         if len(self.heard) == 1:
-            return Observation("two", {}, info={"teacher": ["sorry", "guide"]})
-        return Observation("bye", {}, terminated=not self.truncated, truncated=self.truncated, info={"success": self.success, "completed": (1, 2, 2)})
+            return Observation("two", {}, labels=Labels(teacher=("sorry", "guide")))
+        return Observation("bye", {}, terminated=not self.truncated, truncated=self.truncated, outcome=Outcome(self.success, (1, 2, 2)))
 
 
 class Parrot:
@@ -806,28 +789,28 @@ def test_completed_on_logs_by_hand():
     dataset = Dataset("logs", POOL, (), (), [], [], [])
     steps = [replay_step(["guide"], ["pay"], ""), replay_step(["pay"], ["pay"], "No slot."), replay_step(["pay", "guide"], ["guide", "pay"], "You get {refund_2}.")]
     episode = SimpleNamespace(steps=steps)
-    assert evaluation.completed(episode, dataset, spoken=False) == (None, 2, 3)
-    assert evaluation.completed(episode, dataset, spoken=True) == (None, 3, 3)
+    assert measure.completed(episode, dataset, spoken=False) == (None, 2, 3)
+    assert measure.completed(episode, dataset, spoken=True) == (None, 3, 3)
     bare = SimpleNamespace(steps=[replay_step(["pay"], ["pay"], "No.", context={})])     # nothing to state: choosing it is all it can do
-    assert evaluation.completed(bare, dataset, spoken=True) == (None, 1, None)
+    assert measure.completed(bare, dataset, spoken=True) == (None, 1, None)
 
 
 def test_bleu_interval():
     good, bad, silent = (SimpleNamespace(steps=[replay_step([], [], reply, reference="the cat sat on the mat")])
                          for reply in ("the cat sat on the mat", "a dog ran off to sleep", ""))
-    assert evaluation.bleu_interval([good] * 3) == {"mean": pytest.approx(1), "low": pytest.approx(1), "high": pytest.approx(1)}
-    mixed = evaluation.bleu_interval([good, bad] * 4)
+    assert measure.bleu_interval([good] * 3) == {"mean": pytest.approx(1), "low": pytest.approx(1), "high": pytest.approx(1)}
+    mixed = measure.bleu_interval([good, bad] * 4)
     assert 0 < mixed["low"] < mixed["mean"] < mixed["high"] < 1
-    assert evaluation.bleu_interval([silent])["mean"] is None              # nobody spoke: no figure, not 0
-    assert evaluation.bleu_interval([SimpleNamespace(steps=[replay_step([], [], "Hello.", reference=None)])])["mean"] is None
+    assert measure.bleu_interval([silent])["mean"] is None              # nobody spoke: no figure, not 0
+    assert measure.bleu_interval([SimpleNamespace(steps=[replay_step([], [], "Hello.", reference=None)])])["mean"] is None
 
 
 def test_a_difference_between_the_ears_is_flagged(capsys):
     number = lambda x: {"mean": x, "low": x, "high": x}
-    row = {m: number(0.5) for m in (*(m for m, _, _ in evaluation.COLUMNS), "unscored")}
-    evaluation.print_table({"gopo": row | {"tse_2nd_ear": number(0.44)}}, True, RuleJudge({}), True)
+    row = {m: number(0.5) for m in (*(m for m, _, _ in measure.COLUMNS), "unscored")}
+    measure.print_table({"gopo": row | {"tse_2nd_ear": number(0.44)}}, True, RuleJudge({}), True)
     assert "FLAG" in capsys.readouterr().out
-    evaluation.print_table({"gopo": row | {"tse_2nd_ear": number(0.46)}}, True, RuleJudge({}), True)
+    measure.print_table({"gopo": row | {"tse_2nd_ear": number(0.46)}}, True, RuleJudge({}), True)
     assert "FLAG" not in capsys.readouterr().out
 
 
@@ -1269,8 +1252,8 @@ def test_a_half_written_run_is_named(lm_run, tmp_path):
 
 def test_a_held_out_reply_is_nearer_its_own_skill():      # GAP-5: Eq. 9c's distance, in >= 80 % of pairs, on dev replies of the simulated shop
     from csagent import SkillEmbedding, skill_distance
-    from models import load_model
-    from warmup import slot_names, vocabulary_texts, warm_pairs
+    from lm.models import load_model
+    from start.pairs import slot_names, vocabulary_texts, warm_pairs
     shop = data.load("mgshop")
     model, tokenizer = load_model("tiny", vocabulary_texts(shop), slot_names(shop), 0)
     encode = lambda text: tokenizer.encode(text, add_special_tokens=False)
@@ -1287,7 +1270,7 @@ def test_a_held_out_reply_is_nearer_its_own_skill():      # GAP-5: Eq. 9c's dist
 
 
 def test_an_imitation_and_a_constant_are_rows():      # baselines.py: the smallest study that goes through
-    import baselines
+    from experiments import strategy
     shop = data.load("mgshop")
-    assert len(set(baselines.best_constant(shop))) == 5
-    assert baselines.most_frequent(shop) in {t for _, t in warmup.labelled_states(shop.train)}
+    assert len(set(strategy.best_constant(shop))) == 5
+    assert strategy.most_frequent(shop) in {t for _, t in warmup.labelled_states(shop.train)}

@@ -27,15 +27,15 @@ from tqdm import tqdm
 
 import data
 from data import DataError, Dataset, opt
-from eval import evaluate, evaluate_run, print_table
 from expert import ExpertConfig
 from gopo import ALGORITHMS, Gopo, GopoConfig, algorithm, algorithm_of, judge_for, save_domain
-from judge import LLMJudge, hosted_model
-from llm import ApiConfig, ApiError
-from parallel import any_of, first, meet, part, told, wait
-from rewards import Judge
-from runs import Alarms, Log, alone_in, load_checkpoint, plot_curves, read_json, read_rows, run_directory, save_checkpoint, save_tensors, versions, write_json
-from stages import check_base, prepare_agent, prepare_expert, prepare_strategy, replace_folder, take_base
+from hosted.judge import LLMJudge, hosted_model
+from infra.client import ApiConfig, ApiError
+from infra.processes import any_process, barrier, broadcast, is_main, join, leave
+from infra.runs import Alarms, Log, alone_in, load_checkpoint, plot_curves, read_json, read_rows, run_directory, save_checkpoint, save_tensors, versions, write_json
+from judge import Judge
+from measure import evaluate, evaluate_run, print_table
+from start.stages import check_base, prepare_agent, prepare_expert, prepare_strategy, replace_folder, take_base
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class Stop:
 
 def train(run: Path, gopo: Gopo, cfg: RunConfig, steps: int, stop: Stop) -> int:
     """The loop of Sec. 3.1 and 3.3.  Returns the last step done."""
-    wait()
+    barrier()
     found = load_checkpoint(run)
     start = found[0] if found else 0
     if found:
@@ -136,12 +136,12 @@ def train(run: Path, gopo: Gopo, cfg: RunConfig, steps: int, stop: Stop) -> int:
             except FloatingPointError as error:
                 raise FloatingPointError(f"step {done}: {error}") from error
             except ApiError:                                             # raised while playing: nothing has been learned from this step
-                if first() and done - 1 > start:
+                if is_main() and done - 1 > start:
                     save_checkpoint(run, done - 1, gopo.parts())
                 raise
             log.write(row)
-            ending = any_of(stop.asked)                                  # the signal may reach one process a step later than another
-            if first():
+            ending = any_process(stop.asked)                                  # the signal may reach one process a step later than another
+            if is_main():
                 for alarm in alarms(row):
                     tqdm.write(f"alarm at step {done}: {alarm}")
                 timings.write({"step": done, "seconds": round(time.perf_counter() - clock, 3)})
@@ -150,7 +150,7 @@ def train(run: Path, gopo: Gopo, cfg: RunConfig, steps: int, stop: Stop) -> int:
                     write_samples(run, done, gopo, played)
                 if done % cfg.eval_every == 0 or done == steps:
                     tqdm.write(evaluate_dev(gopo, done, evaluations))
-            wait()
+            barrier()
             bar.update()
             bar.set_postfix({k: f"{row[k]:.2f}" for k in ("reward", "tse", "loss") if row.get(k) is not None}, refresh=False)
             if ending:
@@ -175,7 +175,7 @@ def write_samples(run: Path, step: int, gopo: Gopo, played: list) -> None:
             turns = [{"user": s.state.user, "perceived": s.perceived, "skills": s.skills, "teacher": s.teacher, "reply": s.replies[0].text,
                       "context": s.request.context, "R_E": s.r_expert(gopo.expert.cfg.skill_cost), "S": s.scores[0], "R_A": s.r_cs()[0], "R_t": r}
                      for s, r in zip(e.steps, gopo.rewards(e, ending=False))]
-            f.write(json.dumps({"step": step, "dialogue": e.number, "success": e.seen.info["success"], "turns": turns}, ensure_ascii=False) + "\n")
+            f.write(json.dumps({"step": step, "dialogue": e.number, "success": e.seen.outcome.success, "turns": turns}, ensure_ascii=False) + "\n")
 
 
 # --- main -----------------------------------------------------------------------------------------------------------------------------
@@ -203,7 +203,7 @@ def resolve(cfg: RunConfig, gopo: GopoConfig, expert: ExpertConfig, agent: Any, 
     dataset = data.load_used(asdict(cfg))
     judge_for(dataset, cfg.judge, api)                                   # refuses what cannot be asked before anything is trained
     replies = replies_of(dataset, cfg, gopo)
-    from models import BUILT, pick_precision
+    from lm.models import BUILT, pick_precision
     device = ("cuda" if torch.cuda.is_available() else "cpu") if cfg.device == "auto" else cfg.device
     chosen = asdict(cfg) | {"resume": None, "overwrite": False, "replies": replies}
     chosen |= {name: value for name, value in DEFAULTS[replies].items() if chosen[name] is None}
@@ -226,7 +226,7 @@ def resolve(cfg: RunConfig, gopo: GopoConfig, expert: ExpertConfig, agent: Any, 
 def memory_table(dataset: Dataset, config: dict) -> str:
     """What QLoRA of this model will need beside what is free, and which flags to lower if that is too little."""
     from csagent import AgentConfig
-    from memory import estimate, free_memory, load_config, table
+    from lm.memory import estimate, free_memory, load_config, table
     cfg, device = AgentConfig(**config["agent"]), config["device"]
     shape, turns = load_config(cfg.model), [t for d in dataset.train for t in d.turns]       # refuses what cannot be trained
     prompt = cfg.user_tokens + max((len(str(t.context)) for t in turns), default=0) // 3 + 256          # three letters a token; 256 for skills and template
@@ -246,9 +246,9 @@ def resolve_together(*configs: Any) -> tuple[Path, dict, Dataset]:
     """Of several processes the first resolves, and the others read what it wrote; if it refuses, all stop."""
     found = None
     try:
-        found = resolve(*configs) if first() else None
+        found = resolve(*configs) if is_main() else None
     finally:
-        run = told(str(found[0]) if found else "")
+        run = broadcast(str(found[0]) if found else "")
     if found:
         return found
     if not run:
@@ -277,7 +277,7 @@ def execute(run: Path, config: dict, dataset: Dataset, stop: Stop) -> int:
     cfg = RunConfig(**config["run"])
     print(f"{dataset.note or dataset.name}\nrun: {run}   device {config['device']}, {config['precision']}, {config['threads']} threads")
     torch.set_num_threads(config["threads"])
-    if first():
+    if is_main():
         save_domain(dataset, run / "dataset.json")
     expert_cfg, gopo_cfg = ExpertConfig(**config["expert"]), GopoConfig(**config["gopo"])
     method, options = algorithm_of(config)
@@ -290,8 +290,8 @@ def execute(run: Path, config: dict, dataset: Dataset, stop: Stop) -> int:
     done = train(run, gopo, cfg, cfg.steps, stop)
     if agent:
         replace_folder(run / "csagent", agent.save)
-    part()                                                               # one process is enough for the table
-    if not first():
+    leave()                                                               # one process is enough for the table
+    if not is_main():
         return 0
     save_tensors(expert.state_dict(), run / "expert.safetensors")
     plot_curves(read_rows(run / "metrics.jsonl"), read_rows(run / "evals.jsonl"), run / "curves.png", run.name)
@@ -323,9 +323,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     cfg, stop, run = configs[0], Stop(), None
     try:
         device = read_json(Path(cfg.resume) / "config.json")["device"] if cfg.resume else cfg.device
-        meet("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+        join("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
         run, config, dataset = resolve_together(*configs)
-        with alone_in(run) if first() else contextlib.nullcontext():
+        with alone_in(run) if is_main() else contextlib.nullcontext():
             return execute(run, config, dataset, stop)
     except KeyboardInterrupt:
         print(f"\nstopped; go on with: python train.py --resume {run}" if run else "\nstopped before anything was written")

@@ -1,0 +1,18 @@
+"""Supervised fine-tuning: the single agent that goes on imitating the logged replies."""
+from __future__ import annotations
+
+import numpy as np
+
+from gopo import Episode, Gopo
+from start.pairs import warm_pairs
+
+
+class SFT(Gopo):
+    """A single agent, by cross-entropy on the logged replies (Table 1).  Its warm start is supervised already; a step goes on with as many
+    logged dialogues as GOPO samples replies to one, so that all methods learn from equally many reply tokens."""
+    single = True
+
+    def step(self, number: int, seed: int, stage: int = 0) -> tuple[dict[str, float | None], list[Episode]]:
+        logs, rng = self.dataset.train, np.random.default_rng([seed, stage, number])
+        drawn = rng.choice(len(logs), min(len(logs), self.size * self.agent.cfg.group), replace=False)
+        return {"step": number} | self.agent.imitate(warm_pairs([logs[i] for i in drawn], self.alone)), []

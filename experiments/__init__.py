@@ -1,0 +1,1 @@
+"""Whatever makes a number or a picture of docs/results: each file is one command or one step from runs to page."""

@@ -1,0 +1,1 @@
+"""Nothing about dialogue: run directories, processes, jobs, an HTTP client with a cache."""

@@ -1,0 +1,1 @@
+"""Five functions to write yourself, and their checks."""

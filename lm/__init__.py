@@ -1,0 +1,1 @@
+"""How a language model is built, reads a request and speaks under rules; knows no reward and no equation of learning."""

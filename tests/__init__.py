@@ -1,0 +1,1 @@
+"""Tests of everything but the core, which test_gopo.py has."""
