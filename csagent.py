@@ -21,12 +21,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from data import Reply, Request, Skill, opt
+from data import DataError, Dataset, Prepared, Reply, Request, Skill, opt
 from infra.processes import all_sum, shard, sum_gradients
 from infra.runs import adam_state, load_adam_state
 from lm.constraints import violations
 from lm.decoder import ConstrainedLM
-from lm.models import BUILT, build_tiny
+from lm.models import BUILT, build_tiny, load_saved
 
 # B replies, L tokens of a reply, V vocabulary, K skills, D width of an embedding
 INF = float("inf")
@@ -221,7 +221,7 @@ class CustomerServiceAgent(ConstrainedLM):
         parts = [data[i:i + size] for i in range(0, len(data), size)]
         return self._step(self.optimizer, {"loss": sum(self._backward(part, tokens) for part in parts)})
 
-    def update(self, requests: Sequence[Request], replies: Sequence[Sequence[Reply]], rewards: Sequence[Sequence[float | None]]) -> dict[str, float]:
+    def update(self, prepared: Sequence[Prepared], replies: Sequence[Sequence[Reply]], rewards: Sequence[Sequence[float | None]]) -> dict[str, float]:
         """One AdamW step on 9a over all replies.  A reward of None (the judge could not score) leaves 9b; its reply stays in 9d.
 
         GAP-5: 9c has no gradient through sampled text; R^A - (lambda_s / lambda_p) d in 9b has exactly the score-function gradient of
@@ -229,7 +229,7 @@ class CustomerServiceAgent(ConstrainedLM):
         raises  FloatingPointError, before the step, naming the term that is not finite
         """
         cfg, flat = self.cfg, [(s, r, R) for s, (group, row) in enumerate(zip(replies, rewards, strict=True)) for r, R in zip(group, row, strict=True)]
-        prompts, rules = [self.prompt(r) for r in requests], [self.rules(r) for r in requests]
+        prompts, rules, requests = [p.ids for p in prepared], [p.rules for p in prepared], [p.request for p in prepared]
         distance = self._distances(requests, flat)                                                          # [B]
         drawn = [r.ids[:sum(r.mask)] for _, r, _ in flat]
         scored = [i for i, (_, _, R) in enumerate(flat) if R is not None and drawn[i]]
@@ -367,6 +367,23 @@ class CustomerServiceAgent(ConstrainedLM):
                 setattr(self.embedding, key.removeprefix("9c."), value.to(self.device))
 
 
+# ---------------------------------------------------------------------------------------------------- a run directory, read back
+def here(config: dict) -> str:
+    """The device of a run, or the CPU where there is no such device."""
+    return config["device"] if torch.cuda.is_available() else "cpu"
+
+
+def load_agent(folder: Path, dataset: Dataset, config: dict) -> CustomerServiceAgent:
+    """The agent saved in `folder`, in the precision that the run was trained in."""
+    if not (folder / "config.json").exists() and not (folder / "adapter_config.json").exists():
+        raise DataError(
+            f"{folder}: no trained language model here; the run is not complete: "
+            f"python train.py --resume {folder.parent}")
+    cfg, device = AgentConfig(**config["agent"]), here(config)
+    model, tokenizer = load_saved(folder, cfg.quantise, config["precision"], device)
+    return CustomerServiceAgent(model, tokenizer, dataset.skills, dataset.must_not_say, cfg, device, config["precision"])
+
+
 def _batches(data: list, size: int, rng: random.Random) -> list[list]:
     """One epoch: batches of similar length, in random order."""
     order = sorted(data, key=lambda x: (len(x[0]) + len(x[1])) // 8 + rng.random())
@@ -400,7 +417,7 @@ def demo() -> None:
         print("\nreply    ", repr(r.text), "  violations:", violations(r.text, agent.constraints(request)))
         print("log pi   ", " ".join(f"{agent.vocab.pieces[i].decode('utf-8', 'replace')!r}{p:.1f}" for i, p in zip(r.ids[:8], r.logp)), "...",
               f"{sum(r.mask)} drawn, {len(r.ids) - sum(r.mask)} inserted")
-    row = agent.update([request], [replies], [[1.0, 0.0, 0.0, None]])
+    row = agent.update(agent.prepare([request]), [replies], [[1.0, 0.0, 0.0, None]])
     print("\nEqs. 9a-9d with rewards 1, 0, 0, None:", {k: round(v, 4) for k, v in row.items()})
 
 

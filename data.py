@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
 
 MAX_SKILLS = 5                                   # Sec. 3.3: predicted and teacher sequences are capped at 5
 DATASETS = {"mgshop": "shop.mgshop:load", "tmallbrand-a": "shop.tmallbrand:load_a", "tmallbrand-b": "shop.tmallbrand:load_b",
@@ -97,9 +99,17 @@ class Observation:
     outcome: Outcome = Outcome()                 # of the dialogue so far
 
 
+class ExpertState(NamedTuple):
+    """s^E_t before perception."""
+    user: str                                    # U_t, from which u_t and e_t are perceived
+    history: tuple[tuple[str, str], ...] = ()    # H_t: (customer, agent) texts, oldest first
+    previous: tuple[str, ...] = ()               # a^E_{t-1}
+    true_perception: tuple[str | None, str | None] = (None, None)    # u_t, e_t; None: perceived
+
+
 @dataclass
 class Request:
-    """s^A_t = (U_t, a^E_t, B_t).  An agent without an Expert (an ablation) is told H_t, u_t and e_t instead of skills."""
+    """s^A_t = (U_t, a^E_t, B_t).  A single agent, without an Expert, reads H_t, u_t and e_t instead of skills."""
     user: str
     skills: tuple[str, ...] = ()
     context: dict[str, str] = field(default_factory=dict)
@@ -109,17 +119,105 @@ class Request:
 
 
 @dataclass
+class Prepared:
+    """A request as the agent that answers it has made it ready: once a turn, and kept for the update."""
+    request: Request
+    ids: list[int] | None = None                 # the prompt; None where no model of ours reads it
+    rules: Any = None                            # lm.constraints.Rules: the constraints, compiled for decoding
+    constraints: Any = None                      # lm.constraints.Constraints: what the skills compile to
+
+
+@dataclass
 class Reply:
     """a^A_t.  `text` has slots; the other fields are a language model's and empty for a phrase book.
 
-    `ids` stand in the order they came about: drawn tokens, the end token last, then what the guard inserted (mask False), so the
-    end token keeps the log-probability it was drawn with; `text` reads as it should, insertions before the end."""
+    `ids` stand in the order they came about: drawn tokens, the end token last, then what the guard inserted (mask
+    False), so the end token keeps the log-probability it was drawn with.  `text` reads as it should: insertions stand
+    before the end."""
     text: str
     ids: list[int] = field(default_factory=list)
     mask: list[bool] = field(default_factory=list)
-    logp: list[float] = field(default_factory=list)          # of the drawn tokens, under masking and temperature
-    bans: list[Any] = field(default_factory=list)            # per drawn token, what could not be drawn beyond the state's static bans
+    logp: list[float] = field(default_factory=list)          # of the drawn tokens, as masked and scaled
+    bans: list[Any] = field(default_factory=list)            # per drawn token, what could not be drawn beyond the static bans
     dropped: tuple[str, ...] = ()                            # must_say that clashed
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a judge sees of one reply."""
+    user: str
+    context: dict[str, str]
+    skills: tuple[Skill, ...]                    # what the reply was asked to do, in order
+    reply: str                                   # with slots
+    previous: tuple[str, ...] = ()               # the agent's earlier replies in this dialogue
+    reference: str | None = None                 # the human reply, in logs
+    history: tuple[tuple[str, str], ...] = ()    # H_t: (customer, agent) of the turns before
+
+
+Scores = tuple[float, float, float, float]       # S_1..S_4, each in [0, 1]
+Form = tuple[float, float, float]                # what a judge answers to a form of three questions
+
+
+@dataclass
+class Step:
+    """One played turn.  It grows on its way: perceive -> choose -> speak -> judge -> score.  A logged turn is a Turn."""
+    seen: Observation                            # U_t and B_t, and what is known about them
+    state: ExpertState                           # s^E_t
+    perceived: tuple[str | None, str | None]     # u_t, e_t as the agents see them
+    skills: tuple[str, ...]                      # a^E_t
+    prepared: Prepared                           # s^A_t
+    replies: list[Reply]                         # the group; the customer hears replies[0]
+    judged: Judged                               # what the judge saw of replies[0]
+    scores: list[Scores | None]                  # S_1..S_4 of each reply; None: could not be scored
+    esndcg: float | None = None                  # Eq. 5; None where nobody labelled the turn
+    gains: list[float] = field(default_factory=list)         # what each pick, and the stop, added to R^E_t
+    R_E: float | None = None                     # Eq. 6; None where nobody labelled the turn
+    R_A: list[float | None] = field(default_factory=list)    # Eq. 8, of each reply
+    R_t: float = 0.0                             # Eq. 10
+    gre: Form | None = None                      # filled in by a judge at evaluation
+    g_eval: Form | None = None
+
+    @property
+    def reply(self) -> str:
+        """What the customer hears, with slots."""
+        return self.replies[0].text
+
+    @property
+    def teacher(self) -> tuple[str, ...] | None:
+        return self.seen.labels.teacher
+
+    @property
+    def R_A_mean(self) -> float | None:
+        """The Expert's R^A_t: the mean of the group; None if no reply was scored."""
+        scored = [r for r in self.R_A if r is not None]
+        return float(np.mean(scored)) if scored else None
+
+
+@dataclass
+class Episode:
+    """One dialogue while it is played."""
+    number: int                                  # of the customer, or of the logged dialogue; -1: of neither
+    env: Environment
+    seen: Observation
+    steps: list[Step] = field(default_factory=list)
+    previous: tuple[str, ...] = ()               # a^E_{t-1} before the first step, if anybody knows it
+
+    @property
+    def over(self) -> bool:
+        return self.seen.terminated or self.seen.truncated
+
+    @property
+    def replies(self) -> list[str]:
+        """What the agent said so far, with slots."""
+        return [step.reply for step in self.steps]
+
+    def state(self) -> ExpertState:
+        """s^E_t of what is on the table now.  Logs dictate H_t; a_{t-1} is always the policy's own."""
+        said = self.seen.history
+        if said is None:
+            said = tuple((step.state.user, step.reply) for step in self.steps)
+        previous = self.steps[-1].skills if self.steps else self.previous
+        return ExpertState(self.seen.user, said, previous)
 
 
 class Environment(Protocol):
@@ -174,6 +272,28 @@ class Replay:
         logged = tuple((t.user, t.reply or "") for t in self.dialogue.turns[:self.turn])
         return Observation(turn.user, turn.context, history=logged,
                            labels=Labels(turn.intent, turn.emotion, turn.skills, turn.reply))
+
+
+class Message:
+    """A customer's message as an environment of one turn, for `respond`: what comes next is not ours to make."""
+
+    def __init__(self, seen: Observation):
+        self.seen = seen
+
+    def reset(self) -> Observation:
+        return self.seen
+
+    def step(self, reply: str) -> Observation:
+        return Observation("", {}, terminated=True)
+
+
+def begin(start: Callable, split: str, numbers: Sequence[int], seed: int) -> list[Episode]:
+    """Dialogues before their first turn; `start(split, number, seed)` makes an environment."""
+    episodes = []
+    for number in numbers:
+        env = start(split, number, seed)
+        episodes.append(Episode(number, env, env.reset()))
+    return episodes
 
 
 def fill(reply: str, context: dict[str, str]) -> str:

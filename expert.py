@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from data import MAX_SKILLS, Dataset, opt
+from data import MAX_SKILLS, Dataset, ExpertState, opt
 from infra.processes import all_sum, any_process, sum_gradients
 
 BUCKETS = 1 << 13                                # rows of the hashed text table [ours]
@@ -45,14 +45,6 @@ class ExpertConfig:
             raise ValueError(f"--alpha and --skill_cost must be >= 0, got {self.alpha}, {self.skill_cost}")
         if self.history < 0 or self.width < 1:
             raise ValueError(f"--history must be >= 0 and --width >= 1, got {self.history}, {self.width}")
-
-
-class ExpertState(NamedTuple):
-    """s^E_t before perception."""
-    user: str                                    # U_t, from which u_t and e_t are perceived
-    history: tuple[tuple[str, str], ...] = ()    # H_t: (customer, agent) texts, oldest first
-    previous: tuple[str, ...] = ()               # a^E_{t-1}
-    told: tuple[str | None, str | None] = (None, None)      # u_t and e_t where somebody knows them; None: to be perceived
 
 
 # --- equations -----------------------------------------------------------------------------------------------------------------
@@ -148,7 +140,7 @@ class Perception(nn.Module):
         """[B, intents + emotions]: what the Expert sees of u_t and e_t, certain where it was told; a label set that the data lacks has no columns."""
         parts = {name: logits.softmax(-1) for name, logits in self([s.user for s in states]).items()}
         for row, state in enumerate(states):
-            for name, label in zip(("intent", "emotion"), state.told):
+            for name, label in zip(("intent", "emotion"), state.true_perception):
                 if name in parts and label in self.labels[name]:
                     parts[name][row] = F.one_hot(torch.tensor(self.labels[name].index(label)), len(self.labels[name]))
         return torch.cat(list(parts.values()), -1) if parts else torch.zeros(len(states), 0, device=self.bag.weight.device)

@@ -8,27 +8,11 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol, Sequence
 
-from data import Skill, base, slots
+from data import Judged, Scores, Skill, base, slots
 from rewards import DIMENSIONS, cs_reward
-
-
-@dataclass(frozen=True)
-class Judged:
-    """What a judge sees of one reply."""
-    user: str
-    context: dict[str, str]
-    skills: tuple[Skill, ...]                    # what the reply was asked to do, in order
-    reply: str                                   # with slots
-    previous: tuple[str, ...] = ()               # the agent's earlier replies in this dialogue
-    reference: str | None = None                 # the human reply, in logs
-    history: tuple[tuple[str, str], ...] = ()    # H_t: (customer, agent) of the turns before
-
-
-Scores = tuple[float, float, float, float]       # S_1..S_4, each in [0, 1]
 
 
 class Judge(Protocol):

@@ -28,13 +28,15 @@ from tqdm import tqdm
 import data
 from data import DataError, Dataset, opt
 from expert import ExpertConfig
-from gopo import ALGORITHMS, Gopo, GopoConfig, algorithm, algorithm_of, judge_for, save_domain
-from hosted.judge import LLMJudge, hosted_model
+from gopo import ALGORITHMS, Gopo, GopoConfig, algorithm, algorithm_of
+from hosted.judge import LLMJudge, hosted_model, judge_for
 from infra.client import ApiConfig, ApiError
+from infra.domain import save_domain
 from infra.processes import any_process, barrier, broadcast, is_main, join, leave
 from infra.runs import Alarms, Log, alone_in, load_checkpoint, plot_curves, read_json, read_rows, run_directory, save_checkpoint, save_tensors, versions, write_json
 from judge import Judge
-from measure import evaluate, evaluate_run, print_table
+from measure import evaluate, evaluate_run, training_row
+from show import print_table
 from start.stages import check_base, prepare_agent, prepare_expert, prepare_strategy, replace_folder, take_base
 
 
@@ -132,7 +134,8 @@ def train(run: Path, gopo: Gopo, cfg: RunConfig, steps: int, stop: Stop) -> int:
         for done in range(start + 1, steps + 1):
             clock = time.perf_counter()
             try:
-                row, played = gopo.step(done, cfg.seed)                  # Sec. 3.1, Eqs. 2-6, 8, 10; then Eq. 7 and Eqs. 9a-9d
+                played, learned = gopo.step(done, cfg.seed)              # Sec. 3.1, Eqs. 2-6, 8, 10; then Eq. 7 and Eqs. 9a-9d
+                row = training_row(done, gopo, played, learned)
             except FloatingPointError as error:
                 raise FloatingPointError(f"step {done}: {error}") from error
             except ApiError:                                             # raised while playing: nothing has been learned from this step
@@ -173,8 +176,7 @@ def write_samples(run: Path, step: int, gopo: Gopo, played: list) -> None:
     with open(run / "dialogues.jsonl", "a", encoding="utf-8") as f:
         for e in played[:2]:
             turns = [{"user": s.state.user, "perceived": s.perceived, "skills": s.skills, "teacher": s.teacher, "reply": s.replies[0].text,
-                      "context": s.request.context, "R_E": s.r_expert(gopo.expert.cfg.skill_cost), "S": s.scores[0], "R_A": s.r_cs()[0], "R_t": r}
-                     for s, r in zip(e.steps, gopo.rewards(e, ending=False))]
+                      "context": s.seen.context, "R_E": s.R_E, "S": s.scores[0], "R_A": s.R_A[0], "R_t": s.R_t} for s in e.steps]
             f.write(json.dumps({"step": step, "dialogue": e.number, "success": e.seen.outcome.success, "turns": turns}, ensure_ascii=False) + "\n")
 
 

@@ -23,12 +23,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data import MAX_SKILLS, DataError, Dataset, opt
+from data import MAX_SKILLS, DataError, Dataset, Episode, opt
 from expert import ExpertConfig, ExpertLearner, ExpertState, Perception
-from gopo import Choose, Episode, Gopo
+from gopo import Gopo
 from infra.processes import world_size
 from infra.runs import adam_state, load_adam_state, load_into
-from rewards import esndcg
+from policies import Choose
 from start.pairs import labelled_states
 
 GRID = 2048                                      # keys are multiples of 1/2048: their products sum without rounding in float32, in any order
@@ -317,7 +317,7 @@ class Memento(Gopo):
         """r of every turn: the customer's success; on logs, which no reply can change, ESNDCG of the turn >= .5, None if nobody labelled it."""
         if self.dataset.environment:
             return [int(episode.seen.outcome.success)] * len(episode.steps)
-        return [None if s.teacher is None else int(esndcg(s.skills, s.teacher) >= 0.5) for s in episode.steps]
+        return [None if s.teacher is None else int(s.esndcg >= 0.5) for s in episode.steps]
 
     def learn(self, played: list[Episode]) -> dict[str, float | None]:
         """Evaluate and retain: Q learns from the cases reused (Eq. 15), then every turn becomes a case (Eq. 12)."""

@@ -32,13 +32,12 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from csagent import negative_entropy
-from data import DataError, Reply, opt
-from gopo import Episode, Gopo, GopoConfig, Speaker
+from data import DataError, Episode, Reply, Step, opt
+from gopo import Gopo, GopoConfig, Speaker
 from infra.processes import all_mean, all_sum, sum_gradients
 from infra.runs import adam_state, load_adam_state, load_into
 from lm.constraints import Rules
 from rewards import end_bonus
-from tse import tse
 
 # B replies, L tokens of a reply, T tokens of a dialogue, V vocabulary
 
@@ -185,12 +184,16 @@ class PPO(Gopo):
             self.head.bias.requires_grad_(False)                                 # set in `_estimate`, not learned
             self.value_adam = torch.optim.Adam([self.head.weight], self.options.ppo_value_lr / width)
 
-    def rewards(self, episode: Episode, ending: bool = True, unscored: float = 0.0) -> list[float]:
-        """R^A_t of the reply that the customer heard, per turn, and, with `ending`, what the end is worth."""
-        earned = [unscored if r is None else r for r in (s.r_cs()[0] for s in episode.steps)]
+    def turn_reward(self, step: Step, turn: int) -> float:
+        """R^A_t of the reply that the customer heard."""
+        return step.R_A[0] or 0.0
+
+    def rewards(self, episode: Episode, unscored: float = 0.0) -> list[float]:
+        """R^A_t of each turn, `unscored` where the judge gave none; the last with what the end is worth."""
+        earned = [unscored if s.R_A[0] is None else s.R_A[0] for s in episode.steps]
         end = episode.seen
-        if ending and self.dataset.environment:
-            earned[-1] += self.options.ppo_tse * tse(end.outcome.completed, gamma=self.cfg.tse_gamma)
+        if self.dataset.environment:
+            earned[-1] += self.options.ppo_tse * self.tse(episode)
             if end.terminated and self.options.ppo_end_bonus:
                 earned[-1] += end_bonus(len(earned), self.dataset.horizon, self.gamma, end.outcome.success)
         return earned
@@ -202,8 +205,7 @@ class PPO(Gopo):
                  all of the last epoch, before its step.  explained_variance of V before the update; tokens
         raises   FloatingPointError, before the step, naming what is not finite
         """
-        agent = self.agent
-        turns = [[Spoken(agent.prompt(s.request), agent.rules(s.request), s.replies[0]) for s in e.steps] for e in played]
+        turns = [[Spoken(s.prepared.ids, s.prepared.rules, s.replies[0]) for s in e.steps] for e in played]
         chunks = self._micro_batches([x for row in turns for x in row])
         with torch.no_grad():
             for part in chunks:
@@ -231,7 +233,7 @@ class PPO(Gopo):
 
     def _estimate(self, played: list[Episode], turns: list[list[Spoken]]) -> tuple[float, float]:
         """Advantages and value targets of every token; the explained variance of V, and the number of tokens of all processes."""
-        unscored = all_mean([r for e in played for s in e.steps if (r := s.r_cs()[0]) is not None]) or 0.0
+        unscored = all_mean([r for e in played for s in e.steps if (r := s.R_A[0]) is not None]) or 0.0
         for episode, row in zip(played, turns):
             lengths = [len(x.drawn) for x in row]
             rewards, *times = token_rewards(self.rewards(episode, unscored=unscored), lengths, self.gamma, self.options.ppo_lambda)

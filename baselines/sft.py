@@ -11,8 +11,9 @@ class SFT(Gopo):
     """A single agent, by cross-entropy on the logged replies (Table 1).  Its warm start is supervised already; a step goes on with as many
     logged dialogues as GOPO samples replies to one, so that all methods learn from equally many reply tokens."""
     single = True
+    plays = False
 
-    def step(self, number: int, seed: int, stage: int = 0) -> tuple[dict[str, float | None], list[Episode]]:
+    def step(self, number: int, seed: int, stage: int = 0) -> tuple[list[Episode], dict[str, float | None]]:
         logs, rng = self.dataset.train, np.random.default_rng([seed, stage, number])
         drawn = rng.choice(len(logs), min(len(logs), self.size * self.agent.cfg.group), replace=False)
-        return {"step": number} | self.agent.imitate(warm_pairs([logs[i] for i in drawn], self.alone)), []
+        return [], self.agent.imitate(warm_pairs([logs[i] for i in drawn], self.history_turns))

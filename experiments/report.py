@@ -311,7 +311,7 @@ def dialogue_row(gopo, episode, method: str, seed: int, moods: Sequence[float | 
     done = completed(episode, gopo.dataset, speaks(gopo))
     after = [*moods[1:len(episode.steps)], end.outcome.mood] if moods else [None] * len(episode.steps)
     outcome = "end of the log" if not live else "all tasks done" if end.outcome.success else "left" if end.terminated else "cut"
-    earned = gopo.rewards(episode, ending=False)
+    earned = [s.R_t for s in episode.steps]
     return {"method": method, "seed": seed, "customer": str(episode.number), "success": bool(end.outcome.success), "outcome": outcome, "N": list(done),
             "tse": tse(done, gamma=gopo.cfg.tse_gamma), "mood": moods[0] if moods else None, "last": end.user,
             "turns": [turn_row(gopo, *row) for row in zip(episode.steps, earned, after)]}
@@ -322,10 +322,10 @@ def turn_row(gopo, step, reward: float, mood: float | None) -> dict[str, Any]:
     context, reply = step.request.context, step.replies[0]
     rules = compile_constraints([gopo.dataset.skills[k] for k in step.skills], context, gopo.dataset.must_not_say)
     two = lambda pair: dict(zip(("intent", "emotion"), pair)) if any(pair) else None
-    return {"user": step.state.user, "perceived": two(step.perceived), "truth": two(step.truth), "context": context, "skills": step.skills,
+    return {"user": step.state.user, "perceived": two(step.perceived), "truth": two((step.seen.labels.intent, step.seen.labels.emotion)), "context": context, "skills": step.skills,
             "teacher": step.teacher, "must_say": rules.must_say, "must_not_say": rules.must_not_say, "dropped": rules.dropped,
             "reply": fill(reply.text, context), "template": reply.text, "violations": violations(reply.text, rules), "mood": mood,
-            "rewards": {"R_E": step.r_expert(gopo.expert.cfg.skill_cost), "S": step.scores[0], "R_A": step.r_cs()[0], "R_t": reward}}
+            "rewards": {"R_E": step.R_E, "S": step.scores[0], "R_A": step.R_A[0], "R_t": reward}}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

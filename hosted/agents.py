@@ -15,11 +15,11 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from data import MAX_SKILLS, SLOT, Dataset, Reply, Request, Skill, best_candidate, delexicalise
+from data import MAX_SKILLS, SLOT, Dataset, Prepared, Reply, Request, Skill, best_candidate, delexicalise
 from expert import ExpertConfig, ExpertState, Perception
 from hosted.judge import DATA_RULE, quoted, record
 from infra.client import Answer, Client, parse_json
-from lm.constraints import compile_constraints
+from lm.constraints import compile_constraints, prepare_plain
 
 MAX_TOKENS = 512                                 # of an answer; a reply needs about 60, a model that thinks aloud more [ours]
 
@@ -29,6 +29,12 @@ class HostedAgent:
 
     def __init__(self, client: Client, dataset: Dataset, max_tokens: int = MAX_TOKENS):
         self.client, self.dataset, self.max_tokens, self.unanswered = client, dataset, max_tokens, 0
+
+    def prepare(self, requests: Sequence[Request]) -> list[Prepared]:
+        return prepare_plain(requests, self.dataset.skills, self.dataset.must_not_say)
+
+    def speak(self, prepared, group=1, temperature=None, generator=None) -> list[list[Reply]]:
+        return self.generate([p.request for p in prepared], group, temperature, generator)
 
     def generate(self, requests: Sequence[Request], group: int = 1, temperature: float | None = None, generator: Any = None) -> list[list[Reply]]:
         """`group` replies to each request.  temperature None or 0: the most probable reply, `group` times; `generator` is not used, a

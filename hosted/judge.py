@@ -22,7 +22,7 @@ from typing import Any
 
 from data import DataError, Dataset, Skill, fill
 from infra.client import Answer, ApiConfig, Client, parse_json
-from judge import Judged, Scores
+from judge import Judge, Judged, ReplayJudge, RuleJudge, Scores
 
 MAX_TOKENS = 512                                 # of an answer; a form needs about 40, a model that thinks aloud more [ours]
 # Brackets and bars that look like those of a tag, beyond what Unicode itself unfolds to them.
@@ -206,6 +206,15 @@ def record(skill: Skill, context: Mapping[str, str]) -> dict[str, Any]:
     """A skill as a judge or a hosted agent reads it."""
     said = {"must_say": [fill(p, dict(context)) for p in skill.must_say], "must_not_say": list(skill.must_not_say)}
     return {"skill": skill.id, "description": skill.description} | {k: v for k, v in said.items() if v}
+
+
+def judge_for(
+    dataset: Dataset, name: str = "rules", api: ApiConfig | None = None
+) -> Judge:
+    """rules: by the skill pool for a shop, by chrF and slots on logs; api:MODEL: a hosted model."""
+    if name != "rules":
+        return judge_from(name, api or ApiConfig(), dataset)
+    return RuleJudge(dataset.skills) if dataset.environment else ReplayJudge()
 
 
 def judge_from(name: str, api_cfg: ApiConfig, dataset: Dataset) -> LLMJudge:

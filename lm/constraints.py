@@ -23,7 +23,7 @@ from functools import cache
 
 import numpy as np
 
-from data import SLOT, DataError, Skill, fill, sayable, slots
+from data import SLOT, DataError, Prepared, Request, Skill, fill, sayable, slots
 
 Ban = tuple[str, np.ndarray]                     # ("ban", ids that may not come) or ("allow", the only ids that may)
 NOTHING = np.empty(0, dtype=np.int64)
@@ -86,6 +86,12 @@ def compile_constraints(skills: Sequence[Skill], context: Mapping[str, str], glo
     separable = any(all(normalise(s) not in p for p in bad) for s in SEAMS if normalise(s))
     said = tuple(p for p in wanted if separable and possible(p))
     return Constraints(said, forbidden, names, tuple(p for p in wanted if p not in said))
+
+
+def prepare_plain(requests: Sequence[Request], skills: Mapping[str, Skill], must_not_say: Sequence[str]) -> list[Prepared]:
+    """Requests with what their skills compile to, for a speaker that no model of ours is."""
+    return [Prepared(r, constraints=compile_constraints([skills[k] for k in r.skills], r.context, must_not_say)) for r in requests]
+
 
 
 # ---------------------------------------------------------------------------------------------------- the vocabulary, indexed

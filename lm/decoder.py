@@ -24,7 +24,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import DynamicCache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from data import Reply, Request, Skill, base, sayable
+from data import Prepared, Reply, Request, Skill, base, sayable
 from lm.constraints import Ban, Constraints, Guard, Rules, Vocabulary, compile_constraints
 from lm.models import BUILT
 
@@ -283,6 +283,12 @@ class ConstrainedLM:
         for row, r in zip(banned, rules):
             row[torch.from_numpy(r.static)] = True
         return banned.to(self.device)
+
+    def prepare(self, requests: Sequence[Request]) -> list[Prepared]:
+        return [Prepared(r, self.prompt(r), self.rules(r), self.constraints(r)) for r in requests]
+
+    def speak(self, prepared, group=1, temperature=None, generator=None):
+        return self.generate([p.request for p in prepared], group, temperature, generator)
 
     @torch.no_grad()
     def generate(self, requests: Sequence[Request], group: int = 1, temperature: float | None = None,

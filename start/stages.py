@@ -18,6 +18,7 @@ from expert import Expert, ExpertConfig
 from gopo import Gopo, algorithm_of, load_agent, strategy_only
 from infra.processes import barrier, is_main, main_says
 from infra.runs import Log, adam_state, load_adam_state, load_into, load_tensors, read_json, save_tensors
+from measure import training_row
 from start.pairs import mixed_pairs, slot_names, vocabulary_texts, warm_pairs
 
 STAGES = ("untrained.safetensors", "strategy.safetensors", "strategy_adam.safetensors", "untrained", "warm_start")        # what `--base` takes over
@@ -105,7 +106,8 @@ def prepare_strategy(run: Path, gopo: Gopo, steps: int, seed: int) -> None:
     alone, log = strategy_only(gopo), Log(run / "strategy.jsonl")
     with tqdm(range(1, steps + 1), desc="strategy: the Expert alone", unit="step") as bar:
         for step in bar:
-            row, _ = alone.step(step, seed, stage=1)
+            played, learned = alone.step(step, seed, stage=1)
+            row = training_row(step, alone, played, learned)
             log.write(row)
             bar.set_postfix(R_E=f"{row['r_expert']:.2f}" if row["r_expert"] is not None else "—", refresh=False)
     if is_main():

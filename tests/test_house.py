@@ -12,7 +12,7 @@ FLOORS = (
     ("rewards", "judge", "lm", "shop", "expert"),
     ("hosted", "csagent"),
     ("policies", "gopo"),
-    ("measure", "start"),
+    ("measure", "start", "show"),
     ("baselines", "systems"),
     ("train",),
     ("experiments",),

@@ -1,0 +1,35 @@
+"""Command lines: dataclasses -> flags.  A typo is an error, never ignored, and no prefix of a flag is accepted."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
+
+
+def parser_of(configs: Sequence[type], description: str) -> Any:
+    """A parser with one flag for each field of the config dataclasses."""
+    from transformers import HfArgumentParser  # slow to import, and only commands need it
+    return HfArgumentParser(list(configs), allow_abbrev=False, description=description)
+
+
+def parse(parser: Any, argv: Sequence[str] | None) -> tuple:
+    """The filled-in dataclasses; what one of them refuses is said as argparse says it."""
+    try:
+        return parser.parse_args_into_dataclasses(argv)
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def given(config: type, argv: Sequence[str]) -> str | None:
+    """The first flag of `config` that stands on the command line, whatever its value; None if none does.
+
+    >>> from infra.client import ApiConfig
+    >>> given(ApiConfig, ["--api_base=http://127.0.0.1:8000/v1"]), given(ApiConfig, ["--seed", "1"])
+    ('--api_base', None)
+    """
+    names = {f"--{field.name}" for field in fields(config)}
+    for word in argv:
+        flag = word.partition("=")[0]
+        if flag in names:
+            return flag
+    return None
