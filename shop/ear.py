@@ -28,6 +28,8 @@ class Act(NamedTuple):
     candidates: frozenset[str] = frozenset()                     # for a fact or a name: the candidates whose value was said
 
 
+Ear = Callable[[str, dict[str, str]], list]                       # (text, B_t) -> acts
+
 NEGATION = r"\b(?:not|no|never|nothing|nobody|none|whether|cannot|without|unable|neither|nor|stop|decline|refuse|rather than|instead of)\b|n't\b"
 PATTERNS = {
     "greet": r"(?:^|[,!] ?)\s*(?:hello|hi|hey)\b(?! \w+\')|\b(?:you(?:'re| are) (?:very )?welcome here|(?:^\s*|and |a (?:warm|very warm) |you are )welcome(?: to\b|[,!.]|$)|^\s*good (?:day|morning|afternoon|evening)|greetings|nice to (?:have|meet)|thank(?:s| you) for (?:contacting|reaching|getting in touch|writing|calling))",
@@ -121,9 +123,6 @@ def _facts(sentence: str, offset: int, values: tuple[tuple[str, str], ...]) -> l
 
 
 # --- how well an ear hears -----------------------------------------------------------------------------------------------------
-
-Ear = Callable[[str, dict[str, str]], list]
-
 
 def examine(ear: Ear, part: str = "held_out", file: str = "ear_sentences.json") -> dict[str, float | list]:
     """Rates of an ear on the sentences of a file.
