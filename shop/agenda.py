@@ -3,8 +3,8 @@
 `Person` draws everything from (seed, customer) and words it with the phrases of the shop's book.
 What the person makes of a reply is the business of customer.py.
 
-Exercise: let an angry customer accept any opener (OPENER), run `python -m shop.mgshop --bounds` again:
-what happens to "shuffled emotions"?"""
+Exercise: let an angry customer accept any opener (OPENER), then run
+`python -m shop.mgshop --bounds` again: what happens to "shuffled emotions"?"""
 from __future__ import annotations
 
 import random
@@ -93,7 +93,10 @@ def draw_persona(rng: random.Random) -> Persona:
 
 
 class Person:
-    """One customer and the words for what the customer wants.  Ears and answers: Shop of customer.py."""
+    """One customer, and the words for what the customer wants.
+
+    Ears and answers come with Shop (customer.py).
+    """
 
     def __init__(self, seed: int, split: str, customer: int, name: str):
         self.seed = seed

@@ -1,9 +1,9 @@
-"""What trivial policies reach in a simulated shop, before anything is trained: bounds on TSE and return.
+"""Bounds on TSE and return: what trivial policies reach in a simulated shop, before any training.
 
-A shop is worth training in only if a planner does far better than chance, than keyword stuffing, and
-than any fixed script.  `verdicts` checks these conditions, which were fixed before any training.
-TSE is Eq. 11.  The return is Eq. 1 over the joint reward of Eq. 10, with the scores of the rule judge.
-All replies are worded by the phrase book: no model is loaded here.
+A shop is worth training in only if a planner does far better than chance, than keyword stuffing,
+and than any fixed script.  `verdicts` checks these conditions.  They were fixed before
+any training.  TSE is Eq. 11.  The return is Eq. 1 over the joint reward of Eq. 10, scored by the
+rule judge.  All replies are worded by the phrase book: no model is loaded here.
 
 Try it:  python -m shop.mgshop --bounds --episodes 200 --seed 0"""
 from __future__ import annotations
@@ -23,10 +23,13 @@ from tse import interval, tse
 
 GAMMA = 0.95                                     # discount of Eq. 1
 EMOTION_DIALOGUES = 100                          # dialogues from which shuffled emotions are drawn
-SCRIPT_LENGTH = 8                                # turns of the fixed script; then its last turn again
+SCRIPT_LENGTH = 8                                # turns of the fixed script
 SCRIPT_CHOICES = 12                              # the teacher's most frequent skill lists
 METRICS = (
-    "tse", "return", "I_1", "I_2", "I_3", "N_1", "N_2", "N_3", "turns", "success", "vouchers", "left",
+    "tse", "return",
+    "I_1", "I_2", "I_3",
+    "N_1", "N_2", "N_3",
+    "turns", "success", "vouchers", "left",
 )
 
 Chooser = Callable[[Shop, Observation, random.Random], list[str]]
@@ -35,7 +38,7 @@ Policy = Callable[[Shop, Observation, random.Random], Choice]
 Table = dict[str, dict[str, dict]]               # policy -> metric -> mean, low, high, n
 
 
-# --- trivial policies -------------------------------------------------------------------------------
+# --- trivial policies -----------------------------------------------------------------------------
 
 def spoken(choose: Chooser) -> Policy:
     """A policy over skills, worded by the phrase book."""
@@ -103,7 +106,7 @@ def policies(script: list[list[str]], emotions: list[str]) -> dict[str, Policy]:
     }
 
 
-# --- one dialogue, one table ------------------------------------------------------------------------
+# --- one dialogue, one table ----------------------------------------------------------------------
 
 def play(shop: Shop, policy: Policy, judge: RuleJudge) -> dict[str, float | None]:
     """One dialogue: its METRICS.  The return has the absorbing end of Eq. 1."""

@@ -1,8 +1,8 @@
 """The mind of a simulated customer: hears a reply as text, feels, and answers.
 
-A customer *hears only the text of the reply* (`hear` of ear.py).  A customer is upset or not, discloses
-details or waits to be asked, takes in a few things per reply, and leaves when patience runs out.
-What makes planning worthwhile is that success depends on which skill comes at which turn.
+A customer *hears only the text of the reply* (`hear` of ear.py).  A customer is upset or not,
+discloses details or waits to be asked, takes in a few things per reply, and leaves when patience
+runs out.  Planning is worthwhile because success depends on which skill comes at which turn.
 Who the customer is stands in agenda.py, what each reaction costs in reactions.py.
 Agents see the utterances and B_t, which depends on what was said and on the public catalogue alone.
 
@@ -10,7 +10,8 @@ Tasks of Eq. 11, kept in `completed` as N_1..N_3:
   1  requirement matched: the right product or order was named
   2  information delivered: every fact asked for was given, and was right
   3  guidance accepted
-A task is done when it is done for every need announced so far.  N_i is the turn of its last completion.
+A task is done when it is done for every need announced so far.  N_i is the turn at which it was
+last completed.
 
 This file trains nothing and rewards nothing."""
 from __future__ import annotations
@@ -45,7 +46,7 @@ COURTESY = {"greet", "close", *OPENER.values()}
 
 
 class Shop(Person):
-    """One simulated customer.  `reset()`, then `step(reply)` until `.terminated` or `.truncated`."""
+    """One simulated customer: `reset()`, then `step(reply)` until terminated or truncated."""
 
     def __init__(
         self,
@@ -148,15 +149,18 @@ class Shop(Person):
             self._feel(Event.TOO_LONG)
         if text in self.replies:
             self._feel(Event.REPEATED_REPLY)
-        self._feel(Event.PROGRESS if progress else Event.STANDSTILL)
+        result = Event.PROGRESS if progress else Event.STANDSTILL
+        self._feel(result)
         self.replies.add(text)
         self.promises += kinds.count("promise")
 
     def _listen(self, ready: bool, rng: random.Random) -> tuple[Reaction, bool]:
         """Goes through the acts heard, in order.
 
-        returns  the reaction to speak about, and whether anything was achieved.  The reaction is the
-                 first of the reply, unless the customer stops reading: then it is the reason for that.
+        returns  the reaction to speak about, and whether anything was achieved
+
+        The reaction is the first of the reply, unless the customer stops reading: then it is the
+        reason for stopping.
         """
         reaction = Reaction.NONE
         progress = False

@@ -1,19 +1,19 @@
-"""mgshop, tmallbrand-a and tmallbrand-b, the three simulated shops: as datasets, and at the command line.
+"""The three simulated shops, mgshop, tmallbrand-a and tmallbrand-b: as datasets and as a command.
 
-The paper's Mgshop and TmallBrand data is not public (GAP-9), so these shops are ours, and every number
-on them is a simulated one.  A shop is its book (books/*.json, read by catalogue.py).  The minds of the
-customers (customer.py), the ears and the bounds are the same in all of them.
+The paper's Mgshop and TmallBrand data is not public (GAP-9), so these shops are ours, and every
+number on them is a simulated one.  A shop is its book (books/*.json, read by catalogue.py).
+The minds of the customers (customer.py), the ears and the bounds are the same in all of them.
 
 mgshop         household goods; purchases, deliveries, returns, complaints
 tmallbrand-a   a fashion store, after the paper's TmallBrand-A: purchases, inquiries, refunds
 tmallbrand-b   a beauty store, after the paper's TmallBrand-B, which serves to test transfer
 
-The two brand stores have sizes, refunds under way, partial refunds and wrong items.  That takes four
-skills more than mgshop has.  Between the two, skill ids, intents, emotions and slots are equal, so what
-was trained in one runs in the other.  Goods, prices, disclaimers and every sentence differ.
+The two brand stores have sizes, refunds under way, partial refunds and wrong items.  That takes
+four skills more than mgshop has.  Skill ids, intents, emotions and slots are equal in these two, so
+what was trained in one runs in the other.  Goods, prices, disclaimers and every sentence differ.
 
-Try it:  python -m shop.mgshop                        one dialogue of the teacher, with mood and tasks
-         python -m shop.mgshop --bounds --episodes 200 --seed 0       what trivial policies reach here
+Try it:  python -m shop.mgshop                        one dialogue of the teacher
+         python -m shop.mgshop --bounds       what trivial policies reach here
          python -m shop.mgshop --shop tmallbrand-a    another shop, with or without --bounds"""
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ SHOWN_CUSTOMER = 3                               # the test customer of the prin
 
 
 def intents(name: str = "mgshop") -> tuple[str, ...]:
-    """What a customer of the shop may want: needs, the questions they bring, and moves of any talk."""
+    """What a customer of the shop may want: needs, their questions, and the moves of any talk."""
     needs = book(name)["needs"].values()
     slots = set()
     for need in needs:
@@ -53,7 +53,7 @@ def intents(name: str = "mgshop") -> tuple[str, ...]:
 INTENTS = intents()
 
 
-# --- a shop as a dataset ----------------------------------------------------------------------------
+# --- a shop as a dataset --------------------------------------------------------------------------
 
 def load(data_dir: Path | None = None, name: str = "mgshop") -> Dataset:
     """A shop for training and evaluation: teacher dialogues of each split, and the live shop.
@@ -101,7 +101,7 @@ def _teacher_dialogues(split: str, name: str) -> list[Dialogue]:
     return [teacher_dialogue(split, n, name=name) for n in range(SIZES[split])]
 
 
-# --- the command line -------------------------------------------------------------------------------
+# --- the command line -----------------------------------------------------------------------------
 
 def demo(name: str = "mgshop") -> None:
     """One dialogue of the teacher, as a person would read it."""
@@ -145,7 +145,8 @@ def arguments() -> argparse.Namespace:
     )
     flag = parser.add_argument
     flag("--shop", choices=SHOPS, default="mgshop", help="which shop (default mgshop)")
-    flag("--bounds", action="store_true", help="what trivial policies reach, with phrase-book replies")
+    reached = "what trivial policies reach, with phrase-book replies"
+    flag("--bounds", action="store_true", help=reached)
     flag("--episodes", type=int, default=200, help="test customers for --bounds (default 200)")
     flag("--seed", type=int, default=0, help="seed of the customers (default 0)")
     flag("--json", type=Path, help="also write the bounds table to this file")

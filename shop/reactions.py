@@ -1,6 +1,6 @@
 """How a customer of the simulated shops takes what a reply does, and what it costs: one table.
 
-`Reaction` is what the customer answers to.  `Event` is what the customer feels without a word about it.
+`Reaction` is what the customer answers to.  `Event` is what the customer only feels.
 EFFECTS gives the change of patience and of mood for both.  All numbers are ours (GAP-9).
 
 This file knows no shop and draws nothing at random; customer.py decides which reaction occurs when.
@@ -14,7 +14,10 @@ from typing import NamedTuple
 
 
 class Reaction(StrEnum):
-    """What the customer makes of one act.  From TOLD on, a value is the key of a phrase in the book."""
+    """What the customer makes of one act.
+
+    From TOLD on, a value is the key of the customer's phrase in the book.  The cost is in EFFECTS.
+    """
     NONE = ""                                    # takes the act as words, nothing follows
     GOOD = "good"                                # is one step closer to what they want
     DETAILS = "details"                          # was asked for missing details, and gives them
@@ -35,10 +38,10 @@ WRONG_NAME = (Reaction.WRONG_PRODUCT, Reaction.WRONG_ORDER)
 
 class Event(StrEnum):
     """What changes patience or mood although the customer's answer does not speak of it."""
-    GREETED_LATE = "greeted late"                # a greeting after the first turn, or to an upset one
+    GREETED_LATE = "greeted late"                # greeted after the first turn, or while upset
     CLOSED_EARLY = "closed early"                # shown the door before the matter is settled
     COMFORTED = "comforted"                      # the right opening words for the emotion
-    WRONG_COMFORT = "wrong comfort"              # upset, and given the wrong words or at the wrong place
+    WRONG_COMFORT = "wrong comfort"              # upset, and given the wrong words, or too late
     UNASKED_FACT = "unasked fact"                # a fact about the right item that nobody asked for
     DISTRACTED = "distracted"                    # an upsell or a promise while the matter is open
     VOUCHER = "voucher"                          # a voucher, whether or not one was waited for
