@@ -41,7 +41,7 @@ def wants_refund(shop: Shop) -> bool:
 
 
 def refund(shop: Shop) -> bool:
-    """One need about an order, all said in the first message, no bargaining: the plainest customer."""
+    """The plainest customer: one need about an order, all said at once, no bargaining."""
     plain = says_all(shop) and shop.persona.demand == "rigid" and len(shop.agenda) == 1
     return plain and wants_refund(shop)
 

@@ -42,7 +42,7 @@ def test_stalling_pays_in_neither_measure(table):
         assert stall < chance < table["teacher"][metric]["mean"]
 
 
-# --- the command line -------------------------------------------------------------------------------
+# --- the command line -----------------------------------------------------------------------------
 
 def test_command_line(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["mgshop.py"])

@@ -52,7 +52,7 @@ def lines_of(split: str) -> list[tuple[str, ...]]:
 
 
 def sentences_of(split: str) -> set[str]:
-    return {sentence for line in lines_of(split) for sentence in line}
+    return set().union(*lines_of(split))
 
 
 def shelf_names(split: str) -> list[str]:
@@ -62,7 +62,7 @@ def shelf_names(split: str) -> list[str]:
     return names
 
 
-# --- B_t --------------------------------------------------------------------------------------------
+# --- B_t ------------------------------------------------------------------------------------------
 
 def test_context_is_a_function_of_the_transcript():
     for number in range(60):
@@ -146,7 +146,7 @@ def test_context_of_orders_by_hand():
     assert fits == {a: "no", b: "yes", c: "no"}
 
 
-# --- splits and shelves -----------------------------------------------------------------------------
+# --- splits and shelves ---------------------------------------------------------------------------
 
 def test_splits_share_no_sentence():
     said = {split: sentences_of(split) for split in SPLITS}
@@ -207,7 +207,7 @@ def test_code_is_stable():
     assert catalogue.code("a", 1) == catalogue.code("a", 1) != catalogue.code("a", 2)
 
 
-# --- the phrase book --------------------------------------------------------------------------------
+# --- the phrase book ------------------------------------------------------------------------------
 
 @settings(max_examples=150, deadline=None)
 @given(

@@ -1,6 +1,7 @@
 """The two ears of the simulated shop: text is all that a customer gets."""
 import json
 import random
+from itertools import chain
 
 import pytest
 
@@ -19,7 +20,7 @@ KETTLES = {
     "product_2": "Fjord kettle",
     "price_2": "64 euros",
 }
-DISCLAIMERS = [phrase for skill in POOL.values() for phrase in skill.must_say]
+DISCLAIMERS = list(chain.from_iterable(skill.must_say for skill in POOL.values()))
 WORDED = [skill.id for skill in POOL.values() if skill.examples]
 
 

@@ -1,8 +1,8 @@
 """The customers of the simulated shop: what makes them honest, tested.
 
-Every test names a way in which a simulated shop can cheat (a label reaches the customer, stuffing pays,
-the order of acts does not matter, ...) and fails if ours begins to.  B_t is tested in test_catalogue.py,
-the ears in test_ears.py, the bounds in test_bounds.py."""
+Every test names a way in which a simulated shop can cheat (a label reaches the customer, stuffing
+pays, the order of acts does not matter, ...) and fails if ours begins to.  B_t is tested in
+test_catalogue.py, the ears in test_ears.py, the bounds in test_bounds.py."""
 import random
 
 import pytest
@@ -38,7 +38,7 @@ def another_order(shop: Shop) -> str:
     return next(order for order in orders if order != shop.need.order)
 
 
-# --- order matters, stuffing fails ------------------------------------------------------------------
+# --- order matters, stuffing fails ----------------------------------------------------------------
 
 def test_an_angry_customer_must_be_heard_first():
     first = customer(refund, emotion="angry")
@@ -278,7 +278,7 @@ def test_every_reaction_and_event_has_an_effect():
     assert set(EFFECTS) == {*Reaction, *Event}
 
 
-# --- tasks over several needs -----------------------------------------------------------------------
+# --- tasks over several needs ---------------------------------------------------------------------
 
 def test_a_later_need_reopens_the_tasks():
     later_needs = 0
@@ -314,7 +314,7 @@ def test_a_changed_wish_takes_the_match_back():
     assert shop.completed[0] == 2
 
 
-# --- the dialogue as a whole ------------------------------------------------------------------------
+# --- the dialogue as a whole ----------------------------------------------------------------------
 
 def by_silence(shop, seen):
     return ""
@@ -392,7 +392,7 @@ def test_a_reply_of_ten_thousand_characters():
         assert shop.patience < before
 
 
-# --- the teacher and the dataset --------------------------------------------------------------------
+# --- the teacher and the dataset ------------------------------------------------------------------
 
 def test_the_teacher_plans_by_the_rules():
     won = 0
