@@ -3,7 +3,7 @@
 A customer *hears only the text of the reply* (`hear` of ear.py).  A customer is upset or not,
 discloses details or waits to be asked, takes in a few things per reply, and leaves when patience
 runs out.  Planning is worthwhile because success depends on which skill comes at which turn.
-Who the customer is stands in agenda.py, what each reaction costs in reactions.py.
+agenda.py says who the customer is, and reactions.py what each reaction costs.
 Agents see the utterances and B_t, which depends on what was said and on the public catalogue alone.
 
 Tasks of Eq. 11, kept in `completed` as N_1..N_3:

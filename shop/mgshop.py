@@ -4,7 +4,7 @@ The paper's Mgshop and TmallBrand data is not public (GAP-9), so these shops are
 number on them is a simulated one.  A shop is its book (books/*.json, read by catalogue.py).
 The minds of the customers (customer.py), the ears and the bounds are the same in all of them.
 
-mgshop         household goods; purchases, deliveries, returns, complaints
+mgshop         household and outdoor goods: purchases, deliveries, returns, complaints
 tmallbrand-a   a fashion store, after the paper's TmallBrand-A: purchases, inquiries, refunds
 tmallbrand-b   a beauty store, after the paper's TmallBrand-B, which serves to test transfer
 
@@ -12,8 +12,8 @@ The two brand stores have sizes, refunds under way, partial refunds and wrong it
 four skills more than mgshop has.  Skill ids, intents, emotions and slots are equal in these two, so
 what was trained in one runs in the other.  Goods, prices, disclaimers and every sentence differ.
 
-Try it:  python -m shop.mgshop                        one dialogue of the teacher
-         python -m shop.mgshop --bounds       what trivial policies reach here
+Try it:  python -m shop.mgshop                        one dialogue of the teacher, annotated
+         python -m shop.mgshop --bounds               what trivial policies reach; needs no training
          python -m shop.mgshop --shop tmallbrand-a    another shop, with or without --bounds"""
 from __future__ import annotations
 
