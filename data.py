@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 MAX_SKILLS = 5                                   # Sec. 3.3: predicted and teacher sequences are capped at 5
-DATASETS = {"mgshop": "shop.mgshop:load", "tmallbrand-a": "shop.tmallbrand:load_a", "tmallbrand-b": "shop.tmallbrand:load_b",
+DATASETS = {"mgshop": "shop.mgshop:load", "tmallbrand-a": "shop.mgshop:load_tmallbrand_a", "tmallbrand-b": "shop.mgshop:load_tmallbrand_b",
             "multiwoz": "corpora.multiwoz:load", "star": "corpora.star:load"}    # name -> module:function, (data_dir) -> Dataset
 SLOT = re.compile(r"\{(\w+)\}")
 SPACED = re.compile(r"[^\W\u3040-\u9fff]")      # a letter of a script that puts spaces between words
