@@ -24,7 +24,7 @@ from data import DataError, Dataset, opt
 from gopo import Episode, Gopo, Step, judge_for, load_gopo, request_of
 from hosted.judge import LLMJudge, hosted_model
 from infra.client import ApiConfig
-from infra.runs import read_json, write_json
+from infra.files import read_json, write_json
 from judge import Judged
 from lm.models import BUILT
 from measure import data_of, evaluate_run, hosted, methods, print_table, show_turn

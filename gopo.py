@@ -22,8 +22,9 @@ from data import DataError, Dataset, Environment, Observation, Reply, Request, S
 from expert import Expert, ExpertBatch, ExpertConfig, ExpertLearner, ExpertState, Perception, gae
 from hosted.judge import judge_from
 from infra.client import ApiConfig, ApiError
+from infra.files import read_json, write_json
 from infra.processes import all_mean, any_process, shard, world_size
-from infra.runs import adam_state, load_adam_state, load_into, load_tensors, read_json, write_json
+from infra.runs import adam_state, load_adam_state, load_into, load_tensors
 from judge import Judge, Judged, ReplayJudge, RuleJudge, Scores
 from rewards import CS_WEIGHTS, DIMENSIONS, cs_reward, end_bonus, esndcg, expert_weight, joint_reward, skill_gains, skill_reward
 from tse import distinct_2, repeated, skill_f1, tse

@@ -16,7 +16,7 @@ from gopo import Choose, Episode, Gopo, NoJudge, PhraseBook, Silence, Step, by_c
 from hosted.agents import HostedAgent, HostedExpert
 from hosted.judge import hosted_model
 from infra.client import ApiConfig, Client
-from infra.runs import read_json
+from infra.files import read_json
 from judge import Judge
 from lm.constraints import compile_constraints, violations
 from lm.models import BUILT

@@ -56,7 +56,8 @@ def example_row(name: str, found: dict[str, list]) -> dict[str, Any]:
 
 def demo(folder: Path, steps: int = 120, customers: int = 24, seeds: Sequence[int] = (0, 1)) -> None:
     """A results folder of real dialogues that takes a minute to make."""
-    from infra.runs import versions, write_atomic, write_json
+    from infra.files import write_atomic, write_json
+    from infra.runs import versions
     clock = time.perf_counter()
     curves, dialogues, found = play_example(steps, customers, seeds)
     rows = [*(example_row(name, found) for name in SAW), {"name": "PPO", "note": "not run in this example", "saw": None, "cells": None}]

@@ -26,8 +26,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data import DataError
+from infra.files import read_json, write_atomic, write_json
 from infra.jobs import Task, clocked, order, run_tasks, stop_once, wanted
-from infra.runs import alone_in, read_json, read_rows, versions, write_atomic, write_json
+from infra.runs import alone_in, read_rows, versions
 from lm.models import pick_precision
 
 STEPS = 15                                       # joint steps of --paper; train.py's own default is 25

@@ -30,7 +30,7 @@ from baselines.imitation import imitate_offline
 from data import MAX_SKILLS, DataError, Dataset
 from expert import ExpertConfig
 from gopo import Choose, Gopo, GopoConfig, algorithm, by_chance, by_policy, by_teacher, judge_for
-from infra.runs import read_json, write_json
+from infra.files import read_json, write_json
 from measure import evaluate
 from rewards import esndcg
 from start.pairs import labelled_states

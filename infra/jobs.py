@@ -20,7 +20,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from infra.runs import read_json, write_json
+from infra.files import read_json, write_json
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ import contextlib
 import fcntl
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 from importlib.metadata import version
@@ -23,32 +22,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from data import DataError
+from infra.files import whole, whole_folder, write_atomic, write_json
 from infra.processes import is_main
 
 KEEP = 2                                         # checkpoints kept: the last, and one to fall back to
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """The file is the old one or the new one, never half of either."""
-    part = path.with_name(path.name + ".part")
-    with open(part, "w", encoding="utf-8") as f:
-        f.write(text)
-        f.flush()
-        os.fsync(f.fileno())
-    os.replace(part, path)
-
-
-def write_json(path: Path, value: Any) -> None:
-    write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n")
-
-
-def read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"{path}: not found; is {path.parent} a run directory of train.py?") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not valid JSON ({error}); restore it or train again with --overwrite") from None
 
 
 def run_directory(output_dir: str | None, name: str, overwrite: bool, keep: str | None = None) -> Path:
@@ -157,9 +134,8 @@ class Alarms:
 # --- tensors ------------------------------------------------------------------------------------------------------------------
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    part = path.with_name(path.name + ".part")
-    save_file({k: v.detach().contiguous().cpu() for k, v in tensors.items()}, part)
-    os.replace(part, path)
+    with whole(path) as part:
+        save_file({k: v.detach().contiguous().cpu() for k, v in tensors.items()}, part)
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
@@ -205,14 +181,11 @@ def _digest(path: Path) -> str:
 def save_checkpoint(run: Path, step: int, parts: Mapping[str, Mapping[str, Tensor]]) -> Path:
     """checkpoint/step-000050/ with one safetensors file a part; appears whole or not at all."""
     folder = run / "checkpoint" / f"step-{step:06d}"
-    part = folder.with_name(folder.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    for name, tensors in parts.items():
-        save_tensors(tensors, part / f"{name}.safetensors")
-    write_json(part / "state.json", {"step": step, "sha256": {p.name: _digest(p) for p in sorted(part.glob("*.safetensors"))}})
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(part, folder)
+    with whole_folder(folder) as part:
+        for name, tensors in parts.items():
+            save_tensors(tensors, part / f"{name}.safetensors")
+        digests = {p.name: _digest(p) for p in sorted(part.glob("*.safetensors"))}
+        write_json(part / "state.json", {"step": step, "sha256": digests})
     for old in sorted(folder.parent.glob("step-??????"))[:-KEEP]:
         shutil.rmtree(old)
     return folder
@@ -264,10 +237,9 @@ def plot_curves(rows: Sequence[Mapping[str, Any]], evaluations: Sequence[Mapping
         if axis.lines:
             axis.legend(fontsize=8)
     figure.suptitle(f"{title}   (lines: training dialogues, running mean; dots: held-out customers, greedy, r_cs by the teacher's skills)")
-    part = path.with_name(path.name + ".part")
-    figure.savefig(part, dpi=110, format="png")
+    with whole(path) as part:
+        figure.savefig(part, dpi=110, format="png")
     pyplot.close(figure)
-    os.replace(part, path)
 
 
 if __name__ == "__main__":
