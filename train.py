@@ -31,9 +31,10 @@ from expert import ExpertConfig
 from gopo import ALGORITHMS, Gopo, GopoConfig, algorithm, algorithm_of, judge_for, save_domain
 from hosted.judge import LLMJudge, hosted_model
 from infra.client import ApiConfig, ApiError
+from infra.curves import plot_curves
 from infra.files import read_json, write_json
 from infra.processes import any_process, barrier, broadcast, is_main, join, leave
-from infra.runs import Alarms, Log, alone_in, load_checkpoint, plot_curves, read_rows, run_directory, save_checkpoint, save_tensors, versions
+from infra.runs import Alarms, Log, alone_in, load_checkpoint, read_rows, run_directory, save_checkpoint, save_tensors, versions
 from judge import Judge
 from measure import evaluate, evaluate_run, print_table
 from start.stages import check_base, prepare_agent, prepare_expert, prepare_strategy, replace_folder, take_base

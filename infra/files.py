@@ -18,7 +18,7 @@ from data import DataError
 
 @contextlib.contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """Yields the path to write to; after the block `path` is the new file, and before it the old one.
+    """Yields the path to write to; when the block ends, what stands there becomes `path`.
 
     If the block fails, `path` stays as it was and the part is removed.
 
@@ -40,7 +40,7 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def _to_disk(path: Path) -> None:
-    """Waits until the disk holds the bytes, or the rename could outlive a power cut that they do not."""
+    """Waits until the disk holds the bytes; else a power cut may keep the rename and lose them."""
     with open(path, "rb") as file:
         os.fsync(file.fileno())
 
