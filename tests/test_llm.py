@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 
 from data import DataError
 from infra import client as llm
+from infra import transport
 from infra.client import Answer, ApiConfig, ApiError, BudgetSpent, Client, parse_json, pause, retry_after
 from tests.hostile_server import WAYS, HostileServer, answerer, chosen, echo
 
@@ -130,7 +131,7 @@ def test_recovers_from(way, client):
 
 
 def test_a_deadline_that_passes_while_connecting():
-    line = llm._Line(0)
+    line = transport.Deadline(0)
     line.timer.join(10)
     ours, theirs = socket.socketpair()
     with ours, theirs:
@@ -173,7 +174,7 @@ def test_answers_against_http(client):
 
 
 def test_answer_without_an_end(client, monkeypatch):
-    monkeypatch.setattr(llm, "LARGEST_BODY", 1000)
+    monkeypatch.setattr(transport, "LARGEST_BODY", 1000)
     with HostileServer(echo, script=[(200, {}, json.dumps(choice("x" * 2000)).encode())]) as server:
         assert client(server).ask([say("hello")], text_of) == ["hello"]
 
@@ -572,7 +573,7 @@ sys.path.insert(0, {here!r})
 from infra import client as llm
 llm.GRACE = {grace}
 client = llm.Client("m", llm.ApiConfig({url!r}, api_cache={cache!r}, api_concurrency=2, api_timeout=600))
-client.ask([[{{"role": "user", "content": str(i)}}] for i in range(10)], lambda a: a.text, progress="asking")
+client.ask([[{{"role": "user", "content": str(i)}}] for i in range(10)], lambda a: a.text)
 """
 
 
