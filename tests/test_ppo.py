@@ -19,7 +19,7 @@ from gopo import Gopo, GopoConfig, NoJudge, by_nobody, keyed, rollout
 from infra import processes
 from infra.runs import load_tensors, save_tensors
 from rewards import cs_reward
-from tests.test_parallel import launch
+from tests.launching import launch
 from tse import tse
 
 T = torch.tensor
