@@ -1,4 +1,4 @@
-"""Any hosted model as Customer Service Agent or as Expert (the paper's Tables 2, 3, 6, 7), through llm.py.
+"""Any hosted model as Customer Service Agent or as Expert (the paper's Tables 2, 3, 6, 7), through infra/client.py.
 
 `HostedAgent` writes replies from s^A_t = (U_t, a^E_t, B_t); the SOP that the skills compile to stands in its prompt, as *soft*
 constraints: nothing is enforced while decoding, and eval.py's validator counts what it breaks.  Its text is delexicalised against B_t, so

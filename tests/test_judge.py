@@ -29,7 +29,7 @@ FORM = '{"quality": 2, "fitness": 4, "compliance": 1, "diversity": 3}'
 
 
 class Fake:
-    """llm.Client without a server: `answer(messages)` is a text or an Answer; a refused one is asked for `attempts` times."""
+    """A Client without a server: `answer(messages)` is a text or an Answer; a refused one is asked for `attempts` times."""
     model = "fake"
 
     def __init__(self, answer):
