@@ -21,8 +21,8 @@ from data import DataError, Dataset, Episode, Observation, Step, opt
 from gopo import Gopo, load_gopo
 from hosted.judge import LLMJudge, hosted_model, judge_for
 from infra.client import ApiConfig
+from infra.files import read_json, write_json
 from infra.flags import given, parse, parser_of
-from infra.runs import read_json, write_json
 from judge import Judge
 from lm.models import BUILT
 from measure import data_of, evaluate_run, hosted_gopo, rows_of, trained_row

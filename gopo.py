@@ -28,8 +28,9 @@ from expert import Expert, ExpertBatch, ExpertConfig, ExpertLearner, Perception,
 from hosted.judge import judge_for
 from infra.client import ApiError
 from infra.domain import read_domain
+from infra.files import read_json
 from infra.processes import any_process, shard, world_size
-from infra.runs import adam_state, load_adam_state, load_into, load_tensors, read_json
+from infra.runs import adam_state, load_adam_state, load_into, load_tensors
 from judge import Judge, RuleJudge
 from policies import Choose, Draws, Silence, Speaker, by_nobody, by_policy, keyed, request_of, silent_speaker
 from rewards import CS_WEIGHTS, cs_reward, end_bonus, esndcg, expert_weight, joint_reward, skill_gains, skill_reward

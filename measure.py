@@ -24,8 +24,8 @@ from hosted.agents import HostedAgent, HostedExpert
 from hosted.judge import hosted_model
 from infra.client import ApiConfig, Client
 from infra.domain import read_domain
+from infra.files import read_json
 from infra.processes import all_mean
-from infra.runs import read_json
 from judge import Judge
 from lm.constraints import violations
 from lm.models import BUILT

@@ -27,13 +27,14 @@ import eval as evaluation
 import gopo
 import measure
 import train
-from data import DataError, Dataset, Dialogue, Labels, Observation, Outcome, Reply, Request, Skill, Turn, slots
+from data import DataError, Dataset, Dialogue, Episode, Labels, Observation, Outcome, Reply, Request, Skill, Step, Turn, slots
 from expert import Expert, ExpertBatch, ExpertConfig, ExpertLearner, ExpertState, Perception, expert_loss, gae, pick_advantages
-from gopo import Episode, Gopo, GopoConfig, Step, by_chance, by_policy, rollout
-from infra import runs
-from infra.runs import Alarms, Log, adam_state, load_adam_state, load_checkpoint, read_rows, run_directory, save_checkpoint, save_tensors, write_atomic
+from gopo import Gopo, GopoConfig, rollout
+from infra.files import write_atomic
+from infra.runs import Alarms, Log, adam_state, load_adam_state, load_checkpoint, read_rows, run_directory, save_checkpoint, save_tensors
 from judge import Judged, ReplayJudge, RuleJudge, diversity, fitness, quality
 from lm.constraints import compile_constraints, violations
+from policies import by_chance, by_policy
 from rewards import CS_WEIGHTS, cs_reward, dcg, dialogue_return, end_bonus, esndcg, expert_weight, idcg, joint_reward, relevance, skill_gains, skill_reward
 from shop import mgshop
 from start import pairs as warmup
@@ -861,7 +862,7 @@ def test_labelled_states_by_hand():
 def test_write_atomic_is_all_or_nothing(tmp_path, monkeypatch):
     path = tmp_path / "a.json"
     write_atomic(path, "old")
-    monkeypatch.setattr(runs.os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))      # killed before the rename
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))      # killed before the rename
     with pytest.raises(KeyboardInterrupt):
         write_atomic(path, "new")
     assert path.read_text() == "old"
@@ -915,7 +916,7 @@ def test_a_kill_while_saving_leaves_the_last_checkpoint(tmp_path, monkeypatch, m
         if next(count) == moment:
             raise KeyboardInterrupt
         real(*names)
-    monkeypatch.setattr(runs.os, "replace", replace)
+    monkeypatch.setattr(os, "replace", replace)
     with pytest.raises(KeyboardInterrupt):
         save_checkpoint(tmp_path, 2, checkpoint_of(2))
     monkeypatch.undo()

@@ -31,9 +31,11 @@ from expert import ExpertConfig
 from gopo import ALGORITHMS, Gopo, GopoConfig, algorithm, algorithm_of
 from hosted.judge import LLMJudge, hosted_model, judge_for
 from infra.client import ApiConfig, ApiError
+from infra.curves import plot_curves
 from infra.domain import save_domain
+from infra.files import read_json, write_json
 from infra.processes import any_process, barrier, broadcast, is_main, join, leave
-from infra.runs import Alarms, Log, alone_in, load_checkpoint, plot_curves, read_json, read_rows, run_directory, save_checkpoint, save_tensors, versions, write_json
+from infra.runs import Alarms, Log, alone_in, load_checkpoint, read_rows, run_directory, save_checkpoint, save_tensors, versions
 from judge import Judge
 from measure import evaluate, evaluate_run, training_row
 from show import print_table

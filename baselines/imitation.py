@@ -5,7 +5,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from gopo import Episode, Gopo
+from data import Episode
+from gopo import Gopo
 from rewards import esndcg
 from start.pairs import labelled_states
 

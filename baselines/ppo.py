@@ -33,10 +33,11 @@ from torch.nn.utils.rnn import pad_sequence
 
 from csagent import negative_entropy
 from data import DataError, Episode, Reply, Step, opt
-from gopo import Gopo, GopoConfig, Speaker
+from gopo import Gopo, GopoConfig
 from infra.processes import all_mean, all_sum, sum_gradients
 from infra.runs import adam_state, load_adam_state, load_into
 from lm.constraints import Rules
+from policies import Speaker
 from rewards import end_bonus
 
 # B replies, L tokens of a reply, T tokens of a dialogue, V vocabulary

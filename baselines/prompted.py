@@ -1,11 +1,11 @@
 """An Expert that nobody trained: the language model is asked."""
 from __future__ import annotations
 
-from data import MAX_SKILLS, Dataset
+from data import MAX_SKILLS, Dataset, Episode
 from expert import ExpertState, Perception
-from gopo import Choose, Episode
 from hosted.agents import HostedExpert
 from lm.models import BUILT
+from policies import Choose
 
 
 def by_prompt(agent, dataset: Dataset, perception: Perception) -> Choose:

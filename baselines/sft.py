@@ -3,7 +3,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from gopo import Episode, Gopo
+from data import Episode
+from gopo import Gopo
 from start.pairs import warm_pairs
 
 

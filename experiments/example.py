@@ -23,8 +23,8 @@ SAW = {"GOPO": ["teacher labels", "judge"], "Untrained": [], "Random skills": []
 def play_example(steps: int, customers: int, seeds: Sequence[int]) -> tuple[list[dict], list[dict], dict[str, list]]:
     """(rows of curves.jsonl, rows of dialogues.jsonl, method -> [seeds][customers] of metrics)."""
     from experiments.strategy import fresh
-    from gopo import by_chance, by_policy, by_teacher
     from measure import dialogue_metrics, evaluate
+    from policies import by_chance, by_policy, by_teacher
     dataset = data.load("mgshop")
     curves, dialogues, found = [], [], {name: [] for name in SAW}
     def meet(gopo, method, choose, seed):
@@ -56,7 +56,8 @@ def example_row(name: str, found: dict[str, list]) -> dict[str, Any]:
 
 def demo(folder: Path, steps: int = 120, customers: int = 24, seeds: Sequence[int] = (0, 1)) -> None:
     """A results folder of real dialogues that takes a minute to make."""
-    from infra.runs import versions, write_atomic, write_json
+    from infra.files import write_atomic, write_json
+    from infra.runs import versions
     clock = time.perf_counter()
     curves, dialogues, found = play_example(steps, customers, seeds)
     rows = [*(example_row(name, found) for name in SAW), {"name": "PPO", "note": "not run in this example", "saw": None, "cells": None}]

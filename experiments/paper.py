@@ -26,8 +26,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data import DataError
+from infra.files import read_json, write_atomic, write_json
 from infra.jobs import Task, clocked, order, run_tasks, stop_once, wanted
-from infra.runs import alone_in, read_json, read_rows, versions, write_atomic, write_json
+from infra.runs import alone_in, read_rows, versions
 from lm.models import pick_precision
 
 STEPS = 15                                       # joint steps of --paper; train.py's own default is 25
@@ -160,7 +161,7 @@ def hacking_rows(s: Settings, seed: int, dataset: Any, judge: Any) -> dict[str, 
 def paper_rows(s: Settings, seed: int, dataset: Any, judge: Any) -> dict[str, Row]:
     """Those of Tables 1 and 4 to 7.  "other" is another seed's agent, trained with another partner."""
     from baselines.prompted import by_prompt
-    from gopo import by_chance, by_teacher
+    from policies import by_chance, by_teacher
     at = lambda name, of=seed: s.root / f"{name}-{of}"
     load, chosen = loading(dataset, judge)
     beside = lambda name, stage, of=seed: f"../{name}-{of}/{stage}"      # a stage of another run, from the run directory of this one
@@ -225,7 +226,7 @@ def measuring(s: Settings, seed: int, api: Any, data_dir: str | None) -> Task:
 
 def measure_seed(s: Settings, seed: int, api: Any, data_dir: str | None) -> int:
     """Plays the test customers of every row that has no file yet."""
-    from gopo import judge_for
+    from hosted.judge import judge_for
     from measure import data_of
     trained = [name for name in JOBS[s.study] if complete(s.root / f"{name}-{seed}")]
     dataset = data_of(s.root / f"{trained[0]}-{seed}", s.dataset, data_dir)

@@ -29,9 +29,11 @@ import data
 from baselines.imitation import imitate_offline
 from data import MAX_SKILLS, DataError, Dataset
 from expert import ExpertConfig
-from gopo import Choose, Gopo, GopoConfig, algorithm, by_chance, by_policy, by_teacher, judge_for
-from infra.runs import read_json, write_json
+from gopo import Gopo, GopoConfig, algorithm
+from hosted.judge import judge_for
+from infra.files import read_json, write_json
 from measure import evaluate
+from policies import Choose, by_chance, by_policy, by_teacher
 from rewards import esndcg
 from start.pairs import labelled_states
 

@@ -29,7 +29,7 @@ from data import DataError
 from experiments import figures, report
 from experiments.printed import DATASETS, printed
 from experiments.report import NUMBER, OR_NULL, brackets, figure, known, side_of_zero, t_of
-from infra.runs import write_atomic, write_json
+from infra.files import write_atomic, write_json
 
 DRAWS = 1000
 EAR_TOLERANCE = 0.05                             # as in eval.py: a larger difference of TSE between the two ears is flagged

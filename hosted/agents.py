@@ -1,4 +1,4 @@
-"""Any hosted model as Customer Service Agent or as Expert (the paper's Tables 2, 3, 6, 7), through llm.py.
+"""Any hosted model as Customer Service Agent or as Expert (the paper's Tables 2, 3, 6, 7), through infra/client.py.
 
 `HostedAgent` writes replies from s^A_t = (U_t, a^E_t, B_t); the SOP that the skills compile to stands in its prompt, as *soft*
 constraints: nothing is enforced while decoding, and eval.py's validator counts what it breaks.  Its text is delexicalised against B_t, so
@@ -18,7 +18,8 @@ from typing import Any
 from data import MAX_SKILLS, SLOT, Dataset, Prepared, Reply, Request, Skill, best_candidate, delexicalise
 from expert import ExpertConfig, ExpertState, Perception
 from hosted.judge import DATA_RULE, quoted, record
-from infra.client import Answer, Client, parse_json
+from infra.answers import Answer, parse_json
+from infra.client import Client
 from lm.constraints import compile_constraints, prepare_plain
 
 MAX_TOKENS = 512                                 # of an answer; a reply needs about 60, a model that thinks aloud more [ours]

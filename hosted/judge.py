@@ -21,7 +21,8 @@ from functools import cache, partial
 from typing import Any
 
 from data import DataError, Dataset, Skill, fill
-from infra.client import Answer, ApiConfig, Client, parse_json
+from infra.answers import Answer, parse_json
+from infra.client import ApiConfig, Client
 from judge import Judge, Judged, ReplayJudge, RuleJudge, Scores
 
 MAX_TOKENS = 512                                 # of an answer; a form needs about 40, a model that thinks aloud more [ours]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from data import Dataset, Skill
-from infra.runs import read_json, write_json
+from infra.files import read_json, write_json
 
 
 def save_domain(dataset: Dataset, path: Path) -> None:

@@ -19,7 +19,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from data import DataError
-from infra.runs import read_json
+from infra.files import read_json
 
 BUILT = {"tiny": (192, 3), "nano": (128, 2)}     # models made here: hidden width, layers
 SHORT = 2048                                     # tokens; a window below it may be shorter than a prompt

@@ -4,7 +4,6 @@ Each stage leaves one file or folder in the run directory, which appears when th
 a finished one is read back.  `--base` copies them from another run, so that methods are compared from the same start."""
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,11 +12,13 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from csagent import load_agent
 from data import DataError, Dataset
 from expert import Expert, ExpertConfig
-from gopo import Gopo, algorithm_of, load_agent, strategy_only
+from gopo import Gopo, algorithm_of, strategy_only
+from infra.files import read_json, whole, whole_folder
 from infra.processes import barrier, is_main, main_says
-from infra.runs import Log, adam_state, load_adam_state, load_into, load_tensors, read_json, save_tensors
+from infra.runs import Log, adam_state, load_adam_state, load_into, load_tensors, save_tensors
 from measure import training_row
 from start.pairs import mixed_pairs, slot_names, vocabulary_texts, warm_pairs
 
@@ -29,17 +30,9 @@ def replace_folder(folder: Path, make: Callable[[Path], None]) -> None:
 
     Of several processes the first writes and the others wait."""
     if is_main():
-        _replace(folder, make)
+        with whole_folder(folder) as part:
+            make(part)
     barrier()
-
-
-def _replace(folder: Path, make: Callable[[Path], None]) -> None:
-    part = folder.with_name(folder.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir()
-    make(part)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(part, folder)
 
 
 def prepare_expert(run: Path, dataset: Dataset, method: type[Gopo], cfg: ExpertConfig, options: Any, seed: int, device: str) -> Expert:
@@ -142,7 +135,8 @@ def take_base(base: Path, run: Path, stages: Sequence[str]) -> None:
     """Copies those stages of `base` that `run` does not have yet; none is ever there by half."""
     for name in (n for n in stages if (base / n).exists() and not (run / n).exists()):
         if (base / name).is_dir():
-            _replace(run / name, lambda part, name=name: shutil.copytree(base / name, part, dirs_exist_ok=True))
+            with whole_folder(run / name) as part:
+                shutil.copytree(base / name, part, dirs_exist_ok=True)
         else:
-            shutil.copy2(base / name, run / f"{name}.part")
-            os.replace(run / f"{name}.part", run / name)
+            with whole(run / name) as part:
+                shutil.copy2(base / name, part)

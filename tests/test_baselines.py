@@ -14,8 +14,10 @@ from baselines import prompted
 from csagent import demo_agent
 from data import Request
 from expert import ExpertConfig, ExpertState
-from gopo import ALGORITHMS, GopoConfig, algorithm, judge_for, keyed
+from gopo import ALGORITHMS, GopoConfig, algorithm
+from hosted.judge import judge_for
 from lm.models import build_tiny
+from policies import keyed
 from shop import mgshop
 from start.pairs import slot_names, vocabulary_texts, warm_pairs
 

@@ -10,7 +10,8 @@ import torch
 import eval as evaluation
 import train
 from hosted.judge import G_EVAL, GRE, REWARD
-from infra.runs import read_json, read_rows, write_json
+from infra.files import read_json, write_json
+from infra.runs import read_rows
 from tests.hostile_server import HostileServer
 
 SAYINGS = ("I am sorry for the trouble.", "The lamp costs {price}.", "It arrives {eta}.")

@@ -12,14 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import data
-from data import DataError, Reply, Request, Skill, fill
+from data import DataError, Episode, Reply, Request, Skill, fill
 from expert import Expert, ExpertConfig, ExpertState, Perception
-from gopo import Episode, Gopo, GopoConfig, PhraseBook, by_teacher, rollout
+from gopo import Gopo, GopoConfig, rollout
 from hosted.agents import HostedAgent, HostedExpert, read_reply, skill_sequence
 from hosted.judge import G_EVAL, GRE, REWARD, LLMJudge, expected_mark, judge_from, quoted
-from infra.client import Answer, ApiConfig, Client
+from infra.answers import Answer
+from infra.client import ApiConfig, Client
 from judge import Judged, RuleJudge
 from lm.constraints import compile_constraints, violations
+from policies import PhraseBook, by_teacher
 from rewards import DIMENSIONS
 
 REFUND = Skill("refund", "State what comes back.", ("You get {refund}.",), ("Refunds take five working days.",), ("guaranteed",), ("refund",))
@@ -29,7 +31,7 @@ FORM = '{"quality": 2, "fitness": 4, "compliance": 1, "diversity": 3}'
 
 
 class Fake:
-    """llm.Client without a server: `answer(messages)` is a text or an Answer; a refused one is asked for `attempts` times."""
+    """A Client without a server: `answer(messages)` is a text or an Answer; a refused one is asked for `attempts` times."""
     model = "fake"
 
     def __init__(self, answer):

@@ -18,7 +18,7 @@ import data
 from data import DataError, Skill, Turn
 from hosted import label
 from hosted.label import BATCH, BEFORE, WINDOW, Choices, HostedLabeller, RuleLabeller, Window, agreement, main, windows
-from infra.client import Answer
+from infra.answers import Answer
 
 POOL = [{"id": "sorry", "description": "say sorry", "examples": ["I am very sorry for the trouble."]},
         {"id": "price", "description": "state the price", "examples": ["It costs {price} in our shop."], "needs": ["price"]},

@@ -17,9 +17,11 @@ from baselines.memento import LIVE, CaseBank, Memento, MementoConfig, QLearner, 
 from csagent import AgentConfig, CustomerServiceAgent
 from data import DataError, Dataset, Dialogue, Turn
 from expert import ExpertConfig, ExpertState, Perception
-from gopo import Gopo, GopoConfig, judge_for, keyed, strategy_only
+from gopo import Gopo, GopoConfig, strategy_only
+from hosted.judge import judge_for
 from infra.runs import load_checkpoint, save_checkpoint
 from lm.models import build_tiny
+from policies import keyed
 
 POOL = ["w", "x", "y", "z"]
 WORDS = ["refund", "sofa", "lamp", "late", "angry", "thanks", "blue", "where", "price", "stock", "broken", "voucher"]

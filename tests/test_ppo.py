@@ -15,11 +15,12 @@ from baselines.ppo import PPO, PPOConfig, clipped_surrogate, token_gae, token_re
 from csagent import demo_agent
 from data import DataError, Dataset, Dialogue, Labels, Observation, Outcome, Turn
 from expert import Expert, ExpertConfig, Perception, gae
-from gopo import Gopo, GopoConfig, NoJudge, by_nobody, keyed, rollout
+from gopo import Gopo, GopoConfig, NoJudge, rollout
 from infra import processes
 from infra.runs import load_tensors, save_tensors
+from policies import by_nobody, keyed
 from rewards import cs_reward
-from tests.test_parallel import launch
+from tests.launching import launch
 from tse import tse
 
 T = torch.tensor
