@@ -1,7 +1,7 @@
-"""The pages keep their word: links lead somewhere, commands and flags exist, the README stays short.
+"""The pages keep their word: links lead somewhere, commands and flags exist, the README is short.
 
-A page is README.md, docs/*.md or docs/results/README.md.  The tables in docs/results are written by a
-program and are not looked at.  Flags are looked up in each command's own --help, asked for once."""
+A page is README.md, docs/*.md or docs/results/README.md.  The tables in docs/results are written
+by a program and are not looked at.  Flags are looked up in each command's own --help, asked once."""
 
 import ast
 import json
@@ -21,7 +21,7 @@ README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md")), ROOT / "docs" / "results" / "README.md"]
 MAX_LINES = 250
 MAX_WORDS = 2500
-FIRST_COMMAND = 30                               # the line before which the first block to run begins
+FIRST_COMMAND = 30                               # the first block to run begins before this line
 WRITTEN_BY_RUNS = {"runs", "results", "csagent", "data"}         # folders that no checkout holds
 
 FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
@@ -223,7 +223,9 @@ def test_lines_of_python_can_be_read_and_tests_found():
 def test_the_equation_table_names_what_exists():
     text = README.read_text(encoding="utf-8")
     table = text.partition("## Equation, function, test")[2].partition("\n## ")[0]
-    tests = {f for path in files_of_tests() for f in defined(path)}
+    tests: set[str] = set()
+    for path in files_of_tests():
+        tests |= defined(path)
     entries = INLINE.findall(table)
     assert len(entries) > 30
     for entry in entries:
