@@ -1,7 +1,7 @@
 """The pages keep their word: links lead somewhere, commands and flags exist, the README is short.
 
 A page is README.md, docs/*.md or docs/results/README.md.  The tables in docs/results are written
-by a program and are not looked at.  Flags are looked up in each command's own --help, asked once."""
+by a program and are not looked at.  Flags are looked up in each command's own --help, once."""
 
 import ast
 import json
