@@ -34,16 +34,19 @@ HASH = re.compile(r"\b(?=[0-9a-f]*[0-9])(?=[0-9a-f]*[a-f])[0-9a-f]{7,40}\b")
 
 # Run in one process of its own, so that torch is imported once for all commands.
 ASK_FOR_HELP = """
-import contextlib, io, json, runpy, sys
+import contextlib, io, json, runpy, sys, traceback
 said = {}
 for target in list(sys.argv[1:]):
     sys.argv = [target, "--help"]
     text = io.StringIO()
     with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
-        if target.endswith(".py"):
-            runpy.run_path(target, run_name="__main__")
-        else:
-            runpy.run_module(target, run_name="__main__", alter_sys=True)
+        try:
+            if target.endswith(".py"):
+                runpy.run_path(target, run_name="__main__")
+            else:
+                runpy.run_module(target, run_name="__main__", alter_sys=True)
+        except Exception:
+            text.write(traceback.format_exc())
     said[target] = text.getvalue()
 print(json.dumps(said))
 """
@@ -203,6 +206,7 @@ def test_what_a_command_runs_exists(target):
 @pytest.mark.parametrize("target", WITH_FLAGS)
 def test_flags_of_a_command_exist(target):
     shown = helps().get(target, "")
+    assert "Traceback" not in shown, shown
     if "usage:" not in shown and FILES[target].exists():         # a demo that reads sys.argv itself
         shown = FILES[target].read_text(encoding="utf-8")
     for command in OURS:
