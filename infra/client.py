@@ -35,6 +35,7 @@ from typing import Any, TypeVar
 from data import DataError, opt
 from infra.answers import Answer, answer_of, parse_json, read_completion
 from infra.cache import Cache, canonical
+from infra.processes import any_process
 from infra.transport import Passing, Transport, pause, retry_after
 
 T = TypeVar("T")
@@ -440,6 +441,22 @@ def _demo() -> None:
         print(client.report())
         client.close()
         server.shutdown()
+
+
+def all_or_none(play: Callable[[], list]) -> list:
+    """`play()`, in every process or in none.
+
+    Of several processes, one whose judge is gone would leave the others waiting: all of them stop.
+    """
+    failed = None
+    played: list = []
+    try:
+        played = play()
+    except ApiError as error:
+        failed = error
+    if any_process(failed is not None):
+        raise failed or ApiError("another process could not ask its judge")
+    return played
 
 
 if __name__ == "__main__":

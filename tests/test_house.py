@@ -11,7 +11,7 @@ FLOORS = (
     ("infra", "corpora"),
     ("rewards", "judge", "lm", "shop", "expert"),
     ("hosted", "csagent"),
-    ("policies", "gopo"),
+    ("policies", "play", "gopo"),
     ("measure", "start", "show"),
     ("baselines", "systems"),
     ("train",),
