@@ -122,6 +122,15 @@ class Reply:
     dropped: tuple[str, ...] = ()                            # must_say that clashed
 
 
+@dataclass
+class Prepared:
+    """A request made ready by the agent that answers it: once a turn, kept for the update."""
+    request: Request
+    ids: list[int] | None = None                 # prompt token ids; None: of an agent that reads no tokens
+    rules: Any = None                            # lm.constraints.Rules, compiled for decoding
+    constraints: Any = None                      # lm.constraints.Constraints, what the skills compile to
+
+
 class Environment(Protocol):
     """One dialogue: `reset()`, then `step(reply)` until the observation is terminated or truncated."""
     def reset(self) -> Observation: ...

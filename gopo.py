@@ -243,6 +243,11 @@ class Gopo:
         self.gamma = cfg.gamma if cfg.gamma is not None else (0.95 if dataset.environment else 0.0)
 
     @classmethod
+    def options_of(cls, config: dict) -> Any:
+        """The algorithm's own config, from a run's config.json."""
+        return cls.Options(**config["options"]) if cls.Options else None
+
+    @classmethod
     def new_policy(cls, dataset: Dataset, cfg: ExpertConfig, options: Any) -> Expert:
         """Untrained, perception too."""
         return cls.policy(list(dataset.skills), Perception(dataset.intents, dataset.emotions), cfg)
@@ -314,7 +319,7 @@ class Gopo:
 
     def learn_words(self, played: list[Episode]) -> dict[str, float]:
         steps = [s for e in played for s in e.steps]
-        return self.agent.update([s.request for s in steps], [s.replies for s in steps], [r for e in played for r in self.reply_rewards(e)])
+        return self.agent.update(self.agent.prepare([s.request for s in steps]), [s.replies for s in steps], [r for e in played for r in self.reply_rewards(e)])
 
     def expert_batch(self, played: list[Episode]) -> ExpertBatch:
         batch, ends = ExpertBatch(), [e.state() for e in played]
@@ -469,7 +474,7 @@ def load_gopo(run: str | Path, dataset: Dataset | None = None, expert: str = "ex
 def algorithm_of(config: dict) -> tuple[type[Gopo], Any]:
     """The algorithm of a run and its options; a run of before --algo is GOPO's."""
     method = algorithm(config["run"].get("algo", "gopo"))
-    return method, method.Options(**config["options"]) if method.Options else None
+    return method, method.options_of(config)
 
 
 def here(config: dict) -> str:
@@ -479,13 +484,14 @@ def here(config: dict) -> str:
 
 def load_agent(folder: Path, dataset: Dataset, config: dict):
     """The Customer Service Agent saved in `folder`, in the precision that the run was trained in."""
-    from csagent import AgentConfig, CustomerServiceAgent
+    from csagent import CustomerServiceAgent
+    from lm.config import configs_of
     from lm.models import load_saved
     if not (folder / "config.json").exists() and not (folder / "adapter_config.json").exists():
         raise DataError(f"{folder}: no trained language model here; the run is not complete: python train.py --resume {folder.parent}")
-    cfg, device = AgentConfig(**config["agent"]), here(config)
-    model, tokenizer = load_saved(folder, cfg.quantise, config["precision"], device)
-    return CustomerServiceAgent(model, tokenizer, dataset.skills, dataset.must_not_say, cfg, device, config["precision"])
+    (lm, cfg, _), device = configs_of(config), here(config)
+    model, tokenizer = load_saved(folder, lm.quantise, config["precision"], device)
+    return CustomerServiceAgent(model, tokenizer, dataset.skills, dataset.must_not_say, cfg, lm, device, config["precision"])
 
 
 def load(run: str | Path) -> Answer:

@@ -94,7 +94,7 @@ def asked_of(judge: Judge, form: str, episodes: Sequence[Episode]) -> list[Forms
 
 def at_once(gopo: Gopo, total: int) -> int:
     """Dialogues in lockstep: of a large model no more replies than a training step writes, for that is what memory.py counts."""
-    return total if not gopo.agent or gopo.agent.cfg.model in BUILT else max(1, gopo.size * gopo.agent.cfg.group)
+    return total if not gopo.agent or gopo.agent.lm.model in BUILT else max(1, gopo.size * gopo.agent.cfg.group)
 
 
 def evaluate(gopo: Gopo, choose: Choose, episodes: int, seed: int, split: str = "test", label: str = "", second_ear: bool = False,

@@ -4,7 +4,9 @@ from __future__ import annotations
 import numpy as np
 
 from gopo import Episode, Gopo
+from lm.config import WarmConfig, configs_of
 from start.pairs import warm_pairs
+from start.supervised import imitate
 
 
 class SFT(Gopo):
@@ -12,7 +14,13 @@ class SFT(Gopo):
     logged dialogues as GOPO samples replies to one, so that all methods learn from equally many reply tokens."""
     single = True
 
+    @classmethod
+    def options_of(cls, config: dict) -> WarmConfig:
+        """It has no flags of its own: those of the warm start go on."""
+        return configs_of(config)[2]
+
     def step(self, number: int, seed: int, stage: int = 0) -> tuple[dict[str, float | None], list[Episode]]:
         logs, rng = self.dataset.train, np.random.default_rng([seed, stage, number])
         drawn = rng.choice(len(logs), min(len(logs), self.size * self.agent.cfg.group), replace=False)
-        return {"step": number} | self.agent.imitate(warm_pairs([logs[i] for i in drawn], self.alone)), []
+        pairs = warm_pairs([logs[i] for i in drawn], self.alone)
+        return {"step": number} | imitate(self.agent, pairs, self.options), []

@@ -11,13 +11,15 @@ import pytest
 import torch
 
 import data
-from csagent import AgentConfig, CustomerServiceAgent
+from csagent import CustomerServiceAgent
 from expert import Expert, ExpertConfig, Perception
 from gopo import Gopo, GopoConfig, by_policy, judge_for, keyed, rollout
 from infra import processes
 from infra.runs import load_tensors, read_rows, save_tensors
+from lm.config import AgentConfig, LMConfig, WarmConfig
 from lm.models import build_tiny
 from start.pairs import slot_names, vocabulary_texts, warm_pairs
+from start.supervised import supervised
 
 HERE = Path(__file__).parent.parent
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no",
@@ -37,7 +39,7 @@ def both_agents() -> Gopo:
     torch.manual_seed(0)
     expert = Expert(list(shop.skills), Perception(shop.intents, shop.emotions), ExpertConfig(width=32))
     model, tokenizer = build_tiny(vocabulary_texts(shop)[:2000], slot_names(shop), 0, width=64, layers=2)
-    agent = CustomerServiceAgent(model, tokenizer, shop.skills, shop.must_not_say, AgentConfig(group=2, max_new_tokens=12))
+    agent = CustomerServiceAgent(model, tokenizer, shop.skills, shop.must_not_say, AgentConfig(group=2), LMConfig(max_new_tokens=12))
     agent.freeze_embedding([reply for _, reply in warm_pairs(shop.train)[:200]])
     return Gopo(shop, expert, agent, judge_for(shop), GopoConfig(dialogues=5))
 
@@ -54,7 +56,7 @@ def one_update(path: str) -> None:
     pairs = warm_pairs(gopo.dataset.train)[:7]
     gradients = {f"expert.{i}": p.grad for i, p in enumerate(gopo.learner.parameters)} | {f"agent.{i}": p.grad for i, p in enumerate(gopo.agent.params)}
     weights = {f"weight.{n}": p.detach().clone() for n, p in gopo.agent.model.named_parameters()}
-    loss = gopo.agent.supervised(pairs, 1, batch=7)["loss"]
+    loss = supervised(gopo.agent, pairs, 1, WarmConfig(sft_batch=7))["loss"]
     gradients |= {f"supervised.{i}": p.grad for i, p in enumerate(gopo.agent.params)}
     if processes.is_main():
         save_tensors(gradients | weights, Path(path) / "all.safetensors")
