@@ -256,7 +256,7 @@ def plain_loss(p: PPO, played):
             r, prompt = s.replies[0], agent.prompt(s.request)
             drawn = r.ids[:sum(r.mask)]
             out = agent.model(torch.tensor([prompt + drawn]), output_hidden_states=True)
-            logits = out.logits[0, len(prompt) - 1:-1] / agent.cfg.temperature
+            logits = out.logits[0, len(prompt) - 1:-1] / agent.lm.temperature
             banned = torch.zeros_like(logits, dtype=torch.bool)
             banned[:, torch.from_numpy(agent.prepare([s.request])[0].rules.static)] = True
             for t, (kind, ids) in enumerate(r.bans):
