@@ -76,6 +76,11 @@ class Gopo(Player):
         self.group = agent.cfg.group if agent else 1         # replies to a state
 
     @classmethod
+    def options_of(cls, config: dict) -> Any:
+        """The algorithm's own config, from a run's config.json."""
+        return cls.Options(**config["options"]) if cls.Options else None
+
+    @classmethod
     def new_policy(cls, dataset: Dataset, cfg: ExpertConfig, options: Any) -> Expert:
         """Untrained, and so is its perception."""
         return cls.policy(list(dataset.skills), Perception(dataset.intents, dataset.emotions), cfg)
@@ -302,7 +307,7 @@ def load_gopo(
 def algorithm_of(config: dict) -> tuple[type[Gopo], Any]:
     """The algorithm of a run and its options; a run of before --algo is GOPO's."""
     method = algorithm(config["run"].get("algo", "gopo"))
-    return method, method.Options(**config["options"]) if method.Options else None
+    return method, method.options_of(config)
 
 
 def load(run: str | Path) -> Answer:

@@ -342,7 +342,7 @@ def _play(gopo, choose, customers, seed, judge_by, label) -> list[Episode]:
 
 def at_once(gopo: Gopo, dialogues: int) -> int:
     """Dialogues in lockstep: with a large model no more replies than a training step writes, for that is what lm/memory.py counts."""
-    if not gopo.agent or gopo.agent.cfg.model in BUILT:
+    if not gopo.agent or gopo.agent.lm.model in BUILT:
         return dialogues
     return max(1, gopo.size * gopo.agent.cfg.group)
 

@@ -37,6 +37,7 @@ from infra.files import read_json, write_json
 from infra.processes import any_process, barrier, broadcast, is_main, join, leave
 from infra.runs import Alarms, Log, alone_in, load_checkpoint, read_rows, run_directory, save_checkpoint, save_tensors, versions
 from judge import Judge
+from lm.config import BUILT, AgentConfig, LMConfig, WarmConfig, configs_of
 from measure import evaluate, evaluate_run, training_row
 from show import print_table
 from start.stages import check_base, prepare_agent, prepare_expert, prepare_strategy, replace_folder, take_base
@@ -80,26 +81,25 @@ class RunConfig:
                 raise ValueError(f"--{name} must be at least {least}, got {getattr(self, name)}")
 
 
-def parse(argv: Sequence[str] | None) -> tuple[RunConfig, GopoConfig, ExpertConfig, Any, ApiConfig, Any]:
-    """Flags -> the five configs and the options of the algorithm.  A typo is an error, never ignored, and no prefix of a flag is accepted."""
+def parse(argv: Sequence[str] | None) -> tuple[RunConfig, GopoConfig, ExpertConfig, LMConfig, AgentConfig, WarmConfig, ApiConfig, Any]:
+    """Flags -> the seven configs and the options of the algorithm.  A typo is an error, never ignored, and no prefix of a flag is accepted."""
     from transformers import HfArgumentParser
 
-    from csagent import AgentConfig
     options = [a.Options for a in map(algorithm, ALGORITHMS) if a.Options]
-    parser = HfArgumentParser([RunConfig, GopoConfig, ExpertConfig, AgentConfig, ApiConfig, *options], allow_abbrev=False,
+    parser = HfArgumentParser([RunConfig, GopoConfig, ExpertConfig, LMConfig, AgentConfig, WarmConfig, ApiConfig, *options], allow_abbrev=False,
                               description=__doc__.split("\n\n")[0])
     try:
         configs = parser.parse_args_into_dataclasses(argv)
     except ValueError as error:
         parser.error(str(error))
     run, gopo, method = configs[0], configs[1], algorithm(configs[0].algo)
-    for given in configs[5:]:
+    for given in configs[7:]:
         if not isinstance(given, method.Options or ()) and given != type(given)():
             changed = next(f.name for f in fields(given) if getattr(given, f.name) != f.default)
             parser.error(f"--{changed} is none of --algo {run.algo}'s flags")
     if method.single:
         configs = (run, replace(gopo, no_expert=True), *configs[2:])
-    return *configs[:5], next((given for given in configs[5:] if isinstance(given, method.Options or ())), None)
+    return *configs[:7], next((given for given in configs[7:] if isinstance(given, method.Options or ())), None)
 
 
 # --- stopping -------------------------------------------------------------------------------------------------------------------
@@ -188,7 +188,7 @@ LARGE = 1 << 30                                  # bytes of weights from which t
 DEFAULTS = {"lm": {"steps": 25, "eval_every": 10, "save_every": 10}, "template": {"steps": 300, "eval_every": 50, "save_every": 50}}
 
 
-def resolve(cfg: RunConfig, gopo: GopoConfig, expert: ExpertConfig, agent: Any, api: ApiConfig, options: Any) -> tuple[Path, dict, Dataset]:
+def resolve(cfg: RunConfig, gopo: GopoConfig, expert: ExpertConfig, lm: LMConfig, agent: AgentConfig, warm: WarmConfig, api: ApiConfig, options: Any) -> tuple[Path, dict, Dataset]:
     """The run directory, its config (exactly what is used, written once, read again on resume) and the data."""
     if cfg.resume:
         run = Path(cfg.resume)
@@ -207,14 +207,15 @@ def resolve(cfg: RunConfig, gopo: GopoConfig, expert: ExpertConfig, agent: Any, 
     dataset = data.load_used(asdict(cfg))
     judge_for(dataset, cfg.judge, api)                                   # refuses what cannot be asked before anything is trained
     replies = replies_of(dataset, cfg, gopo)
-    from lm.models import BUILT, pick_precision
+    from lm.models import pick_precision
     device = ("cuda" if torch.cuda.is_available() else "cpu") if cfg.device == "auto" else cfg.device
     chosen = asdict(cfg) | {"resume": None, "overwrite": False, "replies": replies}
     chosen |= {name: value for name, value in DEFAULTS[replies].items() if chosen[name] is None}
-    config = {"run": chosen, "gopo": asdict(gopo), "expert": asdict(expert), "agent": asdict(agent), "api": asdict(api),
+    config = {"run": chosen, "gopo": asdict(gopo), "expert": asdict(expert), "lm": asdict(lm),
+              "agent": asdict(agent.settled_for(lm.model)), "warm": asdict(warm.settled_for(lm.model)), "api": asdict(api),
               "options": asdict(options) if options else None, "device": device,
               "precision": pick_precision(device) if cfg.precision == "auto" else cfg.precision, "threads": torch.get_num_threads(), "versions": versions()}
-    if replies == "lm" and agent.model not in BUILT:
+    if replies == "lm" and lm.model not in BUILT:
         print(memory_table(dataset, config))
     shared = check_base(Path(cfg.base), config) if cfg.base else ()
     if cfg.base:                                                         # the probe may answer differently on a busy machine
@@ -228,22 +229,25 @@ def resolve(cfg: RunConfig, gopo: GopoConfig, expert: ExpertConfig, agent: Any, 
 
 
 def memory_table(dataset: Dataset, config: dict) -> str:
-    """What QLoRA of this model will need beside what is free, and which flags to lower if that is too little."""
-    from csagent import AgentConfig
-    from lm.memory import estimate, free_memory, load_config, table
-    cfg, device = AgentConfig(**config["agent"]), config["device"]
-    shape, turns = load_config(cfg.model), [t for d in dataset.train for t in d.turns]       # refuses what cannot be trained
-    prompt = cfg.user_tokens + max((len(str(t.context)) for t in turns), default=0) // 3 + 256          # three letters a token; 256 for skills and template
+    """What QLoRA of this model will need beside what is free, and what each flag would save if that is too little."""
+    from lm.memory import Setting, estimate, free_memory, load_config, savings, table
+    (lm, agent, warm), device = configs_of(config), config["device"]
+    shape, turns = load_config(lm.model), [t for d in dataset.train for t in d.turns]        # refuses what cannot be trained
+    prompt = lm.user_tokens + max((len(str(t.context)) for t in turns), default=0) // 3 + 256           # three letters a token; 256 for skills and template
     reply = max((len(t.reply or "") for t in turns), default=0) // 3
+    setting = Setting(shape, lm, agent, warm, config["gopo"]["dialogues"] or 16, prompt, config["precision"], device)
     try:
-        needed = estimate(shape, cfg, dialogues=config["gopo"]["dialogues"] or 16, prompt_tokens=prompt, quantised=cfg.quantise == "nf4",
-                          lora_rank=cfg.lora_rank, checkpointing=cfg.gradient_checkpointing, precision=config["precision"], device=device)
+        needed = estimate(setting)
     except DataError as error:
         return f"memory: {error}"
     if device == "cpu" and config["run"]["device"] == "auto" and needed.phases["update"]["weights"] > LARGE:
-        raise DataError(f"--model {cfg.model}: no GPU found, and on a CPU one step of a model of this size takes hours; add --device cpu if you mean it")
-    longer = f"\nthe longest training reply has about {reply} tokens, more than --max_new_tokens {cfg.max_new_tokens}: the warm start needs more than this"
-    return table(needed, free_memory(device)) + longer * (reply > cfg.max_new_tokens and cfg.warm_steps > 0)
+        raise DataError(f"--model {lm.model}: no GPU found, and on a CPU one step of a model of this size takes hours; add --device cpu if you mean it")
+    free = free_memory(device)
+    told = table(needed, free)
+    if free is not None and needed.total > free:
+        told += "\n" + savings(setting)
+    longer = f"\nthe longest training reply has about {reply} tokens, more than --max_new_tokens {lm.max_new_tokens}: the warm start needs more than this"
+    return told + longer * (reply > lm.max_new_tokens and warm.warm_steps > 0)
 
 
 def resolve_together(*configs: Any) -> tuple[Path, dict, Dataset]:

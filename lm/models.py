@@ -20,8 +20,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from data import DataError
 from infra.files import read_json
+from lm.config import BUILT
 
-BUILT = {"tiny": (192, 3), "nano": (128, 2)}     # models made here: hidden width, layers
 SHORT = 2048                                     # tokens; a window below it may be shorter than a prompt
 CHAT = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 # how `transformers serve` finds the answer in what the model wrote; without it the prompt comes along

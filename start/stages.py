@@ -19,6 +19,7 @@ from gopo import Gopo, algorithm_of, strategy_only
 from infra.files import read_json, whole, whole_folder
 from infra.processes import barrier, is_main, main_says
 from infra.runs import Log, adam_state, load_adam_state, load_into, load_tensors, save_tensors
+from lm.config import flat
 from measure import training_row
 from start.pairs import mixed_pairs, slot_names, vocabulary_texts, warm_pairs
 
@@ -53,27 +54,29 @@ def prepare_expert(run: Path, dataset: Dataset, method: type[Gopo], cfg: ExpertC
 
 def prepare_agent(run: Path, dataset: Dataset, config: dict) -> Any:
     """Pretraining (of a model built here) and warm start: supervised, the same for every method, over before GOPO begins."""
-    from csagent import AgentConfig, CustomerServiceAgent
-    from lm.models import BUILT, load_model, with_adapter
-    cfg, seed = AgentConfig(**config["agent"]), config["run"]["seed"]
+    from csagent import CustomerServiceAgent
+    from lm.config import BUILT, configs_of
+    from lm.models import load_model, with_adapter
+    from start.supervised import dev_loss, supervised
+    (lm, cfg, warm), seed = configs_of(config), config["run"]["seed"]
     alone = config["expert"]["history"] if config["gopo"]["no_expert"] else None
-    read = dataset.train[:cfg.warm_dialogues]
+    read = dataset.train[:warm.warm_dialogues]
 
     def pretrain() -> Any:
-        model, tokenizer = load_model(cfg.model, vocabulary_texts(dataset), slot_names(dataset), seed, cfg.quantise, config["precision"], config["device"],
-                                      frozen=cfg.lora_rank > 0)
-        agent = CustomerServiceAgent(with_adapter(model, cfg.lora_rank, seed) if cfg.lora_rank else model, tokenizer, dataset.skills, dataset.must_not_say,
-                                     cfg, config["device"], config["precision"])
-        if cfg.model in BUILT and cfg.pretrain_steps:
-            pairs = mixed_pairs(dataset, cfg.sft_batch * cfg.pretrain_steps, seed, alone)
-            agent.supervised(pairs, cfg.pretrain_steps, seed=seed, progress="pretraining on talk of mixed quality")
+        model, tokenizer = load_model(lm.model, vocabulary_texts(dataset), slot_names(dataset), seed, lm.quantise, config["precision"], config["device"],
+                                      frozen=lm.lora_rank > 0)
+        agent = CustomerServiceAgent(with_adapter(model, lm.lora_rank, seed) if lm.lora_rank else model, tokenizer, dataset.skills, dataset.must_not_say,
+                                     cfg, lm, config["device"], config["precision"])
+        if lm.model in BUILT and warm.pretrain_steps:
+            pairs = mixed_pairs(dataset, warm.sft_batch * warm.pretrain_steps, seed, alone)
+            supervised(agent, pairs, warm.pretrain_steps, warm, seed=seed, progress="pretraining on talk of mixed quality")
         return agent
 
-    def warm(agent: Any) -> Any:
-        if cfg.warm_steps and read:
+    def warm_start(agent: Any) -> Any:
+        if warm.warm_steps and read:
             dev = warm_pairs(dataset.dev, alone)[:256] or warm_pairs(read, alone)[:256]
-            before = agent.dev_loss(dev)
-            result = agent.supervised(warm_pairs(read, alone), cfg.warm_steps, seed=seed + 1, dev=dev, progress="warm start on the training replies")
+            before = dev_loss(agent, dev, warm)
+            result = supervised(agent, warm_pairs(read, alone), warm.warm_steps, warm, seed=seed + 1, dev=dev, progress="warm start on the training replies")
             print(f"warm start: dev loss {before:.3f} -> {result['dev_loss']:.3f} nats per token")
         return agent
 
@@ -82,7 +85,7 @@ def prepare_agent(run: Path, dataset: Dataset, config: dict) -> Any:
         agent = pretrain()
         replace_folder(run / "untrained", agent.save)
     if not main_says((run / "warm_start").exists()):
-        agent = warm(agent or load_agent(run / "untrained", dataset, config))
+        agent = warm_start(agent or load_agent(run / "untrained", dataset, config))
         replace_folder(run / "warm_start", agent.save)
     agent = agent or load_agent(run / "warm_start", dataset, config)
     agent.freeze_embedding([reply for _, reply in warm_pairs(dataset.train, alone)])
@@ -119,13 +122,14 @@ def check_base(base: Path, config: dict) -> tuple[str, ...]:
     as long."""
     theirs = read_json(base / "config.json")
     differs = lambda part, key: theirs[part].get(key, config[part][key]) != config[part][key]      # an older run lacks a flag that did not exist
+    theirs_lm, ours_lm = flat(theirs), flat(config)
     for part, key in ((part, key) for part, keys in SAME.items() for key in keys if differs(part, key)):
         raise DataError(f"--base {base} was trained with --{key} {theirs[part][key]}, this run has {config[part][key]}")
     learner = lambda c: (c["run"].get("algo", "gopo"), c["run"]["strategy_steps"], c["gopo"], c["expert"], c.get("options"))
     left = [] if algorithm_of(theirs)[0].policy is algorithm_of(config)[0].policy else ["untrained.safetensors"]
     left += [] if learner(theirs) == learner(config) else ["strategy.safetensors", "strategy_adam.safetensors"]
     for stages, keys in ((("untrained", "warm_start"), SAME_LM["untrained"]), (("warm_start",), SAME_LM["warm_start"])):
-        if other := [key for key in keys if differs("agent", key)]:
+        if other := [key for key in keys if theirs_lm.get(key, ours_lm[key]) != ours_lm[key]]:
             left += stages
             print(f"--base {base} has another --{other[0]}: not taken from it: {', '.join(stages)}")
     return tuple(name for name in STAGES if name not in left)

@@ -148,10 +148,11 @@ def test_every_job_is_a_command_that_train_accepts_and_a_base_that_it_shares(stu
     configs = {}
     for name, flags in JOBS[study].items():
         run, argv = training(S, name, 0, flags, None).arguments
-        cfg, gopo, expert, agent, _, options = train.parse(argv)
+        cfg, gopo, expert, lm, agent, warm, _, options = train.parse(argv)
         assert (cfg.seed, cfg.eval_episodes, cfg.precision, cfg.output_dir) == (0, 0, "fp32", str(run))
         as_dict = lambda c: {k: getattr(c, k) for k in c.__dataclass_fields__}
-        configs[name] = {"run": as_dict(cfg), "gopo": as_dict(gopo), "expert": as_dict(expert), "agent": as_dict(agent), "options": options and as_dict(options)}
+        configs[name] = {"run": as_dict(cfg), "gopo": as_dict(gopo), "expert": as_dict(expert), "lm": as_dict(lm), "agent": as_dict(agent),
+                         "warm": as_dict(warm), "options": options and as_dict(options)}
         if cfg.base:
             base = cfg.base.removeprefix("runs/paper-mgshop/").removesuffix("-0")
             folder = experiments.Path("of_base")
@@ -165,7 +166,7 @@ def test_every_job_is_a_command_that_train_accepts_and_a_base_that_it_shares(stu
 
 def test_all_methods_take_as_many_steps_with_as_many_replies():
     for name, flags in PAPER.items():
-        cfg, gopo, _, agent, _, _ = train.parse(training(replace(S, steps=7), name, 0, flags, None).arguments[1])
+        cfg, gopo, _, _, agent, *_ = train.parse(training(replace(S, steps=7), name, 0, flags, None).arguments[1])
         assert cfg.steps == (0 if name in ("base", "single") else 7) and gopo.dialogues is None and agent.group == 4 and agent.agent_lr == 2e-4
 
 def test_single_agents_start_from_a_single_agent():
