@@ -1,13 +1,15 @@
-"""The Customer Service Agent (Sec. 3.2): an LM that words the Expert's skills and learns by Eqs. 9a-9d.
+"""The Customer Service Agent (Sec. 3.2): an LM that words the Expert's skills, by Eqs. 9a-9d.
 
-    s^A_t = (U_t, a^E_t, B_t) --prepare--> Prepared --speak, under hard constraints--> a^A_t, `group` of them
-    loss = lambda_p L_p (9b) + lambda_s L_s (9c) + lambda_d L_d (9d)             `update`; 9c enters as a reward
+    s^A_t = (U_t, a^E_t, B_t) --prepare--> Prepared --speak--> a^A_t, `group` of them
+    loss = lambda_p L_p (9b) + lambda_s L_s (9c) + lambda_d L_d (9d)        `update`
 
-How the model reads and speaks is in lm/.  A large model is QLoRA (lm/models.py): its base stands still in
-4 bits, and `params` are the adapter's.  Supervised training is in start/supervised.py.
-Departures from the paper: GAP-1 (sign of 9d), GAP-5 (9c), GAP-6 (baseline, average).
-Knows no dataset and no judge.
-Try it:  python csagent.py        an untrained model under hard constraints, and the three terms of 9a
+Decoding keeps the hard constraints, and 9c enters the loss as a reward.
+
+How the model reads and speaks is in lm/.  A large model is QLoRA (lm/models.py): its base stands
+still in 4 bits, and `params` are the adapter's.  Supervised training is in start/supervised.py.
+Departures from the paper: GAP-1 (sign of 9d), GAP-5 (9c), GAP-6 (baseline, average). Knows no
+dataset and no judge.
+Try it:  python csagent.py        an untrained model under hard constraints, the terms of 9a
 Exercise: pass literal=True to negative_entropy in `_learn_from`, train, and watch `entropy` in
 metrics.jsonl."""
 from __future__ import annotations
@@ -132,8 +134,8 @@ def cs_loss(L_p, L_s, L_d, lambda_p: float, lambda_s: float, lambda_d: float):
 class SkillEmbedding:
     """Where a reply or a skill lies, for 9c.
 
-    That is the idf-weighted mean of its tokens' input embeddings, less the mean over training replies.
-    The embeddings are a frozen copy; those that do not learn (LoRA) need no copy."""
+    That is the idf-weighted mean of its tokens' input embeddings, less the mean over training
+    replies.  The embeddings are a frozen copy; those that do not learn (LoRA) need no copy."""
 
     def __init__(self, table: Tensor, encode: Callable[[str], list[int]],
                  replies: Sequence[str], skills: Mapping[str, Skill]):
@@ -368,7 +370,7 @@ class CustomerServiceAgent(ConstrainedLM):
     def save(self, folder: str | Path) -> None:
         """A folder that AutoModelForCausalLM.from_pretrained loads.
 
-        If an adapter is all that learned, it is saved alone: AutoPeftModelForCausalLM loads that."""
+        An adapter that alone has learned is saved alone: AutoPeftModelForCausalLM loads it."""
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 

@@ -846,7 +846,7 @@ def test_mixed_pairs_of_logs_and_of_an_agent_alone():
     own = dict((r.user, reply) for r, reply in warmup.warm_pairs(logs.train))
     share = np.mean([own[r.user] == text for r, text in warmup.mixed_pairs(logs, 400, 0)])
     assert 0.65 < share < 0.85                                               # half are their own, and half of the others by chance
-    alone = warmup.mixed_pairs(toy_logs(phrase_book), 20, 0, alone=3)
+    alone = warmup.mixed_pairs(toy_logs(phrase_book), 20, 0, history_turns=3)
     assert all(r.skills == () for r, _ in alone) and any(r.history for r, _ in alone)
     assert warmup.mixed_pairs(Dataset("none", POOL, (), (), [], [], []), 5, 0) == []
 

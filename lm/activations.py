@@ -1,8 +1,9 @@
 """Bytes of a model's activations and of its cache, counted on fake tensors: nothing is computed.
 
-Two and three layers of the model run on fake tensors while a dispatch mode adds up what lives.  Bytes are
-linear in layers and in tokens, so four runs give them all (`Bilinear`).  Attention is taken to be a fused
-kernel.  Used by lm/memory.py; tests/test_memory.py compares it with the allocator's own log."""
+Two and three layers of the model run on fake tensors while a dispatch mode adds up what lives.
+Bytes are linear in layers and in tokens, so four runs give them all (`Bilinear`).  Attention is
+taken to be a fused kernel.  Used by lm/memory.py; tests/test_memory.py compares it with the
+allocator's own log."""
 from __future__ import annotations
 
 import copy

@@ -1,12 +1,12 @@
-"""The flags of a language model that answers customers, in three parts: what it is, how it learns, what it learns first.
+"""The flags of a language model that answers customers: what it is, how and what it learns.
 
     LMConfig     the model, its prompt and its decoding        read by lm/
     AgentConfig  the loss of Eqs. 9a-9d and its optimiser      read by csagent.py
     WarmConfig   supervised training before GOPO               read by start/
 
-The paper gives none of these numbers (GAP-9).  Some defaults depend on the model: a field that is None
-stands for such a default.  LMConfig fills in its own; `settled_for(model)` does it for the other two.
-`configs_of` reads all three back from a run's config.json."""
+The paper gives none of these numbers (GAP-9).  Some defaults depend on the model: a field that is
+None stands for such a default.  LMConfig fills in its own; `settled_for(model)` does it for the
+other two. `configs_of` reads all three back from a run's config.json."""
 from __future__ import annotations
 
 from collections.abc import Mapping

@@ -1,15 +1,16 @@
 """A causal LM that answers requests under rules (Sec. 3.2).  What it learns is in csagent.py.
 
-    Request --prepare (reader.py)--> Prepared --prefill, once a state (passes.py)--> one token at a time:
-    logits --guard (constraints.py)--> draw --> Reply                                           `speak`
+    Request --prepare (reader.py)--> Prepared --prefill, once a state (passes.py)-->
+    one token at a time: logits --guard (guard.py)--> draw --> Reply              `speak`
 
-One uniform number is used per draw, so a reply does not depend on which others it is decoded with.  What
-was said is scored (`masked_logits`, `log_probs`) under the bans of the moment it was drawn in.
-Try it:  python csagent.py                                an untrained model under hard constraints
-         python -m experiments.bench --speed              sampling and update against plain transformers
+One uniform number is used per draw, so a reply does not depend on which others it is decoded with.
+What was said is scored (`masked_logits`, `log_probs`) under the bans of the moment it was drawn
+in.
+Try it:  python csagent.py                                an untrained model under constraints
+         python -m experiments.bench --speed              against plain transformers
          python -m experiments.bench --violations 20000   what the hard constraint is worth
-Exercise: let `draw` ignore its uniform and take the likeliest token; which term of Eq. 9a is then 0 at
-every step, and why?"""
+Exercise: let `draw` ignore its uniform and take the likeliest token; which term of Eq. 9a is then
+0 at every step, and why?"""
 from __future__ import annotations
 
 import contextlib
@@ -24,7 +25,7 @@ from torch import Tensor
 
 from data import Prepared, Reply, Request, Skill
 from lm.config import LMConfig
-from lm.constraints import Ban, Guard, Rules
+from lm.guard import Ban, Guard, Rules
 from lm.passes import Passes, ReplyStates
 from lm.reader import Reader
 
@@ -137,8 +138,8 @@ class _Row:
 class _Decoding:
     """Replies that are being decoded together.
 
-    Those that ended are skipped, and dropped from the batch once they are half of it.  A position in
-    the batch therefore says little: `at` gives the row of each."""
+    Those that ended are skipped, and dropped from the batch once they are half of it.  A position
+    in the batch therefore says little: `at` gives the row of each."""
 
     def __init__(self, speaker: ConstrainedLM, prepared: Sequence[Prepared], group: int,
                  heat: float, generators: Sequence[torch.Generator | None]):

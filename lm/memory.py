@@ -1,15 +1,16 @@
 """How much memory a training run needs, before it begins, from the model's config alone.
 
     bytes = weights + adapter + optimiser + gradients + activations + KV cache + logits + other
-                                                          one column a phase; the largest has to fit
+                                                   one column a phase; the largest has to fit
 
-No weights are read and none are made.  Parameters are counted on a model of the meta device, so any
-architecture works.  Activations are counted as well: two and three layers run on fake tensors
-(lm/activations.py), and bytes are linear in layers and in tokens, so four runs give the rest.  Bytes of
-logits are counted from the code; tests/test_memory.py holds all of it against what real runs allocate.
-Stated, not measured: CONTEXT and FRAGMENTATION.  Attention is taken to be a fused kernel.
-Try it:  python -m lm.memory --model Qwen/Qwen3-8B                the table against what is free here
-         python -m lm.memory --model Qwen/Qwen3-14B --card 16     ... against a card of 16 GiB"""
+No weights are read and none are made.  Parameters are counted on a model of the meta device, so
+any architecture works.  Activations are counted as well: two and three layers run on fake tensors
+(lm/activations.py), and bytes are linear in layers and in tokens, so four runs give the rest.
+Bytes of logits are counted from the code; tests/test_memory.py holds all of it against what real
+runs allocate. Stated, not measured: CONTEXT and FRAGMENTATION.  Attention is taken to be a fused
+kernel.
+Try it:  python -m lm.memory --model Qwen/Qwen3-8B               against what is free here
+         python -m lm.memory --model Qwen/Qwen3-14B --card 16    against a card of 16 GiB"""
 from __future__ import annotations
 
 import json

@@ -1,9 +1,9 @@
 """The forward passes of a causal LM over prompts and the replies to them, differentiable.
 
-Replies to one state share its prompt, and what all prompts of a batch begin with is read once.  Logits exist
-only where the agent speaks: the prompt has none.  With gradient checkpointing a state and its replies are
-packed in one row, for checkpointing does not go with a cache.
-Knows tokens alone: no request, no rule, no reward.
+Replies to one state share its prompt, and what all prompts of a batch begin with is read once.
+Logits exist only where the agent speaks: the prompt has none.  With gradient checkpointing a state
+and its replies are packed in one row, for checkpointing does not go with a cache. Knows tokens
+alone: no request, no rule, no reward.
 Try it:  python -m experiments.bench --speed        sampling and update against plain transformers
 Exercise: set SHARED to 10 ** 6 and time an update of a single agent, whose prompts begin alike."""
 from __future__ import annotations
@@ -35,7 +35,7 @@ CACHE = "cache" if _NEW_NAME else "past_key_values"
 class ReplyStates(NamedTuple):
     """What a forward pass says of replies, at the positions that their tokens were drawn from."""
     logits: Tensor          # [B, L, V]
-    hidden: Tensor          # [B, L, D] the last hidden state, behind the final norm: a value head's input
+    hidden: Tensor          # [B, L, D] the last one, behind the final norm: a value head reads it
     ids: Tensor             # [B, L] the replies' tokens
     mask: Tensor            # [B, L] True where there is one
 
@@ -81,9 +81,10 @@ class Passes:
     def autocast(self, learning: bool = False) -> Iterator[None]:
         """The run's precision; in bf16 on a CPU, learning takes torch's plain attention.
 
-        The fused kernel is slow backwards there: a supervised step takes 1.1 times as long with prompts
-        of 230 tokens, 1.5 times with 54.  Plain attention sums in fp32 unless it is allowed not to,
-        which costs 1.7 times at 230.  With checkpointing the second forward would choose another kernel.
+        The fused kernel is slow backwards there: a supervised step takes 1.1 times as long with
+        prompts of 230 tokens, 1.5 times with 54.  Plain attention sums in fp32 unless it is allowed
+        not to, which costs 1.7 times at 230.  With checkpointing the second forward would choose
+        another kernel.
         """
         with contextlib.ExitStack() as stack:
             if self.precision == "bf16":
@@ -105,8 +106,8 @@ class Passes:
 
         owner    [B] state of each row
         room     tokens that will follow
-        returns  the cache of B rows (differentiable), attend [B, P + room] (True: may be looked at),
-                 and the position of the prompt's last token [B]
+        returns  the cache of B rows (differentiable), attend [B, P + room] (True: may be looked
+                 at), and the position of the prompt's last token [B]
 
         Prompts are padded on the right: causality alone keeps the padding out here, and `attend`
         keeps it out afterwards.
@@ -219,9 +220,9 @@ class Passes:
 
 def _reply_rows(prompts: Sequence[list[int]], owner: Sequence[int],
                 ids: Sequence[list[int]]) -> tuple[Tensor, Tensor, Tensor]:
-    """The replies' ids, their mask, and what is fed: the prompt's last token, then all but the last.
+    """The replies' ids, their mask, and what is fed, three of [B, L].
 
-    Three of [B, L]."""
+    Fed are the prompt's last token, then the reply without its own last."""
     reply = padded(ids)
     length = torch.tensor([len(s) for s in ids])
     mask = torch.arange(reply.shape[1]) < length[:, None]

@@ -1,10 +1,11 @@
-"""From a request to the tokens that a language model reads: the prompt, and the compiled constraints.
+"""From a request to what a language model works with: prompt tokens and compiled constraints.
 
     Request --prepare--> Prepared: prompt token ids, Constraints, Rules      once a turn, then kept
 
-The prompt is the model's own chat template.  Its system message holds skills and B_t, in few tokens for a
-model built here, in words for a real one.  Text of customers is made harmless first: no string in it can be
-read as a control token, and a long message loses its middle.  Knows no weights and draws nothing.
+The prompt is the model's own chat template.  Its system message holds skills and B_t, in few
+tokens for a model built here, in words for a real one.  Text of customers is made harmless first:
+no string in it can be read as a control token, and a long message loses its middle.  Knows no
+weights and draws nothing.
 Try it:  python csagent.py        prints a prompt and the constraints that go with it"""
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ from jinja2 import TemplateError
 
 from data import Prepared, Request, Skill, base, sayable
 from lm.config import BUILT, LMConfig
-from lm.constraints import Constraints, Vocabulary, compile_constraints
+from lm.constraints import Constraints, compile_constraints
+from lm.guard import Vocabulary
 
 Message = Mapping[str, str]
 TASK = (

@@ -1,11 +1,11 @@
-"""Supervised training of the language model: cross-entropy on replies, before GOPO and as the baseline SFT.
+"""Supervised training of the language model: cross-entropy on replies, before GOPO and in SFT.
 
     pairs (Request, reply) --encoded--> token ids --> mean over the replies' tokens of -log pi
 
-The end token is learned; the customer's words never are.  Batches hold replies of similar length, and are
-computed in parts if memory is short: that changes memory, not the result.
-Plain functions on a CustomerServiceAgent.  Its optimiser state is used by `imitate` alone.
-GAP-9: the paper starts from chat models and says nothing of a warm start.
+The end token is learned; the customer's words never are.  Batches hold replies of similar length,
+and are computed in parts if memory is short: that changes memory, not the result. Plain functions
+on a CustomerServiceAgent.  Its optimiser state is used by `imitate` alone. GAP-9: the paper starts
+from chat models and says nothing of a warm start.
 Exercise: drop the end token in `encoded`, train, and look at `reply_words` in metrics.jsonl."""
 from __future__ import annotations
 

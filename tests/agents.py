@@ -1,4 +1,4 @@
-"""What the tests of the language model share: an agent whose errors would show, and requests for it."""
+"""What the tests of the language model share: an agent whose errors would show, and requests."""
 import torch
 
 import csagent

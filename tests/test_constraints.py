@@ -1,4 +1,4 @@
-"""lm/constraints.py: what skills compile to, what the guard bans, what the validator finds."""
+"""lm/constraints.py and guard.py: what skills compile to, what the guard bans, what the validator finds."""
 import random
 import time
 import unicodedata
@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data import DataError, Skill
-from lm.constraints import SEAMS, Constraints, Guard, Rules, Vocabulary, _walk, compile_constraints, normalise, violations
+from lm.constraints import SEAMS, Constraints, compile_constraints, normalise, violations
+from lm.guard import Guard, Rules, Vocabulary, _walk
 
 
 def bytes_vocabulary() -> Vocabulary:
