@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from data import DataError
-from experiments.files import EVAL, check, parse, present_name
 from experiments.intervals import (
     Interval,
     Numbers,
@@ -24,6 +23,7 @@ from experiments.intervals import (
     paired,
     student,
 )
+from experiments.reading import EVAL, check, parse, present_name
 
 
 @dataclass(frozen=True)

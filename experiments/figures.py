@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from experiments.cells import figure, known
-from experiments.files import NUMBER
+from experiments.reading import NUMBER
 
 # Okabe and Ito's colours, which the colour-blind can tell apart, and two more
 COLOURS = (

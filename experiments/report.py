@@ -29,7 +29,7 @@ import jinja2
 
 from data import DataError
 from experiments.cells import brackets, figure, known, seeds_of, side_of_zero, t_of, with_brackets
-from experiments.files import CURVE, DIALOGUE, NUMBER, read_lines, read_results
+from experiments.reading import CURVE, DIALOGUE, NUMBER, read_lines, read_results
 from rewards import DIMENSIONS
 
 PAGE = Path(__file__).with_name("report_page.html")
@@ -386,7 +386,10 @@ def pictures(folder: Path) -> list[dict[str, str]]:
 
 
 def has_figures_of_paper(views: Sequence[dict[str, Any]]) -> bool:
-    return any(any(c["has_paper"] for c in view["columns"]) for view in views)
+    columns = []
+    for view in views:
+        columns += view["columns"]
+    return any(column["has_paper"] for column in columns)
 
 
 def render(folder: Path, dialogues: int = 400, points: int = 200) -> str:

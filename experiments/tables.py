@@ -24,7 +24,6 @@ from data import DataError
 from experiments import figures, report
 from experiments.cells import brackets, figure, known, side_of_zero, t_of, with_brackets
 from experiments.evals import Measured, episodes_of, load_evals
-from experiments.files import CURVE, DIALOGUE, present_name, read_lines, read_results
 from experiments.intervals import DRAWS
 from experiments.layout import (
     COLUMNS,
@@ -41,6 +40,7 @@ from experiments.layout import (
     row_of,
 )
 from experiments.printed import DATASETS, printed
+from experiments.reading import CURVE, DIALOGUE, present_name, read_lines, read_results
 from experiments.texts import RERUN, comma_separated, markdown
 from infra.runs import write_atomic, write_json
 
