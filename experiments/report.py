@@ -19,7 +19,6 @@ import base64
 import hashlib
 import math
 import os
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,6 +32,9 @@ from experiments.reading import CURVE, DIALOGUE, NUMBER, read_lines, read_result
 from rewards import DIMENSIONS
 
 PAGE = Path(__file__).with_name("report_page.html")
+STYLE = PAGE.with_name("report_page.css")
+# parts of one script, in this order
+SCRIPTS = ("report_page.js", "report_curves.js", "report_dialogues.js")
 FIGURES = {
     "figure1": "Figure 1",
     "figure3": "Figure 3: losses over training",
@@ -337,12 +339,15 @@ def in_base64(content: bytes) -> str:
     return base64.b64encode(content).decode()
 
 
-def sha256_of(tag: str, page: str) -> str:
-    """The hash of a page's one <style> or <script>, as a Content-Security-Policy names it.
+def sha256_of(text: str) -> str:
+    """The hash of the page's one <style> or <script>, as a Content-Security-Policy names it.
 
     Whatever else got in would not run."""
-    inside = re.search(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL).group(1)
-    return f"sha256-{in_base64(hashlib.sha256(inside.encode()).digest())}"
+    return f"sha256-{in_base64(hashlib.sha256(text.encode()).digest())}"
+
+
+def script_of_page() -> str:
+    return "".join(PAGE.with_name(name).read_text(encoding="utf-8") for name in SCRIPTS)
 
 
 def template_of(source: str) -> jinja2.Template:
@@ -402,17 +407,19 @@ def render(folder: Path, dialogues: int = 400, points: int = 200) -> str:
     made = results.get("made") or {}
     tables = results.get("tables") or []
     seeds = len(made.get("seeds") or [])
-    source = PAGE.read_text(encoding="utf-8")
+    style = STYLE.read_text(encoding="utf-8")
+    script = script_of_page()
     page_data, note = script_data(folder, tables, dialogues, points)
     views = [view_table(table, seeds) for table in tables]
-    hashes = {tag: sha256_of(tag, source) for tag in ("style", "script")}
-    return template_of(source).render(
+    return template_of(PAGE.read_text(encoding="utf-8")).render(
         results={"note": ""} | results,
         made={"quick": False, "commands": []} | made,
         facts=facts(results),
         tables=views,
         any_paper=has_figures_of_paper(views),
-        hashes=hashes,
+        style=style,
+        script=script,
+        hashes={"style": sha256_of(style), "script": sha256_of(script)},
         figures=pictures(folder),
         dialogue_note=note,
         page_data=page_data,

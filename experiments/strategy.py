@@ -3,9 +3,10 @@
 On the simulated shop the phrase book writes every reply; on logs nothing is said, because the next
 state ignores it.  The rows are in ROWS: random skills, the most frequent sequence, the best five
 constant skills, imitation, Memento, and GOPO with R^E only, with the joint reward of Eq. 10, and
-with terminal TSE.  Imitation is cross-entropy on the teacher's sequences: offline on the logged states, or
-on-policy on the states that the Expert itself reaches.  "Without stop" lets the same supervised
-Expert never stop before the fifth skill: ESNDCG as printed does not charge for that (GAP-2).
+with terminal TSE.  Imitation is cross-entropy on the teacher's sequences: offline on the logged
+states, or on-policy on the states that the Expert itself reaches.  "Without stop" lets the same
+supervised Expert never stop before the fifth skill: ESNDCG as printed does not charge for that
+(GAP-2).
 
 Try it:  python -m experiments.strategy --dataset mgshop --seeds 1
          python -m experiments.strategy --dataset multiwoz --seeds 3 --json results.json"""

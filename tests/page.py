@@ -1,4 +1,4 @@
-"""For the tests of report.py: a made-up results folder, attacks on it, and a page read as a tree."""
+"""For the tests of report.py: a made-up folder, attacks on it, and a page read as a tree."""
 import base64
 import json
 from html.parser import HTMLParser
@@ -6,7 +6,8 @@ from html.parser import HTMLParser
 VOID = {"meta", "link", "img", "input", "br", "hr"}
 METHODS = ("GOPO", "PPO", "SFT", "Memento", "Untrained", "Expert + soft", "Expert + hard")
 PNG = base64.b64decode(
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJ"
+    "AAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 )
 ATTACKS = [
     "</script><script>window.broken = 1</script>",

@@ -1,7 +1,6 @@
 """report.py: what stands on the page is what stands in the files.
 
-Nothing breaks out of the page and nothing is fetched.  The page in a browser: test_report_browser.py.
-"""
+Nothing breaks out of the page and nothing is fetched.  In a browser: test_report_browser.py."""
 import base64
 import copy
 import hashlib
@@ -12,11 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data import DataError, fill
+from data import DataError
 from experiments import cells, report
-from experiments import example as example_page
-from experiments.reading import DIALOGUE, read_lines
-from expert import Perception
 from tests.page import (
     ATTACKS,
     METHODS,
@@ -30,7 +26,6 @@ from tests.page import (
     save,
     turn,
 )
-from tse import tse
 
 
 @pytest.fixture
@@ -285,14 +280,17 @@ def luminance(colour):
     linear = []
     for i in (0, 2, 4):
         v = int(digits[i : i + 2], 16) / 255
-        linear.append(v / 12.92 if v <= 0.03928 else ((v + 0.055) / 1.055) ** 2.4)
+        if v <= 0.03928:
+            linear.append(v / 12.92)
+        else:
+            linear.append(((v + 0.055) / 1.055) ** 2.4)
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 @pytest.mark.parametrize("dark", [False, True])
 def test_text_is_readable_in_both_themes(dark):
     """WCAG: a contrast of 4.5 for text, of 3 for lines of a chart."""
-    themes = re.findall(r":root \{(.*?)\}", report.PAGE.read_text(), re.DOTALL)
+    themes = re.findall(r":root \{(.*?)\}", report.STYLE.read_text(), re.DOTALL)
     colours = dict(re.findall(r"--([\w-]+): (#\w+)", themes[dark]))
 
     def contrast(a, b):
@@ -468,47 +466,3 @@ def test_the_command_line(tmp_path, capsys):
     for wrong in ([], ["x", "--points", "0"], ["x", "--dialogue", "3"]):
         with pytest.raises(SystemExit):
             report.main(wrong)
-
-
-# ---------------------------------------------------------------- dialogues as they are played
-
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory):
-    """The example with two customers, without the seconds in which perception learns."""
-    folder = tmp_path_factory.mktemp("demo") / "demo"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Perception, "fit", lambda self, dataset, **how: {})
-        example_page.demo(folder, steps=1, customers=2, seeds=(0,))
-    return folder
-
-
-def test_the_example_holds_what_was_played(demo):
-    lines = (demo / "dialogues.jsonl").read_text().splitlines()
-    rows = [json.loads(line) for line in lines]
-    assert len(rows) == 8
-    assert read_lines(demo / "dialogues.jsonl", DIALOGUE)
-    for row in rows:
-        assert row["tse"] == pytest.approx(tse(row["N"]))
-        assert row["success"] == (row["outcome"] == "all tasks done")
-        moods = {t["mood"] for t in row["turns"]}
-        assert len({row["mood"], *moods}) > 1
-        for t in row["turns"]:
-            assert t["reply"] == fill(t["template"], t["context"])
-            assert "{" not in t["reply"]
-            assert t["must_not_say"]
-            assert 0 <= t["mood"] <= 1
-    of_teacher = [row for row in rows if row["method"] == "Teacher"]
-    for t in of_teacher[0]["turns"]:
-        assert t["skills"] == t["teacher"]
-        assert t["rewards"]["R_E"] == 1
-
-
-def test_the_examples_table_holds_its_dialogues(demo):
-    table = json.loads((demo / "results.json").read_text())["tables"][0]
-    row = next(r for r in table["rows"] if r["name"] == "Teacher")
-    played = read_lines(demo / "dialogues.jsonl", DIALOGUE)
-    of_teacher = [d["tse"] for d in played if d["method"] == "Teacher"]
-    assert row["cells"]["tse"]["mean"] == pytest.approx(sum(of_teacher) / 2)
-    page = Page(report.write(demo).read_text())
-    assert "not a result" in page.find("p", **{"class": "notice"})[0]["all"]
-    assert len(page.data()["dialogues"]) == 8

@@ -113,7 +113,7 @@ class Browser:
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
     if not CHROMIUM or not DRIVER:
-        pytest.skip("Chromium and chromedriver are missing: apt-get install chromium chromium-driver")
+        pytest.skip("no Chromium or no chromedriver: apt-get install chromium chromium-driver")
     opened = Browser(tmp_path_factory.mktemp("profile"))
     yield opened
     opened.close()
