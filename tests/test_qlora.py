@@ -26,7 +26,8 @@ from transformers import (
 import train
 from csagent import DEMO, SLOTS, TALK, CustomerServiceAgent
 from data import DataError, Request
-from infra.runs import load_tensors, read_json, read_rows
+from infra.runs import load_tensors, read_rows
+from infra.files import read_json
 from lm.config import LMConfig, WarmConfig, configs_of
 from lm.decoder import token_logp
 from lm.models import build_tiny, keep_gradients, load_model, load_saved, merge, refuse_unsuited
