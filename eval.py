@@ -160,7 +160,11 @@ def chat(gopo: Gopo) -> None:
 
 def run_paper(measured: MeasureConfig, paper: PaperConfig, api: ApiConfig) -> int:
     """All of the paper's experiments."""
-    from experiments.paper import STEPS, Settings, conduct  # imports training: slow, and only --paper needs it
+    from experiments.paper import (  # imports training: slow, and only --paper needs it
+        STEPS,
+        Settings,
+        conduct,
+    )
     hosted = measured.cs_agent or measured.expert or measured.judge != "rules"
     if hosted and not api.api_base:
         raise DataError(

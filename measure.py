@@ -31,7 +31,19 @@ from lm.constraints import violations
 from lm.models import BUILT
 from policies import Choose, by_chance, by_teacher, keyed, with_true_perception, writes_itself
 from rewards import DIMENSIONS, dialogue_return, expert_weight
-from tse import Turns, bleu, bleu_tokenizer, distinct_2, g_eval, gre, interval, repeated, replay_turns, skill_f1, tse
+from tse import (
+    Turns,
+    bleu,
+    bleu_tokenizer,
+    distinct_2,
+    g_eval,
+    gre,
+    interval,
+    repeated,
+    replay_turns,
+    skill_f1,
+    tse,
+)
 
 Row = dict[str, dict[str, float | None]]         # metric -> {mean, low, high}
 Numbers = dict[str, float | None]                # metric -> the number of one dialogue

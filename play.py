@@ -18,7 +18,15 @@ from data import Dataset, Episode, Judged, Prepared, Reply, Scores, Skill, Step,
 from expert import Expert
 from judge import Judge
 from policies import Choose, Draws, Silence, Speaker, request_of
-from rewards import CS_WEIGHTS, cs_reward, end_bonus, esndcg, joint_reward, skill_gains, skill_reward
+from rewards import (
+    CS_WEIGHTS,
+    cs_reward,
+    end_bonus,
+    esndcg,
+    joint_reward,
+    skill_gains,
+    skill_reward,
+)
 from tse import tse
 
 JUDGE_BY = ("chosen", "needed", "nobody")

@@ -27,15 +27,62 @@ import eval as evaluation
 import gopo
 import measure
 import train
-from data import DataError, Dataset, Dialogue, Episode, Labels, Observation, Outcome, Reply, Request, Skill, Step, Turn, slots
-from expert import Expert, ExpertBatch, ExpertConfig, ExpertLearner, ExpertState, Perception, expert_loss, gae, pick_advantages
+from data import (
+    DataError,
+    Dataset,
+    Dialogue,
+    Episode,
+    Labels,
+    Observation,
+    Outcome,
+    Reply,
+    Request,
+    Skill,
+    Step,
+    Turn,
+    slots,
+)
+from expert import (
+    Expert,
+    ExpertBatch,
+    ExpertConfig,
+    ExpertLearner,
+    ExpertState,
+    Perception,
+    expert_loss,
+    gae,
+    pick_advantages,
+)
 from gopo import Gopo, GopoConfig, rollout
 from infra.files import write_atomic
-from infra.runs import Alarms, Log, adam_state, load_adam_state, load_checkpoint, read_rows, run_directory, save_checkpoint, save_tensors
+from infra.runs import (
+    Alarms,
+    Log,
+    adam_state,
+    load_adam_state,
+    load_checkpoint,
+    read_rows,
+    run_directory,
+    save_checkpoint,
+    save_tensors,
+)
 from judge import Judged, ReplayJudge, RuleJudge, diversity, fitness, quality
 from lm.constraints import compile_constraints, violations
 from policies import by_chance, by_policy
-from rewards import CS_WEIGHTS, cs_reward, dcg, dialogue_return, end_bonus, esndcg, expert_weight, idcg, joint_reward, relevance, skill_gains, skill_reward
+from rewards import (
+    CS_WEIGHTS,
+    cs_reward,
+    dcg,
+    dialogue_return,
+    end_bonus,
+    esndcg,
+    expert_weight,
+    idcg,
+    joint_reward,
+    relevance,
+    skill_gains,
+    skill_reward,
+)
 from shop import mgshop
 from start import pairs as warmup
 from start.stages import prepare_expert, replace_folder

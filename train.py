@@ -37,7 +37,15 @@ from infra.curves import plot_curves
 from infra.domain import save_domain
 from infra.files import read_json, write_json
 from infra.processes import any_process, barrier, is_main, join, leave
-from infra.runs import Alarms, Log, alone_in, load_checkpoint, read_rows, save_checkpoint, save_tensors
+from infra.runs import (
+    Alarms,
+    Log,
+    alone_in,
+    load_checkpoint,
+    read_rows,
+    save_checkpoint,
+    save_tensors,
+)
 from judge import Judge
 from measure import evaluate_run, training_row
 from play import GopoConfig

@@ -17,11 +17,11 @@ from experiments.cells import side_of_zero
 from experiments.played import dialogue_row, watched
 from experiments.report import write
 from experiments.strategy import fresh
-from policies import Choose, by_chance, by_policy, by_teacher
 from gopo import Gopo
-from infra.runs import versions
 from infra.files import write_atomic, write_json
-from measure import measure
+from infra.runs import versions
+from measure import measure, training_row
+from policies import Choose, by_chance, by_policy, by_teacher
 from tse import interval
 
 
@@ -79,7 +79,8 @@ def play_example(steps: int, customers: int, seeds: Sequence[int]) -> Played:
         by_expert = by_policy(gopo.expert, greedy=True)
         found.meet(gopo, "Untrained", by_expert, seed, customers)
         for step in range(1, steps + 1):
-            row, _ = gopo.step(step, seed)
+            played, learned = gopo.step(step, seed)
+            row = training_row(step, gopo, played, learned)
             found.curves.append({"method": "GOPO", "seed": seed, **row})
         found.meet(gopo, "GOPO", by_expert, seed, customers)
         found.meet(gopo, "Random skills", by_chance(list(dataset.skills), seed), seed, customers)

@@ -30,14 +30,14 @@ from experiments import tables
 from experiments.played import dialogue_row, watched
 from experiments.rows import TWO_EARS, AnySpec, Maker, grouped, rows, runs_read
 from experiments.settings import SIZES, STEPS, Settings, agree
-from policies import Choose
 from gopo import Gopo
 from hosted.judge import judge_for
 from infra.client import ApiConfig
+from infra.files import read_json, write_atomic, write_json
 from infra.jobs import Task, clocked, order, run_tasks, stop_once, wanted
 from infra.runs import alone_in, read_rows, versions
-from infra.files import read_json, write_atomic, write_json
 from measure import bleu_statistics, data_of, measure, refuse_other_labels
+from policies import Choose
 
 __all__ = ["JOBS", "PAPER", "STEPS", "Settings", "conduct"]
 

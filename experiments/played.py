@@ -1,18 +1,16 @@
 """A played dialogue as a line of dialogues.jsonl, which the page shows.
 
-This file is the only one of this folder that looks into a turn (gopo.Step)."""
+This file is the only one of this folder that looks into a turn (data.Step)."""
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from data import fill
-from expert import ExpertState
-from policies import Choose
-from data import Episode, Step
+from data import Episode, ExpertState, Step, fill
 from gopo import Gopo
-from lm.constraints import compile_constraints, violations
-from measure import completed, speaks
+from lm.constraints import violations
+from measure import completed
+from policies import Choose
 from tse import tse
 
 # customer -> mood before every turn
@@ -55,10 +53,9 @@ def dialogue_row(
     moods  those that `watched` noted of this customer
     """
     end = episode.seen
-    done = completed(episode, gopo.dataset, speaks(gopo))
-    earned = gopo.rewards(episode, ending=False)
+    done = completed(gopo, episode)
     after = moods_after(episode, moods)
-    turns = [turn_row(gopo, *parts) for parts in zip(episode.steps, earned, after)]
+    turns = [turn_row(step, mood) for step, mood in zip(episode.steps, after)]
     return {
         "method": method,
         "seed": seed,
@@ -79,26 +76,25 @@ def two_labels(pair: tuple[str | None, str | None]) -> dict[str, str | None] | N
     return {"intent": intent, "emotion": emotion} if intent or emotion else None
 
 
-def turn_row(gopo: Gopo, step: Step, reward: float, mood: float | None) -> dict[str, Any]:
+def turn_row(step: Step, mood: float | None) -> dict[str, Any]:
     """A turn of dialogues.jsonl.
 
-    reward  R_t
-    mood    after the turn
+    mood  after the turn
     """
-    context = step.request.context
-    template = step.replies[0].text
-    skills = [gopo.dataset.skills[skill] for skill in step.skills]
-    rules = compile_constraints(skills, context, gopo.dataset.must_not_say)
+    labels = step.seen.labels
+    context = step.seen.context
+    template = step.reply
+    rules = step.prepared.constraints
     rewards = {
-        "R_E": step.r_expert(gopo.expert.cfg.skill_cost),
+        "R_E": step.R_E,
         "S": step.scores[0],
-        "R_A": step.r_cs()[0],
-        "R_t": reward,
+        "R_A": step.R_A[0],
+        "R_t": step.R_t,
     }
     return {
         "user": step.state.user,
         "perceived": two_labels(step.perceived),
-        "truth": two_labels(step.truth),
+        "truth": two_labels((labels.intent, labels.emotion)),
         "context": context,
         "skills": step.skills,
         "teacher": step.teacher,

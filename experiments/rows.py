@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 from baselines.prompted import by_prompt
 from data import Dataset
 from experiments.settings import SIZES, Settings
-from policies import Choose, by_chance, by_teacher
 from gopo import Gopo, load_gopo
 from infra.client import ApiConfig
 from judge import Judge
-from measure import hosted
+from measure import hosted_gopo
+from policies import Choose, by_chance, by_teacher
 
 # --- what a row is ----------------------------------------------------------------------------
 
@@ -251,9 +251,8 @@ class Maker:
 
     def with_host(self, spec: HostedSpec) -> tuple[Gopo, Choose]:
         run = self.s.run("gopo", self.seed)
-        made = hosted(run, self.dataset, self.judge, spec.expert, spec.cs_agent, self.api)
-        (make,) = made.values()
-        return make()
+        return hosted_gopo(
+            run, self.dataset, self.judge, spec.expert, spec.cs_agent, self.api)
 
     def chooser(self, spec: RowSpec, agents: Gopo) -> Choose:
         return CHOOSERS[spec.chooser](self, spec, agents)

@@ -15,7 +15,17 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from data import MAX_SKILLS, SLOT, Dataset, Prepared, Reply, Request, Skill, best_candidate, delexicalise
+from data import (
+    MAX_SKILLS,
+    SLOT,
+    Dataset,
+    Prepared,
+    Reply,
+    Request,
+    Skill,
+    best_candidate,
+    delexicalise,
+)
 from expert import ExpertConfig, ExpertState, Perception
 from hosted.judge import DATA_RULE, quoted, record
 from infra.answers import Answer, parse_json

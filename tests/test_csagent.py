@@ -6,7 +6,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import csagent
-from csagent import AgentConfig, CustomerServiceAgent, cs_loss, demo_agent, negative_entropy, numbered, policy_loss, skill_distance
+from csagent import (
+    AgentConfig,
+    CustomerServiceAgent,
+    cs_loss,
+    demo_agent,
+    negative_entropy,
+    numbered,
+    policy_loss,
+    skill_distance,
+)
 from data import Request
 from lm import reader
 from lm.config import LMConfig, WarmConfig

@@ -24,7 +24,7 @@ from gopo import algorithm
 from infra.jobs import order
 from infra.runs import alone_in
 from shop import mgshop
-from start.stages import check_base
+from start.base import check_base
 from tests.made_up import made_up
 
 S = Settings("mgshop", "mgshop", 2, 3, precision="fp32")

@@ -13,7 +13,18 @@ from hypothesis import strategies as st
 from sklearn.metrics import log_loss, roc_auc_score
 
 import data
-from baselines.memento import LIVE, CaseBank, Memento, MementoConfig, QLearner, auc, mu, nearest, q_loss, vote
+from baselines.memento import (
+    LIVE,
+    CaseBank,
+    Memento,
+    MementoConfig,
+    QLearner,
+    auc,
+    mu,
+    nearest,
+    q_loss,
+    vote,
+)
 from csagent import CustomerServiceAgent
 from data import DataError, Dataset, Dialogue, Turn
 from expert import ExpertConfig, ExpertState, Perception

@@ -26,13 +26,20 @@ from transformers import (
 import train
 from csagent import DEMO, SLOTS, TALK, CustomerServiceAgent
 from data import DataError, Request
-from infra.runs import load_tensors, read_rows
 from infra.files import read_json
+from infra.runs import load_tensors, read_rows
 from lm.config import LMConfig, WarmConfig, configs_of
 from lm.decoder import token_logp
-from lm.models import build_tiny, keep_gradients, load_model, load_saved, merge, refuse_unsuited
+from lm.models import (
+    build_tiny,
+    keep_gradients,
+    load_model,
+    load_saved,
+    merge,
+    refuse_unsuited,
+    with_adapter,
+)
 from lm.models import main as models_main
-from lm.models import with_adapter
 from start.supervised import backward, settled, supervised
 from tests.agents import seeded
 
