@@ -1,4 +1,4 @@
-"""QLoRA on tiny models of the real architectures: what runs on a GPU with 8B runs here, in NF4, on a CPU."""
+"""QLoRA on tiny models of the real architectures: what a GPU runs with 8B, in NF4 on a CPU."""
 from __future__ import annotations
 
 import json
@@ -29,9 +29,16 @@ from data import DataError, Request
 from infra.runs import load_tensors, read_json, read_rows
 from lm.config import LMConfig, WarmConfig, configs_of
 from lm.decoder import token_logp
-from lm.models import build_tiny, keep_gradients, load_model, load_saved, merge, refuse_unsuited
+from lm.models import (
+    build_tiny,
+    keep_gradients,
+    load_model,
+    load_saved,
+    merge,
+    refuse_unsuited,
+    with_adapter,
+)
 from lm.models import main as models_main
-from lm.models import with_adapter
 from start.supervised import backward, settled, supervised
 from tests.agents import seeded
 
@@ -232,7 +239,7 @@ def test_sampled_log_probabilities_are_those_of_the_update(bases):
         assert len(again) == sum(reply.mask)
 
 
-# ------------------------------------------------------------------------------ two ways, one answer
+# ------------------------------------------------------------------------------ memory
 tokens = st.lists(st.integers(3, 250), min_size=1, max_size=9)
 some_prompts = st.lists(tokens.map(lambda p: [1, *p]), min_size=1, max_size=3)
 some_replies = st.lists(st.lists(tokens, min_size=1, max_size=3), min_size=3, max_size=3)
