@@ -104,11 +104,11 @@ class LMConfig:
 
     def _settle(self) -> None:
         """Fills in the defaults that depend on the model; the class is frozen to all others."""
-        built = self.model in BUILT
+        quantise, rank = ("none", 0) if self.model in BUILT else ("nf4", 16)
         if self.quantise == "auto":
-            object.__setattr__(self, "quantise", "none" if built else "nf4")
+            object.__setattr__(self, "quantise", quantise)
         if self.lora_rank is None:
-            object.__setattr__(self, "lora_rank", 0 if built else 16)
+            object.__setattr__(self, "lora_rank", rank)
         if self.gradient_checkpointing is None:
             object.__setattr__(self, "gradient_checkpointing", self.quantise == "nf4")
 
@@ -212,7 +212,9 @@ def configs_of(config: Mapping[str, Any]) -> tuple[LMConfig, AgentConfig, WarmCo
     raises  DataError that names a value which this code no longer knows
     """
     values = flat(config)
-    known = {field.name for kind in (LMConfig, AgentConfig, WarmConfig) for field in fields(kind)}
+    known: set[str] = set()
+    for kind in (LMConfig, AgentConfig, WarmConfig):
+        known.update(field.name for field in fields(kind))
     for name, value in values.items():
         if name in known or (name in REMOVED and value == REMOVED[name]):
             continue

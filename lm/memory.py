@@ -358,7 +358,8 @@ def savings(s: Setting) -> str:
     whole = estimate(s).total
     lines = []
     for flag, (part, least) in LOWERED.items():
-        value = getattr(getattr(s, part) if part else s, flag)
+        holder = getattr(s, part) if part else s
+        value = getattr(holder, flag)
         half = max(least, value // 2)
         if half < value:
             saved = (whole - estimate(_with(s, part, flag, half)).total) / GIB

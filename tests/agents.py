@@ -1,4 +1,6 @@
 """What the tests of the language model share: an agent whose errors would show, and requests."""
+import itertools
+
 import torch
 
 import csagent
@@ -27,14 +29,15 @@ def sharp_agent(**flags) -> CustomerServiceAgent:
     """Random, but not uniform: weights so large that an error of the computation would show."""
     agent = demo_agent(**{"max_new_tokens": 20, "temperature": 0.7} | flags)
     for p in agent.params:
-        p.data.mul_(2.0 if p.ndim > 1 else 1.0)
+        if p.ndim > 1:
+            p.data.mul_(2.0)
     agent.skills.update(RULED)
     agent.freeze_embedding(csagent.TALK)
     return agent
 
 
 def flattened(groups: list[list[Reply]]) -> list[Reply]:
-    return [reply for group in groups for reply in group]
+    return list(itertools.chain.from_iterable(groups))
 
 
 def scored(agent: CustomerServiceAgent, requests: list[Request], replies: list[list[Reply]]):

@@ -1,4 +1,4 @@
-"""lm/constraints.py and guard.py: what skills compile to, what the guard bans, what the validator finds."""
+"""lm/constraints.py and guard.py: what skills compile to, what is banned, what is found."""
 import random
 import time
 import unicodedata

@@ -161,7 +161,10 @@ def plain_shaped(agent, drawn) -> list[float | None]:
     share = agent.cfg.lambda_s / agent.cfg.lambda_p
     shaped = []
     for x, distance in zip(drawn, d):
-        shaped.append(None if x.reward is None else x.reward - share * float(distance))
+        value = None
+        if x.reward is not None:
+            value = x.reward - share * float(distance)
+        shaped.append(value)
     return shaped
 
 
@@ -260,7 +263,7 @@ def test_update_refuses_nan_before_the_step(sampled):
 
 
 def test_a_turn_is_tokenised_and_compiled_once(monkeypatch):
-    """From the prompt to the update; of a single agent, whose prompt states its constraints, too."""
+    """From the prompt to the update; so is that of a single agent, which reads its constraints."""
     agent = sharp_agent()
     single = Request("And?", (), {}, (("Hi", "Hello."),), "delivery")
     requests = [*REQUESTS, single]
@@ -290,7 +293,8 @@ def test_what_is_prepared_speaks_as_what_is_not():
     prepared = agent.prepare(REQUESTS)
     once = flattened(agent.speak(prepared, 2, generator=seeded(1)))
     again = flattened(agent.generate(REQUESTS, 2, generator=seeded(1)))
-    assert [r.ids for r in once] == [r.ids for r in again]
+    for one, other in zip(once, again):
+        assert one.ids == other.ids
     assert [p.request for p in prepared] == REQUESTS
     assert prepared[1].constraints == agent.constraints(REQUESTS[1])
 

@@ -1,7 +1,7 @@
 """lm/memory.py against what runs allocate: bitsandbytes' tensors, peft's adapter, the cache, Adam.
 
-The oracle of the peaks is the CPU allocator's own log (torch.profiler), which knows nothing of dispatch
-modes or fake tensors."""
+The oracle of the peaks is the CPU allocator's own log (torch.profiler), which knows nothing of
+dispatch modes or fake tensors."""
 from __future__ import annotations
 
 import contextlib

@@ -1,4 +1,4 @@
-"""QLoRA on tiny models of the real architectures: what runs on a GPU with 8B runs here, in NF4, on a CPU."""
+"""QLoRA on tiny models of the real architectures: what a GPU runs with 8B, in NF4 on a CPU."""
 from __future__ import annotations
 
 import json
@@ -240,7 +240,7 @@ def test_sampled_log_probabilities_are_those_of_the_update(bases):
         assert len(again) == sum(reply.mask)
 
 
-# ------------------------------------------------------------------------------ two ways, one answer
+# ------------------------------------------------------------------------------ memory
 tokens = st.lists(st.integers(3, 250), min_size=1, max_size=9)
 some_prompts = st.lists(tokens.map(lambda p: [1, *p]), min_size=1, max_size=3)
 some_replies = st.lists(st.lists(tokens, min_size=1, max_size=3), min_size=3, max_size=3)
