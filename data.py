@@ -122,6 +122,21 @@ class Reply:
     dropped: tuple[str, ...] = ()                            # must_say that clashed
 
 
+@dataclass(frozen=True)
+class Judged:
+    """What a judge sees of one reply."""
+    user: str
+    context: dict[str, str]
+    skills: tuple[Skill, ...]                    # what the reply was asked to do, in order
+    reply: str                                   # with slots
+    previous: tuple[str, ...] = ()               # the agent's earlier replies in this dialogue
+    reference: str | None = None                 # the reply that a person gave, in logs
+    history: tuple[tuple[str, str], ...] = ()    # H_t: (customer, agent) of the turns before
+
+
+Scores = tuple[float, float, float, float]       # S_1..S_4 of Eq. 8, each in [0, 1]
+
+
 class Environment(Protocol):
     """One dialogue: `reset()`, then `step(reply)` until the observation is terminated or truncated."""
     def reset(self) -> Observation: ...
