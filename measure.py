@@ -130,7 +130,7 @@ def measure(gopo: Gopo, choose: Choose, episodes: int, seed: int, split: str = "
 def told(choose: Choose) -> Choose:
     """As `choose`, with u_t and e_t as a simulated customer has them, not as perceived: what would a perfect perception be worth?"""
     def choose_told(states: list[ExpertState], episodes: list[Episode]) -> list[tuple[str, ...]]:
-        return choose([s._replace(told=(e.seen.labels.intent, e.seen.labels.emotion)) for s, e in zip(states, episodes)], episodes)
+        return choose([s._replace(true_perception=(e.seen.labels.intent, e.seen.labels.emotion)) for s, e in zip(states, episodes)], episodes)
     return choose_told
 
 
