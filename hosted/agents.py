@@ -21,7 +21,17 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from data import MAX_SKILLS, SLOT, Dataset, Reply, Request, Skill, best_candidate, delexicalise, load
+from data import (
+    MAX_SKILLS,
+    SLOT,
+    Dataset,
+    Reply,
+    Request,
+    Skill,
+    best_candidate,
+    delexicalise,
+    load,
+)
 from expert import ExpertConfig, ExpertState, Perception
 from hosted.judge import DATA_RULE, dumps, quoted, record, spoken
 from infra.client import Answer, Client, parse_json
