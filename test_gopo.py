@@ -400,14 +400,14 @@ def test_gae_refuses():
 
 
 def test_expert_loss_by_hand():      # -(1 * -1 + -2 * -3) / 2 - .1 * (.4 + .6) / 2 = -2.5 - .05
-    logp, adv, entropy = torch.tensor([-1.0, -3.0]), torch.tensor([1.0, -2.0]), torch.tensor([0.4, 0.6])
+    logp, adv, entropy = torch.tensor([[-1.0], [-3.0]]), torch.tensor([[1.0], [-2.0]]), torch.tensor([[0.4], [0.6]])
     assert expert_loss(logp, adv, entropy, 0.1).item() == pytest.approx(-2.55)
-    picks = torch.tensor([[-0.5, -0.5], [-3.0, 0.0]])                        # pick by pick with one advantage a turn: the same
-    assert expert_loss(picks, adv[:, None].expand(2, 2), entropy, 0.1).item() == pytest.approx(-2.55)
+    picks, each = torch.tensor([[-0.5, -0.5], [-3.0, 0.0]]), torch.tensor([[0.3, 0.1], [0.6, 0.0]])
+    assert expert_loss(picks, adv.expand(2, 2), each, 0.1).item() == pytest.approx(-2.55)       # pick by pick with one advantage a turn: the same
 
 
 def test_expert_loss_gradient_by_finite_differences():
-    logp, entropy = torch.randn(3, 2, dtype=torch.double, requires_grad=True), torch.rand(3, dtype=torch.double, requires_grad=True)
+    logp, entropy = torch.randn(3, 2, dtype=torch.double, requires_grad=True), torch.rand(3, 2, dtype=torch.double, requires_grad=True)
     adv = torch.randn(3, 2, dtype=torch.double, requires_grad=True)
     assert torch.autograd.gradcheck(lambda a, b: expert_loss(a, adv.detach(), b, 0.3), (logp, entropy))
     expert_loss(logp, adv, entropy, 0.3).backward()
@@ -415,7 +415,7 @@ def test_expert_loss_gradient_by_finite_differences():
 
 
 def test_expert_loss_refuses():
-    for shapes in (((2,), (3,), (2,)), ((2, 4), (2,), (2,)), ((2,), (2,), (3,))):
+    for shapes in (((2, 4), (3, 4), (2, 4)), ((2, 4), (2,), (2, 4)), ((2, 4), (2, 4), (3, 4)), ((2, 4), (2, 4), (2,)), ((2,), (2,), (2,))):
         with pytest.raises(ValueError):
             expert_loss(*(torch.zeros(s) for s in shapes), 0.1)
 
@@ -519,7 +519,7 @@ def test_pick_advantages_are_unbiased(four):
     by_pick = pick_advantages(R, gains, choice.value.detach(), choice.mask)
     by_turn = (R[:, None] - choice.value.detach()[:, :1]) * choice.mask
     for advantage in (by_pick, by_turn):
-        found, = torch.autograd.grad(-65 * expert_loss(choice.logp, p.detach()[:, None] * advantage, torch.zeros(65), 0.0), logits, retain_graph=True)
+        found, = torch.autograd.grad(-65 * expert_loss(choice.logp, p.detach()[:, None] * advantage, torch.zeros(65, S), 0.0), logits, retain_graph=True)
         assert torch.allclose(found * 1.0, wanted, atol=1e-5)
     spread = lambda a: (p.detach()[:, None] * a.pow(2)).sum()
     assert spread(by_pick) < spread(by_turn)                                 # and that is what it is for
@@ -617,7 +617,7 @@ def test_perception_learns_its_labels():
 def test_what_the_expert_is_told_it_does_not_perceive():      # a 1 at the label; labels that do not exist, and what nobody told, are perceived
     perception = Perception(["refund", "hello"], ["angry", "happy"], 8)
     perceived, = perception.probabilities([ExpertState("x")])
-    known, half, wrong = perception.probabilities([ExpertState("x", told=t) for t in (("hello", "angry"), (None, "happy"), ("bye", None))])
+    known, half, wrong = perception.probabilities([ExpertState("x", true_perception=t) for t in (("hello", "angry"), (None, "happy"), ("bye", None))])
     assert known.tolist() == [0, 1, 1, 0] and torch.equal(half[:2], perceived[:2]) and half[2:].tolist() == [0, 1] and torch.equal(wrong, perceived)
 
 
@@ -626,7 +626,7 @@ def test_told_passes_on_what_the_customer_has_in_mind():
     asked = []
     choose = measure.told(lambda states, episodes: asked.extend(states) or [("pay",)])
     assert choose([ExpertState("a"), ExpertState("b")], [seen(intent="refund", emotion="angry"), seen()]) == [("pay",)]
-    assert asked == [ExpertState("a", told=("refund", "angry")), ExpertState("b")]
+    assert asked == [ExpertState("a", true_perception=("refund", "angry")), ExpertState("b")]
 
 
 def test_perception_without_labels():
