@@ -25,6 +25,7 @@ from data import (
     MAX_SKILLS,
     SLOT,
     Dataset,
+    Prepared,
     Reply,
     Request,
     Skill,
@@ -69,8 +70,15 @@ class HostedAgent:
         self.max_tokens = max_tokens
         self.unanswered = 0
 
-    def generate(self, requests: Sequence[Request], group: int = 1,
-                 temperature: float | None = None, generator: Any = None) -> list[list[Reply]]:
+    def generate(self, requests: Sequence[Request], *how: Any) -> list[list[Reply]]:
+        """`speak`, for requests that are not prepared yet."""
+        return self.speak(self.prepare(requests), *how)
+
+    def prepare(self, requests: Sequence[Request]) -> list[Prepared]:
+        return prepare_plain(requests, self.dataset.skills, self.dataset.must_not_say)
+
+    def speak(self, prepared: Sequence[Prepared], group: int = 1,
+              temperature: float | None = None, generator: Any = None) -> list[list[Reply]]:
         """`group` replies to each request.
 
         temperature  None or 0: the most probable reply, asked for once and given `group` times
@@ -278,7 +286,7 @@ def main() -> None:
     request = Request(turn.user, turn.skills, turn.context)
     agent = HostedAgent(None, shop)
     planner = HostedExpert(None, shop)
-    show("Customer Service Agent", agent.prompt(request))
+    show("Customer Service Agent", agent.prompt(agent.prepare([request])[0]))
     show("Expert", planner.prompt(ExpertState(turn.user), turn.intent, turn.emotion))
 
     print("===== what becomes of an answer")

@@ -30,6 +30,7 @@ from typing import Any
 from data import DataError, Dataset, Judged, Scores, Skill, fill
 from infra.answers import Answer, parse_json
 from infra.client import ApiConfig, Client
+from judge import Judge, ReplayJudge, RuleJudge
 
 # of an answer; a form needs about 40 tokens, a model that thinks aloud more [ours]
 MAX_TOKENS = 512
@@ -347,6 +348,13 @@ def record(skill: Skill, context: Mapping[str, str]) -> dict[str, Any]:
     if skill.must_not_say:
         fields["must_not_say"] = list(skill.must_not_say)
     return fields
+
+
+def judge_for(dataset: Dataset, name: str = "rules", api: ApiConfig | None = None) -> Judge:
+    """rules: by the skill pool for a shop, by chrF and slots on logs; api:MODEL: a hosted model."""
+    if name != "rules":
+        return judge_from(name, api or ApiConfig(), dataset)
+    return RuleJudge(dataset.skills) if dataset.environment else ReplayJudge()
 
 
 def judge_from(name: str, api_cfg: ApiConfig, dataset: Dataset) -> LLMJudge:
