@@ -37,6 +37,7 @@ from expert import ExpertConfig, ExpertState, Perception
 from hosted.judge import DATA_RULE, dumps, quoted, record, spoken
 from infra.answers import Answer, parse_json
 from infra.client import Client
+from lm.constraints import prepare_plain
 
 # of an answer; a reply needs about 60 tokens, a model that thinks aloud more [ours]
 MAX_TOKENS = 512
