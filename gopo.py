@@ -24,6 +24,7 @@ from hosted.judge import judge_for
 from infra.client import all_or_none
 from infra.domain import read_domain
 from infra.files import read_json
+from infra.flags import recorded
 from infra.processes import shard, world_size
 from infra.runs import adam_state, load_adam_state, load_into, load_tensors
 from judge import Judge, RuleJudge
@@ -78,7 +79,7 @@ class Gopo(Player):
     @classmethod
     def options_of(cls, config: dict) -> Any:
         """The algorithm's own config, from a run's config.json."""
-        return cls.Options(**config["options"]) if cls.Options else None
+        return recorded(cls.Options, config["options"]) if cls.Options else None
 
     @classmethod
     def new_policy(cls, dataset: Dataset, cfg: ExpertConfig, options: Any) -> Expert:
@@ -294,13 +295,13 @@ def load_gopo(
     if dataset is None:
         dataset = read_domain(run / "dataset.json") if speaks else data.load_used(config["run"])
     method, options = algorithm_of(config)
-    policy = method.new_policy(dataset, ExpertConfig(**config["expert"]), options)
+    policy = method.new_policy(dataset, recorded(ExpertConfig, config["expert"]), options)
     load_into(policy, load_tensors(run / expert), str(run / expert))
     trained = None
     if speaks and agent and not speaker:
         trained = load_agent(run / agent, dataset, config)
     judge = judge or judge_for(dataset)
-    cfg = GopoConfig(**config["gopo"])
+    cfg = recorded(GopoConfig, config["gopo"])
     return method(dataset, policy.to(here(config)), trained, judge, cfg, speaker, options)
 
 

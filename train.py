@@ -1,10 +1,10 @@
-"""Trains GOPO: `python train.py --dataset mgshop` on a laptop, or on your own logs with `--dataset logs.jsonl`.
+"""Trains GOPO: `python train.py --dataset mgshop` on a laptop, or --dataset logs.jsonl on your logs.
 
-Reads like Sec. 3: play dialogues, reward both agents, update both.  Before the GOPO steps come stages
-that are the same for every method (start/stages.py): perception learns its labels; the tiny language
-model is pretrained ("untrained" in the tables) and warm-started; `--strategy_steps` of GOPO without the
-language model let the Expert, untrained until then, learn its strategy where a dialogue costs
-milliseconds.  Ctrl-C or SIGTERM saves and says how to go on; a stage begun before the GOPO steps
+Reads like Sec. 3: play dialogues, reward both agents, update both.  Before the GOPO steps come
+stages that are the same for every method (start/stages.py): perception learns its labels; the tiny
+language model is pretrained ("untrained" in the tables) and warm-started; `--strategy_steps` of
+GOPO without the language model let the Expert, untrained until then, learn its strategy where a
+dialogue costs milliseconds.  Ctrl-C or SIGTERM saves and says how to go on; a stage begun before the GOPO steps
 starts again."""
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ from infra.client import ApiConfig, ApiError
 from infra.curves import plot_curves
 from infra.domain import save_domain
 from infra.files import read_json, write_json
+from infra.flags import recorded
 from infra.processes import any_process, barrier, is_main, join, leave
 from infra.runs import (
     Alarms,
@@ -56,7 +57,7 @@ from start.stages import look, prepare_agent, prepare_expert, prepare_strategy, 
 # --- stopping -----------------------------------------------------------------------------------
 
 class Stop:
-    """Ctrl-C or SIGTERM: at once during a stage (it starts again on resume), after the step during GOPO."""
+    """Ctrl-C or SIGTERM: at once during a stage, which resume starts again; else after the step."""
 
     def __init__(self):
         self.asked = False
@@ -103,7 +104,7 @@ class Record:
             tqdm.write(look(self.gopo, step, self.looks))
 
     def rescue(self, done: int) -> None:
-        """The steps done so far, when a judge is gone: nothing has been learned from the one that was played."""
+        """Saves what was learned when a judge is gone: nothing of the step that was being played."""
         if is_main() and done > self.start:
             save_checkpoint(self.run, done, self.gopo.parts())
 
@@ -187,13 +188,13 @@ def sample_turn(step: Step) -> dict:
 # --- a run --------------------------------------------------------------------------------------
 
 def execute(run: Path, config: dict, dataset: Dataset, stop: Stop) -> int:
-    cfg = RunConfig(**config["run"])
+    cfg = recorded(RunConfig, config["run"])
     print(f"{dataset.note or dataset.name}\nrun: {run}   device {config['device']}, "
           f"{config['precision']}, {config['threads']} threads")
     torch.set_num_threads(config["threads"])
     if is_main():
         save_domain(dataset, run / "dataset.json")
-    judge = judge_for(dataset, cfg.judge, ApiConfig(**config.get("api", {})))
+    judge = judge_for(dataset, cfg.judge, recorded(ApiConfig, config.get("api", {})))
     done = learn(run, config, dataset, cfg, judge, stop)
     leave()                                      # one process is enough for the table
     if not is_main():
@@ -213,11 +214,11 @@ def learn(
     """All stages, the GOPO steps, and both agents on disk: the table reads its rows from there."""
     method, options = algorithm_of(config)
     expert = prepare_expert(
-        run, dataset, method, ExpertConfig(**config["expert"]), options, cfg.seed, config["device"])
+        run, dataset, method, recorded(ExpertConfig, config["expert"]), options, cfg.seed, config["device"])
     agent = None
     if cfg.replies == "lm":
         agent = prepare_agent(run, dataset, config)
-    rewards = GopoConfig(**config["gopo"])
+    rewards = recorded(GopoConfig, config["gopo"])
     gopo = method(dataset, expert, agent, judge, rewards, options=options)
     if agent and not rewards.no_expert and cfg.strategy_steps:
         prepare_strategy(run, gopo, cfg.strategy_steps, cfg.seed)
@@ -291,8 +292,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         on_gpu = device != "cpu" and torch.cuda.is_available()
         join("cuda" if on_gpu else "cpu")
         run, config, dataset = resolve_together(configs)
-        lock = alone_in(run) if is_main() else contextlib.nullcontext()
-        with lock:
+        with alone_in(run) if is_main() else contextlib.nullcontext():
             return execute(run, config, dataset, stop)
     except KeyboardInterrupt:
         said = "stopped before anything was written"

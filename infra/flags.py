@@ -1,9 +1,15 @@
-"""Command lines: dataclasses -> flags.  A typo is an error, never ignored, and no prefix of a flag is accepted."""
+"""Command lines: config dataclasses -> flags, and back from config.json.
+
+A typo is an error, never ignored, and no prefix of a flag is accepted."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import Any
+from typing import Any, TypeVar
+
+from data import DataError
+
+Config = TypeVar("Config")
 
 
 def parser_of(configs: Sequence[type], description: str) -> Any:
@@ -21,7 +27,7 @@ def parse(parser: Any, argv: Sequence[str] | None) -> tuple:
 
 
 def given(config: type, argv: Sequence[str]) -> str | None:
-    """The first flag of `config` that stands on the command line, whatever its value; None if none does.
+    """The first flag of `config` on the command line, whatever its value; None if there is none.
 
     >>> from infra.client import ApiConfig
     >>> given(ApiConfig, ["--api_base=http://127.0.0.1:8000/v1"]), given(ApiConfig, ["--seed", "1"])
@@ -33,3 +39,15 @@ def given(config: type, argv: Sequence[str]) -> str | None:
         if flag in names:
             return flag
     return None
+
+
+def recorded(kind: type[Config], values: Mapping[str, Any]) -> Config:
+    """A config as config.json keeps it, perhaps written by an older version.
+
+    raises  DataError that names a setting which this version does not have
+    """
+    known = {field.name for field in fields(kind)}
+    for name, value in values.items():
+        if name not in known:
+            raise DataError(f"config.json: this version has no setting {name} = {value!r}")
+    return kind(**values)

@@ -1,7 +1,7 @@
 """`--base`: methods are compared from the same start.  Finished stages are copied from another run.
 
-A base must share the data, the seed and the state of the Expert.  Its language model or its strategy
-is taken only if it was learned in the same way, and for as long; what is left is said."""
+A base must share the data, the seed and the state of the Expert.  Its language model or its
+strategy is taken only if it was learned in the same way, and for as long; what is left is said."""
 from __future__ import annotations
 
 import shutil

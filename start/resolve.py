@@ -1,8 +1,8 @@
 """From flags to a run directory, its config.json and the data.
 
-config.json holds exactly what is used: `settle` fills in every default that depends on the data or on
-another flag, so that no null stands where a run uses a number.  It is written once and read again on
-resume."""
+config.json holds exactly what is used: `settle` fills in every default that depends on the data or
+on another flag, so that no null stands where a run uses a number.  It is written once and read
+again on resume."""
 from __future__ import annotations
 
 import os
@@ -21,7 +21,7 @@ from gopo import ALGORITHMS, algorithm
 from hosted.judge import hosted_model, judge_for
 from infra.client import ApiConfig
 from infra.files import read_json, write_json
-from infra.flags import given, parse, parser_of
+from infra.flags import given, parse, parser_of, recorded
 from infra.processes import broadcast, is_main
 from infra.runs import run_directory, versions
 from lm.config import BUILT, AgentConfig, LMConfig, WarmConfig, configs_of
@@ -123,6 +123,7 @@ class Configs:
     options: Any = None                          # the algorithm's own
 
 
+PARTS = ("run", "gopo", "expert", "lm", "agent", "warm", "api")
 SHARED = (RunConfig, GopoConfig, ExpertConfig, LMConfig, AgentConfig, WarmConfig, ApiConfig)
 
 
@@ -164,7 +165,7 @@ def settle(config: dict[str, Any], dataset: Dataset) -> dict[str, Any]:
     lm, agent, warm = configs_of(config)
     if warm.warm_dialogues is None:
         warm = replace(warm, warm_dialogues=len(dataset.train))
-    gopo = GopoConfig(**config["gopo"]).settled(dataset.environment is not None, speaks)
+    gopo = recorded(GopoConfig, config["gopo"]).settled(dataset.environment is not None, speaks)
     return config | {
         "run": run,
         "gopo": asdict(gopo),
@@ -180,8 +181,7 @@ def new_config(configs: Configs, dataset: Dataset) -> dict[str, Any]:
     device = cfg.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    config = {name: asdict(getattr(configs, name)) for name in Configs.__dataclass_fields__
-              if name != "options"}
+    config = {name: asdict(getattr(configs, name)) for name in PARTS}
     config["run"] |= {
         "resume": None,
         "overwrite": False,
@@ -267,7 +267,7 @@ def name_of(configs: Configs) -> str:
 
 
 def resumed(run: Path, configs: Configs) -> tuple[Path, dict, Dataset]:
-    """An earlier run: its own config, but --steps and the flags of the API, for a server may have moved."""
+    """An earlier run: its own config, except --steps and the flags of the API (servers move)."""
     config = read_json(run / "config.json")
     changed = {}
     for name, value in asdict(configs.api).items():
@@ -279,19 +279,22 @@ def resumed(run: Path, configs: Configs) -> tuple[Path, dict, Dataset]:
     if configs.run.steps is not None or changed:
         write_json(run / "config.json", config)
     base = config["run"]["base"]
-    if base and Path(base).exists():             # the run may have been stopped while it took stages over
+    # The run may have been stopped while it took stages over.
+    if base and Path(base).exists():
         take_base(Path(base), run, check_base(Path(base), config))
     return run, config, data.load_used(config["run"])
 
 
 def resolve_together(configs: Configs) -> tuple[Path, dict, Dataset]:
-    """Of several processes the first resolves, and the others read what it wrote; if it refuses, all stop."""
+    """Of several processes the first resolves and the others read what it wrote; or all stop."""
     found = None
+    name = ""
     try:
         if is_main():
             found = resolve(configs)
+            name = str(found[0])
     finally:
-        run = broadcast(str(found[0]) if found else "")
+        run = broadcast(name)
     if found:
         return found
     if not run:
@@ -304,14 +307,15 @@ def resolve_together(configs: Configs) -> tuple[Path, dict, Dataset]:
 # --- memory -------------------------------------------------------------------------------------
 
 def memory_table(dataset: Dataset, config: dict) -> str:
-    """What QLoRA of this model will need and what is free, and what each flag would save if that is too little."""
+    """What QLoRA of this model will need and what is free; if too little, what each flag saves."""
     lm, agent, warm = configs_of(config)
     device = config["device"]
     shape = load_config(lm.model)                # refuses what cannot be trained
     turns = turns_of(dataset)
     context = max((len(str(t.context)) for t in turns), default=0)
     reply = max((len(t.reply or "") for t in turns), default=0) // 3
-    prompt = lm.user_tokens + context // 3 + 256                     # three letters a token; 256 for skills and template
+    # Three letters a token; 256 tokens for skills and the template.
+    prompt = lm.user_tokens + context // 3 + 256
     setting = Setting(
         shape, lm, agent, warm, config["gopo"]["dialogues"], prompt, config["precision"], device)
     try:

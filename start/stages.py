@@ -1,8 +1,8 @@
-"""What happens before the GOPO steps, the same for every method: perception, pretraining, warm start, strategy.
+"""The stages before the GOPO steps: perception, pretraining, warm start, strategy.
 
-Each stage leaves a file or a folder in the run directory, which appears when the stage is complete.
-A stage that was killed starts again; a finished one is read back.  `--base` copies them from another
-run (base.py), so that methods are compared from the same start."""
+They are the same for every method.  Each leaves a file or a folder in the run directory, which
+appears when the stage is complete.  A stage that was killed starts again; a finished one is read
+back.  `--base` copies them from another run (base.py): methods are compared from one start."""
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -80,7 +80,7 @@ def prepare_expert(
 # --- the language model -------------------------------------------------------------------------
 
 def prepare_agent(run: Path, dataset: Dataset, config: dict) -> CustomerServiceAgent:
-    """Pretraining (of a model built here) and warm start: supervised, over before GOPO begins."""
+    """Pretraining (of a model built here) and warm start: supervised, over before GOPO."""
     seed = config["run"]["seed"]
     warm = configs_of(config)[2]
     history_turns = config["expert"]["history"] if config["gopo"]["no_expert"] else None
