@@ -1,11 +1,11 @@
-"""Trains GOPO: `python train.py --dataset mgshop` on a laptop, or --dataset logs.jsonl on your logs.
+"""Trains GOPO: `python train.py --dataset mgshop` on a laptop; `--dataset logs.jsonl` on your logs.
 
 Reads like Sec. 3: play dialogues, reward both agents, update both.  Before the GOPO steps come
 stages that are the same for every method (start/stages.py): perception learns its labels; the tiny
 language model is pretrained ("untrained" in the tables) and warm-started; `--strategy_steps` of
 GOPO without the language model let the Expert, untrained until then, learn its strategy where a
-dialogue costs milliseconds.  Ctrl-C or SIGTERM saves and says how to go on; a stage begun before the GOPO steps
-starts again."""
+dialogue costs milliseconds.  Ctrl-C or SIGTERM saves and says how to go on; a stage begun before
+the GOPO steps starts again."""
 from __future__ import annotations
 
 import os
@@ -104,7 +104,7 @@ class Record:
             tqdm.write(look(self.gopo, step, self.looks))
 
     def rescue(self, done: int) -> None:
-        """Saves what was learned when a judge is gone: nothing of the step that was being played."""
+        """Saves what was learned when a judge is gone: not the step that was being played."""
         if is_main() and done > self.start:
             save_checkpoint(self.run, done, self.gopo.parts())
 
@@ -213,8 +213,9 @@ def learn(
 ) -> int:
     """All stages, the GOPO steps, and both agents on disk: the table reads its rows from there."""
     method, options = algorithm_of(config)
+    expert_cfg = recorded(ExpertConfig, config["expert"])
     expert = prepare_expert(
-        run, dataset, method, recorded(ExpertConfig, config["expert"]), options, cfg.seed, config["device"])
+        run, dataset, method, expert_cfg, options, cfg.seed, config["device"])
     agent = None
     if cfg.replies == "lm":
         agent = prepare_agent(run, dataset, config)
@@ -289,8 +290,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         device = configs.run.device
         if configs.run.resume:
             device = read_json(Path(configs.run.resume) / "config.json")["device"]
-        on_gpu = device != "cpu" and torch.cuda.is_available()
-        join("cuda" if on_gpu else "cpu")
+        if device != "cpu":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        join(device)
         run, config, dataset = resolve_together(configs)
         with alone_in(run) if is_main() else contextlib.nullcontext():
             return execute(run, config, dataset, stop)

@@ -325,8 +325,8 @@ def memory_table(dataset: Dataset, config: dict) -> str:
     weights = needed.phases["update"]["weights"]
     if device == "cpu" and config["run"]["device"] == "auto" and weights > LARGE:
         raise DataError(
-            f"--model {lm.model}: no GPU found, and on a CPU one step of a model of this size takes "
-            "hours; add --device cpu if you mean it")
+            f"--model {lm.model}: no GPU found, and on a CPU one step of a model of this size "
+            "takes hours; add --device cpu if you mean it")
     free = free_memory(device)
     said = table(needed, free)
     if free is not None and needed.total > free:

@@ -105,7 +105,7 @@ def prepare_agent(run: Path, dataset: Dataset, config: dict) -> CustomerServiceA
 
 
 def new_agent(dataset: Dataset, config: dict) -> CustomerServiceAgent:
-    """The model before any training here: built, or loaded with an adapter that does nothing yet."""
+    """The model before any training here: built, or loaded, with an adapter that is still idle."""
     lm, cfg, _ = configs_of(config)
     seed, precision, device = config["run"]["seed"], config["precision"], config["device"]
     model, tokenizer = load_model(
