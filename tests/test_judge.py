@@ -420,7 +420,7 @@ def test_training_with_a_judge_that_fails_now_and_then():
     expert = Expert(list(shop.skills), perception, ExpertConfig())
     judge = LLMJudge(Fake(answer), shop.skills, shop.must_not_say)
     gopo = Gopo(shop, expert, None, judge, GopoConfig(dialogues=3))
-    row, played = gopo.step(1, 0)
+    played, row = gopo.step(1, 0)
     scores = []
     items = []
     for episode in played:
