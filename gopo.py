@@ -24,6 +24,7 @@ from hosted.judge import judge_for
 from infra.client import all_or_none
 from infra.domain import read_domain
 from infra.files import read_json
+from infra.flags import recorded
 from infra.processes import shard, world_size
 from infra.runs import adam_state, load_adam_state, load_into, load_tensors
 from judge import Judge, RuleJudge
@@ -74,6 +75,11 @@ class Gopo(Player):
         self.learner = ExpertLearner(expert)
         self.size = cfg.dialogues
         self.group = agent.cfg.group if agent else 1         # replies to a state
+
+    @classmethod
+    def options_of(cls, config: dict) -> Any:
+        """The algorithm's own config, from a run's config.json."""
+        return recorded(cls.Options, config["options"]) if cls.Options else None
 
     @classmethod
     def new_policy(cls, dataset: Dataset, cfg: ExpertConfig, options: Any) -> Expert:
@@ -301,13 +307,13 @@ def load_gopo(
         # Without a language model the phrase book is needed, and dataset.json holds none.
         dataset = data.load_used(config["run"])
     method, options = algorithm_of(config)
-    policy = method.new_policy(dataset, ExpertConfig(**config["expert"]), options)
+    policy = method.new_policy(dataset, recorded(ExpertConfig, config["expert"]), options)
     load_into(policy, load_tensors(run / expert), str(run / expert))
     trained = None
     if speaks and agent and not speaker:
         trained = load_agent(run / agent, dataset, config)
     judge = judge or judge_for(dataset)
-    cfg = GopoConfig(**config["gopo"])
+    cfg = recorded(GopoConfig, config["gopo"])
     policy = policy.to(here(config))
     return method(dataset, policy, trained, judge, cfg, speaker, options)
 
@@ -315,10 +321,7 @@ def load_gopo(
 def algorithm_of(config: dict) -> tuple[type[Gopo], Any]:
     """The algorithm of a run and its options; a run from before --algo existed is GOPO's."""
     method = algorithm(config["run"].get("algo", "gopo"))
-    options = None
-    if method.Options:
-        options = method.Options(**config["options"])
-    return method, options
+    return method, method.options_of(config)
 
 
 def load(run: str | Path) -> Answer:

@@ -183,7 +183,7 @@ def at_once(gopo: Gopo, dialogues: int) -> int:
 
     A large model writes no more replies at once than in a training step: lm/memory.py counts those.
     """
-    if not gopo.agent or gopo.agent.cfg.model in BUILT:
+    if not gopo.agent or gopo.agent.lm.model in BUILT:
         return dialogues
     return max(1, gopo.size * gopo.agent.cfg.group)
 

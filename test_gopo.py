@@ -27,15 +27,62 @@ import eval as evaluation
 import gopo
 import measure
 import train
-from data import DataError, Dataset, Dialogue, Episode, Labels, Observation, Outcome, Reply, Request, Skill, Step, Turn, slots
-from expert import Expert, ExpertBatch, ExpertConfig, ExpertLearner, ExpertState, Perception, expert_loss, gae, pick_advantages
+from data import (
+    DataError,
+    Dataset,
+    Dialogue,
+    Episode,
+    Labels,
+    Observation,
+    Outcome,
+    Reply,
+    Request,
+    Skill,
+    Step,
+    Turn,
+    slots,
+)
+from expert import (
+    Expert,
+    ExpertBatch,
+    ExpertConfig,
+    ExpertLearner,
+    ExpertState,
+    Perception,
+    expert_loss,
+    gae,
+    pick_advantages,
+)
 from gopo import Gopo, GopoConfig, rollout
 from infra.files import write_atomic
-from infra.runs import Alarms, Log, adam_state, load_adam_state, load_checkpoint, read_rows, run_directory, save_checkpoint, save_tensors
+from infra.runs import (
+    Alarms,
+    Log,
+    adam_state,
+    load_adam_state,
+    load_checkpoint,
+    read_rows,
+    run_directory,
+    save_checkpoint,
+    save_tensors,
+)
 from judge import Judged, ReplayJudge, RuleJudge, diversity, fitness, quality
 from lm.constraints import compile_constraints, violations
 from policies import by_chance, by_policy
-from rewards import CS_WEIGHTS, cs_reward, dcg, dialogue_return, end_bonus, esndcg, expert_weight, idcg, joint_reward, relevance, skill_gains, skill_reward
+from rewards import (
+    CS_WEIGHTS,
+    cs_reward,
+    dcg,
+    dialogue_return,
+    end_bonus,
+    esndcg,
+    expert_weight,
+    idcg,
+    joint_reward,
+    relevance,
+    skill_gains,
+    skill_reward,
+)
 from shop import mgshop
 from start import pairs as warmup
 from start.stages import prepare_expert, replace_folder
@@ -353,14 +400,14 @@ def test_gae_refuses():
 
 
 def test_expert_loss_by_hand():      # -(1 * -1 + -2 * -3) / 2 - .1 * (.4 + .6) / 2 = -2.5 - .05
-    logp, adv, entropy = torch.tensor([-1.0, -3.0]), torch.tensor([1.0, -2.0]), torch.tensor([0.4, 0.6])
+    logp, adv, entropy = torch.tensor([[-1.0], [-3.0]]), torch.tensor([[1.0], [-2.0]]), torch.tensor([[0.4], [0.6]])
     assert expert_loss(logp, adv, entropy, 0.1).item() == pytest.approx(-2.55)
-    picks = torch.tensor([[-0.5, -0.5], [-3.0, 0.0]])                        # pick by pick with one advantage a turn: the same
-    assert expert_loss(picks, adv[:, None].expand(2, 2), entropy, 0.1).item() == pytest.approx(-2.55)
+    picks, each = torch.tensor([[-0.5, -0.5], [-3.0, 0.0]]), torch.tensor([[0.3, 0.1], [0.6, 0.0]])
+    assert expert_loss(picks, adv.expand(2, 2), each, 0.1).item() == pytest.approx(-2.55)       # pick by pick with one advantage a turn: the same
 
 
 def test_expert_loss_gradient_by_finite_differences():
-    logp, entropy = torch.randn(3, 2, dtype=torch.double, requires_grad=True), torch.rand(3, dtype=torch.double, requires_grad=True)
+    logp, entropy = torch.randn(3, 2, dtype=torch.double, requires_grad=True), torch.rand(3, 2, dtype=torch.double, requires_grad=True)
     adv = torch.randn(3, 2, dtype=torch.double, requires_grad=True)
     assert torch.autograd.gradcheck(lambda a, b: expert_loss(a, adv.detach(), b, 0.3), (logp, entropy))
     expert_loss(logp, adv, entropy, 0.3).backward()
@@ -368,7 +415,7 @@ def test_expert_loss_gradient_by_finite_differences():
 
 
 def test_expert_loss_refuses():
-    for shapes in (((2,), (3,), (2,)), ((2, 4), (2,), (2,)), ((2,), (2,), (3,))):
+    for shapes in (((2, 4), (3, 4), (2, 4)), ((2, 4), (2,), (2, 4)), ((2, 4), (2, 4), (3, 4)), ((2, 4), (2, 4), (2,)), ((2,), (2,), (2,))):
         with pytest.raises(ValueError):
             expert_loss(*(torch.zeros(s) for s in shapes), 0.1)
 
@@ -472,7 +519,7 @@ def test_pick_advantages_are_unbiased(four):
     by_pick = pick_advantages(R, gains, choice.value.detach(), choice.mask)
     by_turn = (R[:, None] - choice.value.detach()[:, :1]) * choice.mask
     for advantage in (by_pick, by_turn):
-        found, = torch.autograd.grad(-65 * expert_loss(choice.logp, p.detach()[:, None] * advantage, torch.zeros(65), 0.0), logits, retain_graph=True)
+        found, = torch.autograd.grad(-65 * expert_loss(choice.logp, p.detach()[:, None] * advantage, torch.zeros(65, S), 0.0), logits, retain_graph=True)
         assert torch.allclose(found * 1.0, wanted, atol=1e-5)
     spread = lambda a: (p.detach()[:, None] * a.pow(2)).sum()
     assert spread(by_pick) < spread(by_turn)                                 # and that is what it is for
@@ -570,7 +617,7 @@ def test_perception_learns_its_labels():
 def test_what_the_expert_is_told_it_does_not_perceive():      # a 1 at the label; labels that do not exist, and what nobody told, are perceived
     perception = Perception(["refund", "hello"], ["angry", "happy"], 8)
     perceived, = perception.probabilities([ExpertState("x")])
-    known, half, wrong = perception.probabilities([ExpertState("x", told=t) for t in (("hello", "angry"), (None, "happy"), ("bye", None))])
+    known, half, wrong = perception.probabilities([ExpertState("x", true_perception=t) for t in (("hello", "angry"), (None, "happy"), ("bye", None))])
     assert known.tolist() == [0, 1, 1, 0] and torch.equal(half[:2], perceived[:2]) and half[2:].tolist() == [0, 1] and torch.equal(wrong, perceived)
 
 
@@ -579,7 +626,7 @@ def test_told_passes_on_what_the_customer_has_in_mind():
     asked = []
     choose = measure.told(lambda states, episodes: asked.extend(states) or [("pay",)])
     assert choose([ExpertState("a"), ExpertState("b")], [seen(intent="refund", emotion="angry"), seen()]) == [("pay",)]
-    assert asked == [ExpertState("a", told=("refund", "angry")), ExpertState("b")]
+    assert asked == [ExpertState("a", true_perception=("refund", "angry")), ExpertState("b")]
 
 
 def test_perception_without_labels():
@@ -846,7 +893,7 @@ def test_mixed_pairs_of_logs_and_of_an_agent_alone():
     own = dict((r.user, reply) for r, reply in warmup.warm_pairs(logs.train))
     share = np.mean([own[r.user] == text for r, text in warmup.mixed_pairs(logs, 400, 0)])
     assert 0.65 < share < 0.85                                               # half are their own, and half of the others by chance
-    alone = warmup.mixed_pairs(toy_logs(phrase_book), 20, 0, alone=3)
+    alone = warmup.mixed_pairs(toy_logs(phrase_book), 20, 0, history_turns=3)
     assert all(r.skills == () for r, _ in alone) and any(r.history for r, _ in alone)
     assert warmup.mixed_pairs(Dataset("none", POOL, (), (), [], [], []), 5, 0) == []
 

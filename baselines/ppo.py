@@ -32,11 +32,11 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from csagent import negative_entropy
-from data import DataError, Episode, Reply, Step, opt
+from data import DataError, Episode, Prepared, Reply, Step, opt
 from gopo import Gopo, GopoConfig
 from infra.processes import all_mean, all_sum, sum_gradients
 from infra.runs import adam_state, load_adam_state, load_into
-from lm.constraints import Rules
+from lm.decoder import Drawn, token_logp
 from policies import Speaker
 from rewards import end_bonus
 
@@ -152,8 +152,7 @@ class PPOConfig:
 @dataclass
 class Spoken:
     """One reply of the batch: what it was drawn from and, for each of its n drawn tokens, what the update needs ([n] each)."""
-    prompt: list[int]
-    rules: Rules
+    prepared: Prepared
     reply: Reply
     old_logp: Tensor | None = None
     value: Tensor | None = None
@@ -206,7 +205,7 @@ class PPO(Gopo):
                  all of the last epoch, before its step.  explained_variance of V before the update; tokens
         raises   FloatingPointError, before the step, naming what is not finite
         """
-        turns = [[Spoken(s.prepared.ids, s.prepared.rules, s.replies[0]) for s in e.steps] for e in played]
+        turns = [[Spoken(s.prepared, s.replies[0]) for s in e.steps] for e in played]
         chunks = self._micro_batches([x for row in turns for x in row])
         with torch.no_grad():
             for part in chunks:
@@ -220,17 +219,17 @@ class PPO(Gopo):
 
     def _micro_batches(self, batch: list[Spoken]) -> list[list[Spoken]]:
         """Replies whose prompt and reply together are of similar length, so that little is padding."""
-        order, size = sorted(batch, key=lambda x: len(x.prompt) + len(x.drawn)), self.agent.cfg.micro_batch
+        order, size = sorted(batch, key=lambda x: len(x.prepared.ids) + len(x.drawn)), self.agent.cfg.micro_batch
         return [order[i:i + size] for i in range(0, len(order), size)]
 
     def _look(self, part: list[Spoken]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """logits [B, L, V], log pi [B, L] and V [B, L] of each drawn token and of the state it was drawn in, mask [B, L].
 
         V's gradient reaches the LM times `ppo_value_weight`, and the head in full: Adam would undo a factor there."""
-        logits, hidden, ids, mask = self.agent._masked_states([x.prompt for x in part], [x.rules for x in part],
-                                                              [(i, x.reply, None) for i, x in enumerate(part)], [x.drawn for x in part])
+        drawn = [Drawn(i, x.reply) for i, x in enumerate(part)]
+        logits, hidden, ids, mask = self.agent.masked_states([x.prepared for x in part], drawn)
         hidden = torch.lerp(hidden.detach(), hidden, self.options.ppo_value_weight)                    # the same values, a weighted gradient
-        return logits, logits.log_softmax(-1).gather(-1, ids[..., None])[..., 0], self.head(hidden)[..., 0], mask
+        return logits, token_logp(logits, ids), self.head(hidden)[..., 0], mask
 
     def _estimate(self, played: list[Episode], turns: list[list[Spoken]]) -> tuple[float, float]:
         """Advantages and value targets of every token; the explained variance of V, and the number of tokens of all processes."""
@@ -269,8 +268,8 @@ class PPO(Gopo):
             sums += torch.stack([L_p, L_v, L_d, ((change.exp() - 1).abs() > o.ppo_clip).sum() / tokens, -change.sum() / tokens]).detach().cpu()
         L_p, L_v, L_d, clipped, kl = all_sum(*sums.tolist())
         sum_gradients([self.head.weight])
-        row = agent._step(agent.optimizer, {"loss_policy": L_p, "loss_value": L_v, "entropy": -L_d, "clipped": clipped, "kl": kl,
-                                            "loss": L_p + o.ppo_value_weight * L_v + agent.cfg.lambda_d * L_d})
+        row = agent.step(agent.optimizer, {"loss_policy": L_p, "loss_value": L_v, "entropy": -L_d, "clipped": clipped, "kl": kl,
+                                           "loss": L_p + o.ppo_value_weight * L_v + agent.cfg.lambda_d * L_d})
         self.value_adam.step()
         return row
 

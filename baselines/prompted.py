@@ -15,7 +15,7 @@ def by_prompt(agent, dataset: Dataset, perception: Perception) -> Choose:
     probable, per token, than an empty list are taken, at most five, the most probable first."""
     names, large = list(dataset.skills), HostedExpert(None, dataset, perception)
     def ask(state: ExpertState, intent: str | None, emotion: str | None) -> list[dict[str, str]]:
-        if agent.cfg.model not in BUILT:
+        if agent.lm.model not in BUILT:
             return large.prompt(state, intent, emotion)
         told = {"customer": state.user, "intent": intent, "emotion": emotion, "before": " ".join(state.previous)}        # the tiny LM reads few tokens
         return [{"role": "system", "content": f"skills: {' '.join(names)}"}, {"role": "user", "content": str(told)}]

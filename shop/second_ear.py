@@ -19,7 +19,21 @@ from functools import lru_cache
 from math import fsum, log
 from typing import Iterable, KeysView, NamedTuple, Sequence
 
-from shop.exemplars import CONCEPTS, CONDITIONS, CUTS, DECLARED, EXEMPLARS, FINITE, FORWARD, IDIOMS, INQUIRY, NEGATORS, OPENERS, REQUEST, STOP
+from shop.exemplars import (
+    CONCEPTS,
+    CONDITIONS,
+    CUTS,
+    DECLARED,
+    EXEMPLARS,
+    FINITE,
+    FORWARD,
+    IDIOMS,
+    INQUIRY,
+    NEGATORS,
+    OPENERS,
+    REQUEST,
+    STOP,
+)
 
 
 class Act(NamedTuple):

@@ -16,10 +16,12 @@ from data import Request
 from expert import ExpertConfig, ExpertState
 from gopo import ALGORITHMS, GopoConfig, algorithm
 from hosted.judge import judge_for
+from lm.config import AgentConfig, LMConfig, WarmConfig
 from lm.models import build_tiny
 from policies import keyed
 from shop import mgshop
 from start.pairs import slot_names, vocabulary_texts, warm_pairs
+from start.supervised import dev_loss, imitate, supervised
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -37,7 +39,8 @@ def shop():
 
 def agent_of(shop, **config) -> csagent.CustomerServiceAgent:
     model, tokenizer = build_tiny(vocabulary_texts(shop), slot_names(shop), 0, width=64, layers=1)
-    agent = csagent.CustomerServiceAgent(model, tokenizer, shop.skills, shop.must_not_say, csagent.AgentConfig(max_new_tokens=8, group=2, **config))
+    cfg, lm = AgentConfig(group=2, **config), LMConfig(max_new_tokens=8)
+    agent = csagent.CustomerServiceAgent(model, tokenizer, shop.skills, shop.must_not_say, cfg, lm)
     agent.freeze_embedding([reply for _, reply in warm_pairs(shop.train)])
     return agent
 
@@ -64,16 +67,16 @@ def test_sft_learns_the_logged_replies_and_plays_nothing(shop):
     agent = agent_of(shop, agent_lr=3e-3)
     sft = made(shop, "sft", agent)
     pairs = warm_pairs(shop.train, sft.alone)
-    before, expert = agent.dev_loss(pairs), weights(sft.expert)
+    before, expert = dev_loss(agent, pairs), weights(sft.expert)
     for number in range(1, 6):
         row, played = sft.step(number, seed=0)
         assert played == [] and row["step"] == number and row["loss"] > 0
-    assert agent.dev_loss(pairs) < before - 0.5 and not changed(expert, sft.expert)
+    assert dev_loss(agent, pairs) < before - 0.5 and not changed(expert, sft.expert)
 
 
 def test_an_sft_step_reads_as_many_dialogues_as_gopo_samples_replies_to(shop, monkeypatch):
     agent, seen = agent_of(shop), []
-    monkeypatch.setattr(agent, "imitate", lambda pairs: seen.append(pairs) or {"loss": 1.0})
+    monkeypatch.setattr("baselines.sft.imitate", lambda agent, pairs, warm: seen.append(pairs) or {"loss": 1.0})
     made(shop, "sft", agent, dialogues=3).step(1, seed=0)
     users = {t.user: i for i, d in enumerate(shop.train) for t in d.turns[:1]}
     assert len({users[r.user] for r, _ in seen[0] if r.user in users and not r.history}) == 3 * agent.cfg.group
@@ -84,8 +87,8 @@ def test_imitate_in_parts_is_imitate_whole(shop):
     pairs = warm_pairs(shop.train)[:7]
     grads = []
     for batch in (64, 2):
-        agent = agent_of(shop, sft_batch=batch, agent_lr=1e-9)
-        agent.imitate(pairs)
+        agent = agent_of(shop, agent_lr=1e-9)
+        imitate(agent, pairs, WarmConfig(sft_batch=batch))
         grads.append(torch.cat([p.grad.flatten() for p in agent.params]))
     assert torch.allclose(*grads, atol=1e-6)
 
@@ -146,7 +149,7 @@ def test_likelihood_is_the_mean_log_probability_of_a_plain_forward():
 class Scorer:
     """Stands in for an agent: what each answer is worth is written here."""
     def __init__(self, scores, model="tiny"):
-        self.scores, self.asked, self.cfg = scores, [], csagent.AgentConfig(model=model)
+        self.scores, self.asked, self.lm = scores, [], LMConfig(model=model)
 
     def encode(self, text):
         return [text]
@@ -216,13 +219,13 @@ def test_a_single_agent_needs_a_language_model(capsys):
 # ---------------------------------------------------------------- the warm start
 
 def test_the_warm_start_keeps_the_state_with_the_lowest_dev_loss():
-    agent = demo_agent(sft_batch=4, max_new_tokens=12)
+    agent, warm = demo_agent(max_new_tokens=12), WarmConfig(sft_batch=4, sft_lr=5e-3)
     pairs = [(Request("Hello?"), text) for text in csagent.TALK]
-    told = agent.supervised(pairs[:1] * 8, 40, lr=5e-3, dev=pairs)           # one reply by heart: the others get worse
-    assert told["dev_loss"] == pytest.approx(agent.dev_loss(pairs))
-    again = demo_agent(sft_batch=4, max_new_tokens=12)
-    again.supervised(pairs[:1] * 8, 40, lr=5e-3)
-    assert again.dev_loss(pairs) > told["dev_loss"] + 0.05                    # without looking at dev
+    told = supervised(agent, pairs[:1] * 8, 40, warm, dev=pairs)           # one reply by heart: the others get worse
+    assert told["dev_loss"] == pytest.approx(dev_loss(agent, pairs, warm))
+    again = demo_agent(max_new_tokens=12)
+    supervised(again, pairs[:1] * 8, 40, warm)
+    assert dev_loss(again, pairs, warm) > told["dev_loss"] + 0.05                    # without looking at dev
 
 
 def test_draws_are_keyed_for_every_algorithm_that_chooses(shop):

@@ -8,10 +8,30 @@ from hypothesis import strategies as st
 
 from data import slots
 from shop import catalogue
-from shop.catalogue import Focus, book, business_context, expand, open_orders, phrasings, products, search, skill_pool, template
+from shop.catalogue import (
+    Focus,
+    book,
+    business_context,
+    expand,
+    open_orders,
+    phrasings,
+    products,
+    search,
+    skill_pool,
+    template,
+)
 from shop.customer import Shop
 from shop.ear import FACT_OF
-from tests.customers import SPLITS, Permuted, by_chance, by_teacher, flags_of, names_of, over, played
+from tests.customers import (
+    SPLITS,
+    Permuted,
+    by_chance,
+    by_teacher,
+    flags_of,
+    names_of,
+    over,
+    played,
+)
 
 POOL = list(skill_pool())
 ITEMS = list(book()["categories"])

@@ -13,13 +13,25 @@ from hypothesis import strategies as st
 from sklearn.metrics import log_loss, roc_auc_score
 
 import data
-from baselines.memento import LIVE, CaseBank, Memento, MementoConfig, QLearner, auc, mu, nearest, q_loss, vote
-from csagent import AgentConfig, CustomerServiceAgent
+from baselines.memento import (
+    LIVE,
+    CaseBank,
+    Memento,
+    MementoConfig,
+    QLearner,
+    auc,
+    mu,
+    nearest,
+    q_loss,
+    vote,
+)
+from csagent import CustomerServiceAgent
 from data import DataError, Dataset, Dialogue, Turn
 from expert import ExpertConfig, ExpertState, Perception
 from gopo import Gopo, GopoConfig, strategy_only
 from hosted.judge import judge_for
 from infra.runs import load_checkpoint, save_checkpoint
+from lm.config import AgentConfig, LMConfig
 from lm.models import build_tiny
 from policies import keyed
 
@@ -368,7 +380,7 @@ def test_a_step_without_cases_has_the_same_columns(shop, eyes):
 @pytest.fixture(scope="module")
 def speaker(shop) -> CustomerServiceAgent:
     model, tokenizer = build_tiny([t.user for d in shop.train[:30] for t in d.turns], [], 0, 128, 2)
-    agent = CustomerServiceAgent(model, tokenizer, shop.skills, shop.must_not_say, AgentConfig(group=2, max_new_tokens=6))
+    agent = CustomerServiceAgent(model, tokenizer, shop.skills, shop.must_not_say, AgentConfig(group=2), LMConfig(max_new_tokens=6))
     agent.freeze_embedding(["Hello."])
     return agent
 

@@ -15,7 +15,18 @@ from shop.customer import HORIZON, Shop, teacher_dialogue
 from shop.ear import Act
 from shop.mgshop import INTENTS
 from shop.reactions import EFFECTS, WORST, Event, Reaction
-from tests.customers import SPLITS, by_chance, by_teacher, customer, over, played, refund, say, says_all, wants_refund
+from tests.customers import (
+    SPLITS,
+    by_chance,
+    by_teacher,
+    customer,
+    over,
+    played,
+    refund,
+    say,
+    says_all,
+    wants_refund,
+)
 from tse import tse
 
 POOL = list(skill_pool())

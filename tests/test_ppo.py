@@ -227,7 +227,7 @@ def test_hidden_states_are_those_behind_the_logits(packed, sampled):
     steps = [s for e in sampled[:2] for s in e.steps]
     prompts, drawn = [agent.prompt(s.request) for s in steps], [s.replies[0].ids[:sum(s.replies[0].mask)] for s in steps]
     with torch.no_grad():
-        logits, hidden, ids, mask = agent._reply_states(prompts, range(len(steps)), drawn)
+        logits, hidden, ids, mask = agent.reply_states(prompts, range(len(steps)), drawn)
         assert torch.allclose(agent.model.get_output_embeddings()(hidden), logits, atol=1e-5) and hidden.shape[:2] == ids.shape == mask.shape
         for h, m, prompt, reply in zip(hidden, mask, prompts, drawn):        # oracle: transformers' own, one whole sequence at a time
             plain = agent.model(torch.tensor([prompt + reply]), output_hidden_states=True).hidden_states[-1][0, len(prompt) - 1:-1]
@@ -257,9 +257,9 @@ def plain_loss(p: PPO, played):
             r, prompt = s.replies[0], agent.prompt(s.request)
             drawn = r.ids[:sum(r.mask)]
             out = agent.model(torch.tensor([prompt + drawn]), output_hidden_states=True)
-            logits = out.logits[0, len(prompt) - 1:-1] / agent.cfg.temperature
+            logits = out.logits[0, len(prompt) - 1:-1] / agent.lm.temperature
             banned = torch.zeros_like(logits, dtype=torch.bool)
-            banned[:, torch.from_numpy(agent.rules(s.request).static)] = True
+            banned[:, torch.from_numpy(agent.prepare([s.request])[0].rules.static)] = True
             for t, (kind, ids) in enumerate(r.bans):
                 banned[t] = True if kind == "allow" else banned[t]
                 banned[t, torch.from_numpy(ids)] = kind == "ban"
@@ -288,7 +288,7 @@ def plain_loss(p: PPO, played):
 
 def gradient(p: PPO, played) -> torch.Tensor:
     """What reaches the LM's optimiser, before clipping."""
-    p.agent._step = lambda optimizer, terms: terms | {"gradient": torch.cat([q.grad.flatten() for q in p.agent.params])}
+    p.agent.step = lambda optimizer, terms: terms | {"gradient": torch.cat([q.grad.flatten() for q in p.agent.params])}
     return p.learn(played)["gradient"]
 
 
@@ -313,9 +313,10 @@ def test_the_gradient_is_that_of_the_definitions(weight, micro_batch, packed, sa
 def test_the_update_raises_what_was_rewarded(sampled):
     p, replies = learner(options=PPOConfig(ppo_tse=0.0, ppo_lambda=1.0, ppo_value_weight=0.5), cfg={"gamma": 0.0}, lambda_d=0.0), [(s.request, s.replies[0]) for e in sampled for s in e.steps]
     p.rewards = lambda e, ending=True, unscored=0.0: [1.0 if s.replies[0] is replies[0][1] else 0.0 for s in e.steps]
-    before = [sum(row) for row in p.agent.log_probs(*zip(*replies))]
+    prepared, said = p.agent.prepare([request for request, _ in replies]), [reply for _, reply in replies]
+    before = [sum(row) for row in p.agent.log_probs(prepared, said)]
     row = p.learn(sampled)
-    after = [sum(row) for row in p.agent.log_probs(*zip(*replies))]
+    after = [sum(row) for row in p.agent.log_probs(prepared, said)]
     assert after[0] > before[0] + 0.01 and sum(after[1:]) < sum(before[1:])
     assert list(row) == ["loss_policy", "loss_value", "entropy", "clipped", "kl", "loss", "grad_norm", "explained_variance", "tokens"]
     assert row["tokens"] == sum(sum(r.mask) for _, r in replies) and all(map(math.isfinite, row.values()))

@@ -11,15 +11,17 @@ import pytest
 import torch
 
 import data
-from csagent import AgentConfig, CustomerServiceAgent
+from csagent import CustomerServiceAgent
 from expert import Expert, ExpertConfig, Perception
 from gopo import Gopo, GopoConfig, rollout
 from hosted.judge import judge_for
 from infra import processes
 from infra.runs import load_tensors, read_rows, save_tensors
+from lm.config import AgentConfig, LMConfig, WarmConfig
 from lm.models import build_tiny
 from policies import by_policy, keyed
 from start.pairs import slot_names, vocabulary_texts, warm_pairs
+from start.supervised import supervised
 from tests.launching import LAUNCH, launch, run
 
 
@@ -30,8 +32,9 @@ def both_agents() -> Gopo:
     expert = Expert(list(shop.skills), perception, ExpertConfig(width=32))
     texts = vocabulary_texts(shop)[:2000]
     model, tokenizer = build_tiny(texts, slot_names(shop), 0, width=64, layers=2)
-    cfg = AgentConfig(group=2, max_new_tokens=12)
-    agent = CustomerServiceAgent(model, tokenizer, shop.skills, shop.must_not_say, cfg)
+    cfg = AgentConfig(group=2)
+    lm = LMConfig(max_new_tokens=12)
+    agent = CustomerServiceAgent(model, tokenizer, shop.skills, shop.must_not_say, cfg, lm)
     agent.freeze_embedding([reply for _, reply in warm_pairs(shop.train)[:200]])
     return Gopo(shop, expert, agent, judge_for(shop), GopoConfig(dialogues=5))
 
@@ -59,7 +62,7 @@ def one_update(path: str) -> None:
     kept |= gradients_of(gopo.agent.params, "agent")
     for name, weight in gopo.agent.model.named_parameters():
         kept[f"weight.{name}"] = weight.detach().clone()
-    loss = gopo.agent.supervised(pairs, 1, batch=7)["loss"]
+    loss = supervised(gopo.agent, pairs, 1, WarmConfig(sft_batch=7))["loss"]
     kept |= gradients_of(gopo.agent.params, "supervised")
     if processes.is_main():
         save_tensors(kept, Path(path) / "all.safetensors")

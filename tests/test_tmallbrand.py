@@ -11,11 +11,35 @@ from hypothesis import strategies as st
 
 from data import DataError, fill, slots
 from shop import ear, second_ear
-from shop.catalogue import Focus, book, business_context, expand, open_orders, phrasings, products, search, skill_pool, template, update_focus
+from shop.catalogue import (
+    Focus,
+    book,
+    business_context,
+    expand,
+    open_orders,
+    phrasings,
+    products,
+    search,
+    skill_pool,
+    template,
+    update_focus,
+)
 from shop.customer import Shop
 from shop.ear import hear
 from shop.mgshop import intents
-from tests.customers import SPLITS, Permuted, by_chance, by_teacher, customer, flags_of, names_of, over, played, say, says_all
+from tests.customers import (
+    SPLITS,
+    Permuted,
+    by_chance,
+    by_teacher,
+    customer,
+    flags_of,
+    names_of,
+    over,
+    played,
+    say,
+    says_all,
+)
 
 A, B = BRANDS = ("tmallbrand-a", "tmallbrand-b")
 BRAND = pytest.mark.parametrize("brand", BRANDS)
