@@ -277,7 +277,7 @@ ALGORITHMS = {
 
 
 def algorithm(name: str) -> type[Gopo]:
-    """The class of --algo, found by its name: the baselines import this file, not it them."""
+    """The class of --algo, found by its name: baselines/ imports this file, which cannot import it."""
     module, _, found = ALGORITHMS[name].partition(":")
     return getattr(importlib.import_module(module), found)
 
