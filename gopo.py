@@ -277,7 +277,7 @@ ALGORITHMS = {
 
 
 def algorithm(name: str) -> type[Gopo]:
-    """The class of --algo, found by its name: baselines/ imports this file, which cannot import it."""
+    """The class of --algo, found by its name: this file cannot import the baselines."""
     module, _, found = ALGORITHMS[name].partition(":")
     return getattr(importlib.import_module(module), found)
 
