@@ -420,7 +420,8 @@ def test_training_with_a_judge_that_fails_now_and_then():
     expert = Expert(list(shop.skills), perception, ExpertConfig())
     judge = LLMJudge(Fake(answer), shop.skills, shop.must_not_say)
     gopo = Gopo(shop, expert, None, judge, GopoConfig(dialogues=3))
-    played, row = gopo.step(1, 0)
+    played, learned = gopo.step(1, 0)
+    row = training_row(1, gopo, played, learned)
     scores = []
     items = []
     for episode in played:
