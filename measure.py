@@ -225,6 +225,8 @@ def summary(gopo: Gopo, played: Sequence[Episode]) -> dict[str, float | None]:
     for key in TRAINING:
         found = [METRICS[key].how(gopo, episode) for episode in played]
         row[key] = all_mean([value for values in found for value in values])
+    if not gopo.dataset.environment:
+        row["tse"] = None                        # a log goes on whatever was replied
     return row
 
 
