@@ -1,4 +1,4 @@
-"""The metrics of tse.py other than TSE: replayed tasks, forms of a judge, BLEU, skills, intervals."""
+"""The metrics of tse.py other than TSE: replayed tasks, GRE, BLEU, skills, intervals."""
 import math
 
 import pytest

@@ -6,7 +6,6 @@ from hypothesis import strategies as st
 from judge import ReplayJudge, RuleJudge, diversity, fitness, quality
 from tests.helpers import GUIDE, PAY, POOL, SORRY, judged, property_test
 
-
 # --- S_1..S_4 by hand ---------------------------------------------------------------------------
 
 def test_fitness_by_hand():
