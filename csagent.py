@@ -439,9 +439,7 @@ def load_agent(folder: Path, dataset: Dataset, config: dict) -> CustomerServiceA
     device = here(config)
     model, tokenizer = load_saved(folder, lm.quantise, config["precision"], device)
     return CustomerServiceAgent(
-        model, tokenizer, dataset.skills, dataset.must_not_say, cfg, lm, device,
-        config["precision"],
-    )
+        model, tokenizer, dataset.skills, dataset.must_not_say, cfg, lm, device, config["precision"])
 
 
 # ------------------------------------------------------------------------------ to look at
