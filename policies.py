@@ -1,8 +1,11 @@
-"""Who chooses the skills, and who speaks: everything that can stand in the place of one of the two agents.
+"""Who chooses the skills, and who speaks: what can stand in place of one of the two agents.
 
-A *chooser* maps states to skill sequences: the trained policy, the teacher, chance, or nobody (a single agent has no Expert).
-A *speaker* maps requests to replies: the Customer Service Agent (csagent.py), a hosted model (hosted/agents.py), the shop's phrase book,
-or silence.  Nothing here learns.  Randomness belongs to (seed, dialogue, turn), so no draw depends on which other dialogues are played."""
+A *chooser* maps states to skill sequences.  It is the trained policy, the teacher, chance, or
+nobody (a single agent has no Expert).
+A *speaker* maps requests to replies.  It is the Customer Service Agent (csagent.py), a hosted model
+(hosted/agents.py), the shop's phrase book, or silence.
+Nothing here learns.  Randomness belongs to (seed, dialogue, turn), so no draw depends on which
+other dialogues are played."""
 from __future__ import annotations
 
 import random
@@ -21,7 +24,10 @@ Draws = Callable[[int, int], torch.Generator]    # (dialogue, turn) -> a generat
 
 
 def keyed(seed: int) -> Draws:
-    """A generator for each (seed, dialogue, turn): a draw is the same whichever dialogues and processes run beside it."""
+    """A generator for each (seed, dialogue, turn).
+
+    A draw is the same whichever other dialogues and processes are running.
+    """
 
     def draws(number: int, turn: int) -> torch.Generator:
         return torch.Generator().manual_seed((seed * 1_000_003 + number) * 1_009 + turn)
@@ -34,9 +40,11 @@ def keyed(seed: int) -> Draws:
 def by_policy(
     expert: Expert, draws: Draws | None = None, greedy: bool = False, stops: bool = True
 ) -> Choose:
-    """Skills by pi_E: sampled, with a generator for each (dialogue, turn), or the most probable ones.
+    """Skills by pi_E.
 
-    stops  False: the policy never stops before the fifth skill (a baseline on logs)
+    draws   a generator for each (dialogue, turn), by which skills are sampled
+    greedy  the most probable skills instead
+    stops   False: the policy never stops before the fifth skill (a baseline on logs)
     """
 
     @torch.no_grad()
@@ -60,7 +68,8 @@ def by_chance(pool: Sequence[str], seed: int) -> Choose:
 
     def draw(episode: Episode) -> Skills:
         rng = random.Random(f"{seed}/{episode.number}/{len(episode.steps)}")
-        return tuple(rng.sample(names, min(len(names), rng.randint(1, 5))))
+        count = rng.randint(1, 5)
+        return tuple(rng.sample(names, min(len(names), count)))
 
     def choose(states: list[ExpertState], episodes: list[Episode]) -> list[Skills]:
         return [draw(episode) for episode in episodes]
@@ -74,7 +83,10 @@ def by_nobody(states: list[ExpertState], episodes: list[Episode]) -> list[Skills
 
 
 def with_true_perception(choose: Choose) -> Choose:
-    """As `choose`, but the Expert is given the simulated customer's own u_t and e_t: what would perfect perception be worth?"""
+    """As `choose`, but the Expert is given the simulated customer's own u_t and e_t.
+
+    It shows what perfect perception would be worth.
+    """
 
     def choose_informed(states: list[ExpertState], episodes: list[Episode]) -> list[Skills]:
         informed = []
@@ -95,15 +107,22 @@ def request_of(
     perceived: tuple[str | None, str | None],
     history_turns: int | None,
 ) -> Request:
-    """s^A_t: (U_t, a^E_t, B_t); for a single agent (U_t, B_t, the last `history_turns` turns of H_t, u_t, e_t)."""
+    """s^A_t = (U_t, a^E_t, B_t).
+
+    For a single agent: U_t, B_t, u_t, e_t, and the last `history_turns` turns of H_t.
+    """
     if history_turns is None:
         return Request(state.user, skills, context)
-    recent = state.history[max(0, len(state.history) - history_turns):]
+    first = max(0, len(state.history) - history_turns)
+    recent = state.history[first:]
     return Request(state.user, skills, context, recent, *perceived)
 
 
 class Speaker(Protocol):
-    """Writes replies.  `prepare` is called once a turn; `speak` takes one generator for all requests, or one for each."""
+    """Writes replies.
+
+    `prepare` is called once a turn.  `speak` takes one generator for all requests, or one for each.
+    """
 
     def prepare(self, requests: Sequence[Request]) -> list[Prepared]: ...
 
@@ -117,7 +136,10 @@ class Speaker(Protocol):
 
 
 class PhraseBook:
-    """`--replies template`: the dataset's phrase book turns skills into text, so that strategy alone is learned."""
+    """`--replies template`: the dataset's phrase book turns skills into text.
+
+    So strategy alone is learned.
+    """
 
     def __init__(self, dataset: Dataset):
         self.dataset = dataset
@@ -138,7 +160,10 @@ class PhraseBook:
 
 
 class Silence:
-    """No replies.  On logs the next state ignores them, so strategy can be learned without a phrase book; there R_t = R^E_t."""
+    """No replies, so that R_t = R^E_t.
+
+    On logs the next state ignores the replies: strategy can be learned without a phrase book.
+    """
 
     def __init__(self, dataset: Dataset):
         self.dataset = dataset
@@ -156,5 +181,5 @@ def silent_speaker(dataset: Dataset) -> Speaker:
 
 
 def writes_itself(speaker: Speaker) -> bool:
-    """Whether the replies hold words of its own, and not a phrase book's or nobody's."""
+    """Whether a speaker words its replies itself; a phrase book and silence do not."""
     return not isinstance(speaker, (PhraseBook, Silence))

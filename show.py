@@ -9,16 +9,17 @@ from judge import Judge
 from lm.constraints import violations
 from measure import METRICS, Row, completed
 
-EAR_TOLERANCE = 0.05                             # a larger difference of TSE between the two ears is flagged
+# A larger difference of TSE between the two ears is flagged.
+EAR_TOLERANCE = 0.05
 COLUMNS = (
-    "tse", "I_1", "I_2", "I_3", "N_1", "N_2", "N_3", "turns", "gre", "g_eval", "bleu", "esndcg", "f1", "exact",
-    "length", "r_cs", "vouchers", "violations",
+    "tse", "I_1", "I_2", "I_3", "N_1", "N_2", "N_3", "turns", "gre", "g_eval", "bleu", "esndcg",
+    "f1", "exact", "length", "r_cs", "vouchers", "violations",
 )
 DASH = "—"
 
 
 def head_of(key: str) -> tuple[str, int]:
-    """(name, digits) of a column.  BLEU belongs to a whole corpus and is no metric of a dialogue."""
+    """(name, digits) of a column.  BLEU belongs to a corpus, so it is not among the METRICS."""
     if key == "bleu":
         return "BLEU", 3
     return METRICS[key].name, METRICS[key].digits
@@ -51,7 +52,8 @@ def _cells(row: Row) -> str:
     cells = []
     for key in COLUMNS:
         head, digits = head_of(key)
-        cells.append(f"{cell(row[key]['mean'], digits):>{max(6, len(head))}s}")
+        width = max(6, len(head))
+        cells.append(f"{cell(row[key]['mean'], digits):>{width}s}")
     return " ".join(cells)
 
 
@@ -75,7 +77,9 @@ def _print_judge(table: dict[str, Row], live: bool, judge: Judge, rewarded: bool
         said += "  Logs are replayed: TSE is TSE-replay."
     print(f"* {said}")
     if "true_perception" in table:
-        print("true_perception: the trained agents, with the customer's true intent and emotion given to the Expert")
+        print(
+            "true_perception: the trained agents, with the customer's true intent and emotion "
+            "given to the Expert")
 
 
 def _print_unscored(table: dict[str, Row]) -> None:
@@ -101,7 +105,9 @@ def print_unanswered(*hosts: object) -> None:
     for host in hosts:
         count = getattr(host, "unanswered", 0)
         if count:
-            print(f"{type(host).__name__}: {count} turns without a usable answer were played with an empty one")
+            print(
+                f"{type(host).__name__}: {count} turns without a usable answer were played "
+                "with an empty one")
 
 
 # --- a dialogue ---------------------------------------------------------------------------------
@@ -125,15 +131,20 @@ def show_turn(step: Step, number: int, rewarded: bool = True) -> None:
     if step.teacher is not None:
         teacher = f"   teacher: {several(step.teacher)}"
     marks = " ".join(cell(score, 2) for score in scores)
-    joint = step.R_t if rewarded else None
+    r_expert = cell(step.R_E, 2)
+    r_cs = cell(step.R_A[0], 2)
+    joint = cell(step.R_t, 2) if rewarded else DASH
+    broken = several(violations(step.reply, rules))
     print(f"\n[turn {number}] customer: {step.state.user}")
     print(f"  perceived  intent {step.perceived[0]}, emotion {step.perceived[1]}{truth}")
     print(f"  skills     {several(step.skills)}{teacher}")
-    print(f"  must say   {several(rules.must_say)}   must not say {several(rules.must_not_say)}"
-          f"   dropped {several(rules.dropped)}")
+    print(
+        f"  must say   {several(rules.must_say)}   must not say {several(rules.must_not_say)}"
+        f"   dropped {several(rules.dropped)}")
     print(f"  reply      {fill(step.reply, step.seen.context)}")
-    print(f"  rewards    R^E {cell(step.R_E, 2)}   S {marks}   R^A {cell(step.R_A[0], 2)}   R_t {cell(joint, 2)}"
-          f"   violations {several(violations(step.reply, rules))}")
+    print(
+        f"  rewards    R^E {r_expert}   S {marks}   R^A {r_cs}   R_t {joint}"
+        f"   violations {broken}")
 
 
 def show_dialogue(gopo: Gopo, episode: Episode) -> None:

@@ -1,4 +1,6 @@
-"""dataset.json of a run directory: what a trained pair must know of its dataset to answer, without the data."""
+"""dataset.json of a run directory: what a trained pair must know of its dataset to answer.
+
+It holds the skills and the labels, but none of the dialogues."""
 from __future__ import annotations
 
 from dataclasses import asdict
@@ -10,22 +12,27 @@ from infra.files import read_json, write_json
 
 
 def save_domain(dataset: Dataset, path: Path) -> None:
-    """dataset.json: all that a trained pair needs of its dataset to answer, without the data."""
-    write_json(path, {
+    kept = {
         "name": dataset.name,
-        "skills": [asdict(s) for s in dataset.skills.values()],
+        "skills": [asdict(skill) for skill in dataset.skills.values()],
         "intents": dataset.intents,
         "emotions": dataset.emotions,
         "horizon": dataset.horizon,
         "must_not_say": dataset.must_not_say,
-    })
+    }
+    write_json(path, kept)
 
 
 def _skill_from(record: dict[str, Any]) -> Skill:
-    return Skill(**{k: tuple(v) if isinstance(v, list) else v for k, v in record.items()})
+    """A Skill from JSON, which writes tuples as lists."""
+    fields = {}
+    for name, value in record.items():
+        fields[name] = tuple(value) if isinstance(value, list) else value
+    return Skill(**fields)
 
 
 def read_domain(path: Path) -> Dataset:
+    """A dataset without dialogues, environment and phrase book."""
     kept = read_json(path)
     skills = [_skill_from(record) for record in kept["skills"]]
     return Dataset(

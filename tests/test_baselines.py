@@ -14,13 +14,16 @@ from baselines import prompted
 from csagent import demo_agent
 from data import Request
 from expert import ExpertConfig, ExpertState
-from gopo import ALGORITHMS, GopoConfig, algorithm
+from gopo import ALGORITHMS, algorithm
 from hosted.judge import judge_for
 from lm.config import AgentConfig, LMConfig, WarmConfig
 from lm.models import build_tiny
+from measure import training_row
+from play import GopoConfig
 from policies import keyed
 from shop import mgshop
 from start.pairs import slot_names, vocabulary_texts, warm_pairs
+from start.resolve import parse_flags
 from start.supervised import dev_loss, imitate, supervised
 
 
@@ -66,10 +69,11 @@ def changed(before, module) -> bool:
 def test_sft_learns_the_logged_replies_and_plays_nothing(shop):
     agent = agent_of(shop, agent_lr=3e-3)
     sft = made(shop, "sft", agent)
-    pairs = warm_pairs(shop.train, sft.alone)
+    pairs = warm_pairs(shop.train, sft.history_turns)
     before, expert = dev_loss(agent, pairs), weights(sft.expert)
     for number in range(1, 6):
-        row, played = sft.step(number, seed=0)
+        played, learned = sft.step(number, seed=0)
+        row = training_row(number, sft, played, learned)
         assert played == [] and row["step"] == number and row["loss"] > 0
     assert dev_loss(agent, pairs) < before - 0.5 and not changed(expert, sft.expert)
 
@@ -97,7 +101,7 @@ def test_imitate_in_parts_is_imitate_whole(shop):
 
 def test_imitation_makes_the_teachers_sequences_more_probable(shop):
     learner = made(shop, "imitation", dialogues=6)
-    losses = [learner.step(n, seed=0)[0]["loss_expert"] for n in range(1, 31)]
+    losses = [learner.step(n, seed=0)[1]["loss_expert"] for n in range(1, 31)]
     assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
 
 
@@ -125,7 +129,7 @@ def test_imitation_differs_from_gopo_in_the_experts_loss_alone(shop):
     for algo in ("gopo", "imitation"):
         agent = agent_of(shop)
         learner = made(shop, algo, agent)
-        rows[algo], _ = learner.step(1, seed=0)
+        _, rows[algo] = learner.step(1, seed=0)
         rows[algo]["words"] = torch.cat([p.flatten() for p in weights(agent.model)])
         rows[algo]["skills"] = torch.cat([p.flatten() for n, p in learner.expert.named_parameters() if not n.startswith("perception")])
     assert rows["gopo"]["L_p"] == rows["imitation"]["L_p"] and torch.equal(rows["gopo"]["words"], rows["imitation"]["words"])      # the same first step of the LM
@@ -192,13 +196,14 @@ def test_what_a_customer_wrote_is_no_control_token_in_a_prompt():
 
 def refused(*flags: str) -> None:
     with pytest.raises(SystemExit):
-        train.parse(list(flags))
+        parse_flags(list(flags), "")
 
 
 def test_every_algorithm_is_found_and_parsed():
     for name in ALGORITHMS:
-        run, config, *_, options = train.parse(["--algo", name])
-        assert run.algo == name and config.no_expert == algorithm(name).single
+        found = parse_flags(["--algo", name], "")
+        options = found.options
+        assert found.run.algo == name and found.gopo.no_expert == algorithm(name).single
         assert isinstance(options, algorithm(name).Options) if algorithm(name).Options else options is None
 
 
@@ -208,7 +213,7 @@ def test_flags_of_another_algorithm_are_refused(capsys):
     refused("--algo", "memento", "--ppo_epochs", "3")
     refused("--algo", "dpo")
     assert "--algo is one of gopo, sft, ppo, memento, imitation" in capsys.readouterr().err
-    assert train.parse(["--algo", "ppo", "--ppo_clip", "0.1"])[-1].ppo_clip == 0.1
+    assert parse_flags(["--algo", "ppo", "--ppo_clip", "0.1"], "").options.ppo_clip == 0.1
 
 
 def test_a_single_agent_needs_a_language_model(capsys):

@@ -12,7 +12,7 @@ FLOORS = (
     ("rewards", "judge", "lm", "shop", "expert"),
     ("hosted", "csagent"),
     ("policies", "play", "gopo"),
-    ("measure", "start", "show"),
+    ("metrics", "measure", "start", "show"),
     ("baselines", "systems"),
     ("train",),
     ("experiments",),

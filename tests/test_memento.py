@@ -28,11 +28,13 @@ from baselines.memento import (
 from csagent import CustomerServiceAgent
 from data import DataError, Dataset, Dialogue, Turn
 from expert import ExpertConfig, ExpertState, Perception
-from gopo import Gopo, GopoConfig, strategy_only
+from gopo import Gopo, strategy_only
 from hosted.judge import judge_for
 from infra.runs import load_checkpoint, save_checkpoint
 from lm.config import AgentConfig, LMConfig
 from lm.models import build_tiny
+from measure import training_row
+from play import GopoConfig
 from policies import keyed
 
 POOL = ["w", "x", "y", "z"]
@@ -314,12 +316,18 @@ def memento_of(dataset, perception, agent=None, fill=True, dialogues=6, **option
     return Memento(dataset, bank, agent, judge_for(dataset), GopoConfig(dialogues=dialogues), options=cfg)
 
 
+def step_of(gopo: Memento, number: int, seed: int) -> tuple[dict, list]:
+    """A row of metrics.jsonl, and the dialogues."""
+    played, learned = gopo.step(number, seed)
+    return training_row(number, gopo, played, learned), played
+
+
 def test_a_live_run(shop, eyes, capsys):
     gopo = memento_of(shop, eyes, dialogues=16)
     held, rows = len(gopo.expert), []
     assert held == sum(t.skills is not None for d in shop.train for t in d.turns) > 4000
     for number in range(1, 9):
-        row, played = gopo.step(number, seed=0)
+        row, played = step_of(gopo, number, 0)
         rows.append(row)
         held += sum(len(e.steps) for e in played)
         assert row["cases"] == held and list(row) == list(rows[0]) and row.keys() >= ROW        # every turn is a case; columns are fixed
@@ -333,7 +341,7 @@ def test_a_live_run(shop, eyes, capsys):
 def test_every_turn_of_a_dialogue_has_its_outcome(shop, eyes):
     gopo = memento_of(shop, eyes)
     before = len(gopo.expert)
-    _, played = gopo.step(1, seed=3)
+    played, _ = gopo.step(1, seed=3)
     wanted = [(e.number + LIVE, int(e.seen.outcome.success)) for e in played for _ in e.steps]
     assert list(zip(gopo.expert.dialogue[before:before + len(wanted)].tolist(), gopo.expert.outcome[before:].tolist())) == wanted
     assert len({r for _, r in wanted}) == 2
@@ -346,7 +354,7 @@ def test_q_learns_from_the_case_that_was_reused(shop, eyes):
     sequence = lambda c: tuple(bank.pool[i] for i in bank.sequences[c].tolist() if i >= 0)
     gopo.learner.update = lambda states, cases, outcomes: seen.append((states, [sequence(c) for c in cases], outcomes)) or update(states, cases, outcomes)
     for number in (1, 2, 3):
-        row, played = gopo.step(number, seed=3)
+        row, played = step_of(gopo, number, 3)
         states, sequences, outcomes = seen[-1]
         steps = [s for e in played for s in e.steps]
         assert states == [s.state for s in steps] and sequences == [s.skills for s in steps]
@@ -358,7 +366,7 @@ def test_logs_are_judged_by_the_turn():      # their replies change nothing: r =
     turns = lambda i: (Turn(f"refund {WORDS[i]}", skills=("x", "y")), Turn(f"thanks {WORDS[i]}", skills=("w",)), Turn("bye"))
     logs = Dataset("d", {k: data.Skill(k) for k in POOL}, (), (), [Dialogue(str(i), turns(i)) for i in range(6)], [], [])
     gopo = memento_of(logs, Perception([], [], 8), memento_bank=100)
-    row, played = gopo.step(1, seed=0)
+    row, played = step_of(gopo, 1, 0)
     bank = gopo.expert
     assert row["cases"] == len(bank) == 12 + 12 and row.keys() >= ROW and row["success"] is None
     assert bank.dialogue[12:24].tolist() == [e.number for e in played for _ in range(2)]             # the number of the logged dialogue itself
@@ -372,8 +380,8 @@ def test_logs_are_judged_by_the_turn():      # their replies change nothing: r =
 
 def test_a_step_without_cases_has_the_same_columns(shop, eyes):
     empty, full = memento_of(shop, eyes, fill=False), memento_of(shop, eyes)
-    row, played = empty.step(1, seed=0)
-    assert list(row) == list(full.step(1, seed=0)[0]) and row["loss_q"] is None and row["reused_played"] is None
+    row, played = step_of(empty, 1, 0)
+    assert list(row) == list(step_of(full, 1, 0)[0]) and row["loss_q"] is None and row["reused_played"] is None
     assert all(s.skills == () for e in played for s in e.steps) and row["cases"] == sum(len(e.steps) for e in played) and row["success"] == 0
 
 
@@ -388,7 +396,7 @@ def speaker(shop) -> CustomerServiceAgent:
 def test_the_language_model_never_learns(shop, eyes, speaker):
     weights = {k: v.clone() for k, v in speaker.model.state_dict().items()}
     gopo = memento_of(shop, eyes, speaker, dialogues=2)
-    row, _ = gopo.step(1, seed=0)
+    row, _ = step_of(gopo, 1, 0)
     assert row.keys() >= ROW and "L_p" not in row and not speaker.optimizer.state
     assert all(torch.equal(v, weights[k]) for k, v in speaker.model.state_dict().items())
     assert set(gopo.parts()) == {"expert", "expert_adam"}                    # so a checkpoint does without it
@@ -403,14 +411,14 @@ def test_the_strategy_stage_is_memento_too(shop, eyes, speaker):
 
 def test_a_resumed_run_equals_an_uninterrupted_one(shop, eyes, tmp_path):
     whole, first = memento_of(shop, eyes, memento_bank=5000), memento_of(shop, eyes, memento_bank=5000)
-    rows = [whole.step(n, 0)[0] for n in range(1, 5)]
+    rows = [step_of(whole, n, 0)[0] for n in range(1, 5)]
     for n in (1, 2):
-        assert first.step(n, 0)[0] == rows[n - 1]
+        assert step_of(first, n, 0)[0] == rows[n - 1]
     save_checkpoint(tmp_path, 2, first.parts())
     second = memento_of(shop, eyes, fill=False, memento_bank=5000)
     second.restore(load_checkpoint(tmp_path)[1])
     assert all(torch.equal(v, first.expert.state_dict()[k]) and v.dtype == first.expert.state_dict()[k].dtype for k, v in second.expert.state_dict().items())
-    assert [second.step(n, 0)[0] for n in (3, 4)] == rows[2:]                # Q's Adam and the order of cases included
+    assert [step_of(second, n, 0)[0] for n in (3, 4)] == rows[2:]                # Q's Adam and the order of cases included
     for key, value in whole.expert.state_dict().items():
         assert torch.equal(value, second.expert.state_dict()[key])
 

@@ -15,9 +15,11 @@ from baselines.ppo import PPO, PPOConfig, clipped_surrogate, token_gae, token_re
 from csagent import demo_agent
 from data import DataError, Dataset, Dialogue, Labels, Observation, Outcome, Turn
 from expert import Expert, ExpertConfig, Perception, gae
-from gopo import Gopo, GopoConfig, NoJudge, rollout
+from gopo import Gopo
 from infra import processes
 from infra.runs import load_tensors, save_tensors
+from measure import summary, training_row
+from play import GopoConfig
 from policies import by_nobody, keyed
 from rewards import cs_reward
 from tests.launching import launch
@@ -141,6 +143,13 @@ class Lengths:
         return [(len(i.reply) % 7 / 7, len(i.reply) % 3 / 3, 0.5, 0.25) for i in items]
 
 
+class Nobody:
+    """A judge that can score nothing."""
+
+    def score(self, items):
+        return [None] * len(items)
+
+
 def learner(live=True, judge=None, options=None, cfg=None, **agent_config) -> PPO:
     """Random, but not uniform: weights so large that an error of the computation would show."""
     agent = demo_agent(**{"max_new_tokens": 10, "temperature": 0.7, "group": 2, "agent_lr": 1e-3} | agent_config)
@@ -157,9 +166,14 @@ def play(p: PPO, step: int = 1) -> list:
     """The dialogues of a step; nothing is learned from them."""
     learn, p.learn = p.learn, lambda played: {}
     try:
-        return p.step(step, 0)[1]
+        return p.step(step, 0)[0]
     finally:
         p.learn = learn
+
+
+def row_of(p: PPO, number: int) -> dict:
+    """A row of metrics.jsonl."""
+    return training_row(number, p, *p.step(number, 0))
 
 
 def sharpen(p: PPO) -> None:
@@ -182,9 +196,9 @@ def test_as_many_replies_a_step_as_gopo_draws():
     p = learner()
     played = play(p)
     assert p.size == len(played) == 6 and p.group == 1 and {len(s.replies) for e in played for s in e.steps} == {1}
-    assert all(s.skills == () and s.request.skills == () for e in played for s in e.steps) and played[0].steps[1].request.history       # H_t, no Expert
-    row = p.summary(played)
-    assert row["std_quality"] is None and row["reward"] == pytest.approx(sum(s.r_cs()[0] for e in played for s in e.steps) / 12)
+    assert all(s.skills == () and s.prepared.request.skills == () for e in played for s in e.steps) and played[0].steps[1].prepared.request.history       # H_t, no Expert
+    row = summary(p, played)
+    assert row["std_quality"] is None and row["reward"] == pytest.approx(sum(s.R_A[0] for e in played for s in e.steps) / 12)
     g = Gopo(p.dataset, p.expert, p.agent, p.judge, p.cfg)
     assert (g.group, g.size) == (2, 3)                                       # 3 dialogues, 2 replies to each state
 
@@ -194,7 +208,7 @@ def test_rewards_of_a_dialogue(sampled):      # R^A of each turn; TSE of (1, 2, 
     first = next(e for e in sampled if e.seen.terminated)
     cut = next(e for e in sampled if e.seen.truncated)
     earned = [cs_reward(s.scores[0]) for s in first.steps]
-    assert p.rewards(first, ending=False) == earned
+    assert [s.R_t for s in first.steps] == earned
     bonus = sum(0.95 ** k for k in range(1, 11))                             # 10 turns are left to the horizon of 12
     assert p.rewards(first) == pytest.approx([earned[0], earned[1] + 2 * tse((1, 2, 2), gamma=0.8) + bonus])
     assert p.rewards(cut)[-1] == pytest.approx(cs_reward(cut.steps[1].scores[0]) + 2 * tse((1, 2, None), gamma=0.8))
@@ -204,18 +218,20 @@ def test_rewards_of_a_dialogue(sampled):      # R^A of each turn; TSE of (1, 2, 
 
 
 def test_an_unscored_reply_earns_the_mean_of_the_scored(sampled):
-    p, kept = learner(), [s.scores for e in sampled for s in e.steps]
+    p, first = learner(), sampled[0].steps[0]
+    kept = first.scores
     try:
-        sampled[0].steps[0].scores = [None]
-        scored = [s.r_cs()[0] for e in sampled for s in e.steps][1:]
+        first.scores = [None]
+        p.score(first, 1)
+        scored = [s.R_A[0] for e in sampled for s in e.steps][1:]
         asked = []
-        p.rewards = lambda e, ending=True, unscored=0.0: asked.append(unscored) or PPO.rewards(p, e, ending, unscored)
+        p.rewards = lambda e, unscored=0.0: asked.append(unscored) or PPO.rewards(p, e, unscored)
         p.learn(sampled)
-        assert asked == pytest.approx([sum(scored) / len(scored)] * len(sampled)) and PPO.rewards(p, sampled[0], False, 0.3)[0] == 0.3
+        assert asked == pytest.approx([sum(scored) / len(scored)] * len(sampled)) and PPO.rewards(p, sampled[0], 0.3)[0] == 0.3
     finally:
-        for s, was in zip([s for e in sampled for s in e.steps], kept):
-            s.scores = was
-    silent = learner(judge=NoJudge())
+        first.scores = kept
+        p.score(first, 1)
+    silent = learner(judge=Nobody())
     assert all(math.isfinite(v) for v in silent.learn(play(silent)).values())      # nobody scored: TSE alone is learned
 
 
@@ -225,7 +241,7 @@ def test_an_unscored_reply_earns_the_mean_of_the_scored(sampled):
 def test_hidden_states_are_those_behind_the_logits(packed, sampled):
     agent = learner(gradient_checkpointing=packed).agent
     steps = [s for e in sampled[:2] for s in e.steps]
-    prompts, drawn = [agent.prompt(s.request) for s in steps], [s.replies[0].ids[:sum(s.replies[0].mask)] for s in steps]
+    prompts, drawn = [agent.prompt(s.prepared.request) for s in steps], [s.replies[0].ids[:sum(s.replies[0].mask)] for s in steps]
     with torch.no_grad():
         logits, hidden, ids, mask = agent.reply_states(prompts, range(len(steps)), drawn)
         assert torch.allclose(agent.model.get_output_embeddings()(hidden), logits, atol=1e-5) and hidden.shape[:2] == ids.shape == mask.shape
@@ -254,12 +270,12 @@ def plain_loss(p: PPO, played):
     for e in played:
         logps, values, rewards, discounts, lambdas = [], [], [], [], []
         for s in e.steps:
-            r, prompt = s.replies[0], agent.prompt(s.request)
+            r, prompt = s.replies[0], agent.prompt(s.prepared.request)
             drawn = r.ids[:sum(r.mask)]
             out = agent.model(torch.tensor([prompt + drawn]), output_hidden_states=True)
             logits = out.logits[0, len(prompt) - 1:-1] / agent.lm.temperature
             banned = torch.zeros_like(logits, dtype=torch.bool)
-            banned[:, torch.from_numpy(agent.prepare([s.request])[0].rules.static)] = True
+            banned[:, torch.from_numpy(agent.prepare([s.prepared.request])[0].rules.static)] = True
             for t, (kind, ids) in enumerate(r.bans):
                 banned[t] = True if kind == "allow" else banned[t]
                 banned[t, torch.from_numpy(ids)] = kind == "ban"
@@ -311,8 +327,8 @@ def test_the_gradient_is_that_of_the_definitions(weight, micro_batch, packed, sa
 
 
 def test_the_update_raises_what_was_rewarded(sampled):
-    p, replies = learner(options=PPOConfig(ppo_tse=0.0, ppo_lambda=1.0, ppo_value_weight=0.5), cfg={"gamma": 0.0}, lambda_d=0.0), [(s.request, s.replies[0]) for e in sampled for s in e.steps]
-    p.rewards = lambda e, ending=True, unscored=0.0: [1.0 if s.replies[0] is replies[0][1] else 0.0 for s in e.steps]
+    p, replies = learner(options=PPOConfig(ppo_tse=0.0, ppo_lambda=1.0, ppo_value_weight=0.5), cfg={"gamma": 0.0}, lambda_d=0.0), [(s.prepared.request, s.replies[0]) for e in sampled for s in e.steps]
+    p.rewards = lambda e, unscored=0.0: [1.0 if s.replies[0] is replies[0][1] else 0.0 for s in e.steps]
     prepared, said = p.agent.prepare([request for request, _ in replies]), [reply for _, reply in replies]
     before = [sum(row) for row in p.agent.log_probs(prepared, said)]
     row = p.learn(sampled)
@@ -330,7 +346,7 @@ def test_clipping_ends_what_one_rollout_can_change(sampled):      # many epochs 
 
 def test_the_value_head_learns(sampled):      # the second turn earns 1 and the first nothing: V can tell them apart; the LM stands still
     p = learner(options=PPOConfig(ppo_value_lr=0.3, ppo_value_weight=0.0, ppo_lambda=1.0, ppo_epochs=10), cfg={"gamma": 0.0}, agent_lr=1e-9, micro_batch=16)
-    p.rewards = lambda e, ending=True, unscored=0.0: [0.0, 1.0]
+    p.rewards = lambda e, unscored=0.0: [0.0, 1.0]
     rows = [p.learn(sampled) for _ in range(2)]
     assert rows[0]["explained_variance"] == pytest.approx(0) and rows[-1]["explained_variance"] > 0.5        # V = 0 explains nothing
     assert rows[-1]["loss_value"] < 0.15                                     # the best constant has 1/4
@@ -338,7 +354,7 @@ def test_the_value_head_learns(sampled):      # the second turn earns 1 and the 
 
 def test_the_value_head_begins_right_on_average(sampled):      # returns near 5, met by V = 0: one update takes their mean, without a weight that says so
     p = learner(options=PPOConfig(ppo_value_lr=1e-9, ppo_lambda=1.0), cfg={"gamma": 0.0}, agent_lr=1e-9)
-    p.rewards = lambda e, ending=True, unscored=0.0: [4.0, 6.0]
+    p.rewards = lambda e, unscored=0.0: [4.0, 6.0]
     rows = [p.learn(sampled) for _ in range(2)]
     lengths = [[sum(s.replies[0].mask) for s in e.steps] for e in sampled]
     mean = sum(4 * first + 6 * second for first, second in lengths) / sum(map(sum, lengths))
@@ -348,7 +364,7 @@ def test_the_value_head_begins_right_on_average(sampled):      # returns near 5,
 
 def test_nan_is_refused_before_either_step(sampled):
     p = learner()
-    p.rewards = lambda e, ending=True, unscored=0.0: [0.5, math.nan]
+    p.rewards = lambda e, unscored=0.0: [0.5, math.nan]
     before = [q.detach().clone() for q in (*p.agent.params, *p.head.parameters())]
     with pytest.raises(FloatingPointError, match="mean advantage is nan"):
         p.learn(sampled)
@@ -360,18 +376,19 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):      # bit for bit
     whole.step(1, 0)
     for name, tensors in whole.parts().items():
         save_tensors(tensors, tmp_path / f"{name}.safetensors")
-    row, _ = whole.step(2, 0)
+    row = row_of(whole, 2)
     found = {f.stem: load_tensors(f) for f in tmp_path.glob("*.safetensors")}
     assert {"value_head", "value_adam", "agent", "agent_adam"} <= found.keys() and found["value_adam"] and float(found["value_head"]["weight"].norm()) > 0
     again.restore(found)
-    assert again.step(2, 0)[0] == row
+    assert row_of(again, 2) == row
     for name, tensors in whole.parts().items():
         assert all(torch.equal(t, again.parts()[name][k]) for k, t in tensors.items()), name
 
 
 def test_logs_are_learned_from(sampled):      # replayed: gamma 0, no TSE
     p = learner(live=False)
-    row, played = p.step(1, 0)
+    played, learned = p.step(1, 0)
+    row = training_row(1, p, played, learned)
     assert row["tse"] is None and math.isfinite(row["loss"]) and len(played) == 6
 
 
@@ -407,8 +424,9 @@ def one_update(path: str) -> None:
     torch.set_num_threads(1)
     p = learner(options=PPOConfig(ppo_epochs=1))
     sharpen(p)
-    played = rollout(p.episodes("train", range(5), 0), by_nobody, p.speaker, p.judge, p.expert.perception, p.dataset.skills, 1, None, keyed(2), p.alone)
+    played = p.play(p.episodes("train", range(5), 0), by_nobody, draws=keyed(2))
     played[1].steps[0].scores = [None]                                       # its reward is the mean over both processes
+    p.score(played[1].steps[0], 1)
     row = p.learn(processes.shard(played))
     gradients = {f"agent.{i}": q.grad for i, q in enumerate(p.agent.params)} | {"head": p.head.weight.grad}
     if processes.is_main():
