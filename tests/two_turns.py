@@ -13,6 +13,7 @@ from lm.models import build_tiny
 from tests.helpers import POOL, expert_of
 
 CONTEXT = {"refund_1": "39 euros"}
+PLAIN = GopoConfig()
 
 
 class TwoTurns:
@@ -96,14 +97,14 @@ def two_turns(template=wording, **end) -> Dataset:
         environment=customer, horizon=3, template=template)
 
 
-def small_gopo(cfg=GopoConfig(), seed=0, speaker=None, judge=None, end=None, **expert) -> Gopo:
+def small_gopo(cfg=PLAIN, seed=0, speaker=None, judge=None, end=None, **expert) -> Gopo:
     """Gopo on the two turns: a small Expert, the phrase book or `speaker`, and Grader."""
     policy = expert_of(list(POOL), seed, **expert)
     return Gopo(two_turns(**(end or {})), policy, None, judge or Grader(), cfg, speaker)
 
 
 def play_two(
-    cfg=GopoConfig(), group=3, silent=(), skills=(("pay",), ("guide",)), expert=None, **end
+    cfg=PLAIN, group=3, silent=(), skills=(("pay",), ("guide",)), expert=None, **end
 ) -> SimpleNamespace:
     """The two turns, played: .episode, .gopo, .steps, .heard by the customer, .judged, .requests.
 
