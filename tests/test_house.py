@@ -1,11 +1,17 @@
-"""The house stands: each floor imports only from floors below it, nothing imports in a circle."""
+"""The house stands: imports run downwards and in no circle, and a line says one thing.
+
+The rules of form are in line_rules.py; what breaks one is printed as file:line."""
 import ast
 from pathlib import Path
+from statistics import median
 
 import pytest
 
+from tests.line_rules import RULES, Source, lengths, parsed
+
 HOUSE = Path(__file__).parent.parent
-# Lowest first; a room may import from lower floors and from rooms of its own floor.  A folder is one room, with its files inside.
+# Lowest first; a room may import from lower floors and from rooms of its own floor.
+# A folder is one room, with its files inside.
 FLOORS = (
     ("data", "tse"),
     ("infra", "corpora"),
@@ -18,7 +24,9 @@ FLOORS = (
     ("experiments",),
     ("eval",),
 )
-FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+FLOOR = {}
+for number, rooms_of_floor in enumerate(FLOORS):
+    FLOOR |= dict.fromkeys(rooms_of_floor, number)
 
 
 def modules() -> dict[str, Path]:
@@ -80,7 +88,8 @@ def test_a_circle_is_found():
 
 
 def test_every_room_stands_on_a_floor():
-    rooms = {path.parent.name for path in HOUSE.glob("*/__init__.py")} | {path.stem for path in HOUSE.glob("*.py")}
+    rooms = {path.parent.name for path in HOUSE.glob("*/__init__.py")}
+    rooms |= {path.stem for path in HOUSE.glob("*.py")}
     assert rooms - set(FLOOR) <= {"lesson", "tests", "conftest", "test_gopo"}
 
 
@@ -97,5 +106,91 @@ def test_no_circle_of_files():
 def test_no_circle_of_rooms():
     rooms: dict[str, set[str]] = {}
     for module, others in IMPORTS.items():
-        rooms.setdefault(room(module), set()).update(room(other) for other in others)
+        rooms.setdefault(room(module), set()).update(map(room, others))
     assert not circle({name: others - {name} for name, others in rooms.items()})
+
+
+# --- a line says one thing ----------------------------------------------------------------------
+
+LINES = 500                                      # of a file
+CORE_TEST = "test_gopo.py"
+CORE_LINES = 600                                 # of the equations' and the loop's test
+LONG = 50                                        # lines of a function that counts as long
+
+
+def sources() -> dict[str, Source]:
+    """File -> source, of all Python files of the project: code, lessons and tests."""
+    found = {}
+    for path in sorted([*HOUSE.glob("*.py"), *HOUSE.glob("*/*.py")]):
+        name = path.relative_to(HOUSE).as_posix()
+        found[name] = parsed(path.read_text(encoding="utf-8"))
+    return found
+
+
+SOURCES = sources()
+
+
+def offenders(rule) -> list[str]:
+    """file:line of all that breaks a rule."""
+    found = []
+    for name, source in SOURCES.items():
+        found += [f"{name}:{line}" for line in rule(source)]
+    return found
+
+
+def listed(found: list[str]) -> str:
+    return "\n".join([f"{len(found)} offenders:", *found])
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_line_says_one_thing(rule):
+    found = offenders(rule)
+    assert not found, f"{rule.__doc__} {listed(found)}"
+
+
+def test_files_are_short():
+    found = []
+    for name, source in SOURCES.items():
+        most = CORE_LINES if name == CORE_TEST else LINES
+        count = len(source.text.splitlines())
+        if count > most:
+            found.append(f"{name}:{count} lines of at most {most}")
+    assert not found, listed(found)
+
+
+def test_functions_are_short():
+    every = []
+    long = []
+    for name, source in SOURCES.items():
+        for line, length in lengths(source):
+            every.append(length)
+            if length > LONG:
+                long.append(f"{name}:{line} {length} lines")
+    assert median(every) <= 15
+    assert len(long) <= 0.05 * len(every), listed(long)
+
+
+CROWDED = """
+def f(rows, a):
+    total = sum(x for row in rows for x in row)
+    both = [a for a in rows] + [b for b in rows]
+    kept = [y for row in rows if (y := row)]
+    g(1 if a else 2, k=[z for z in rows])
+    h(key=1 if a else 2)
+    for row in [x for x in rows]:
+        print([x for x in row])
+    return {x: [y for y in x] for x in rows}
+"""
+
+
+def test_the_rules_find_what_they_forbid():
+    source = parsed(CROWDED + "# " + "-" * 98 + "\n# " + "-" * 99)
+    found = {rule.__name__: sorted(rule(source)) for rule in RULES}
+    assert found == {
+        "wide_lines": [12],
+        "crowded_statements": [4, 10],
+        "double_loops": [3],
+        "walrus_conditions": [5],
+        "conditional_arguments": [6, 7],
+    }
+    assert lengths(source) == [(2, 9)]
