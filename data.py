@@ -1,27 +1,39 @@
-"""The data every other file speaks: skills, turns, dialogues, datasets, and the environment a dialogue is played in.
+"""What all other files share: skills, turns, dialogues, datasets, the environment of a dialogue.
 
-Symbols of the paper (Sec. 3.2) and the field that carries each: U_t `user`, u_t `intent`, e_t `emotion`, B_t `context`,
-T (the teacher's sequence) `skills`, the human reply `reply`.  Nothing here learns, and nothing here knows a dataset by its
-content: `load("mgshop")` imports mgshop.py by name, `load("logs.jsonl")` reads your own logs.
+The symbols of the paper (Sec. 3.2) and the fields that carry them: U_t `user`, u_t `intent`,
+e_t `emotion`, B_t `context`, T (the teacher's sequence) `skills`, the human reply `reply`.
+Nothing here learns, and nothing here knows the content of a dataset: `load("mgshop")` imports
+shop/mgshop.py by its name in `DATASETS`, and `load("logs.jsonl")` reads your own logs.
 
-A slot is a name in braces, `{price_1}`.  Replies are written with slots and filled from B_t when shown to a customer.
-Several candidates may stand in B_t (`product_1`, `product_2`, ...); `fit_2 = "no"` says that candidate 2 contradicts what
-the customer has said so far.  Everything that chooses or judges a candidate goes by that one convention.  `fit_i`, and names that
-begin with an underscore, are for the agents to read and never for a reply to say (`sayable`)."""
+A slot is a name in braces, `{price_1}`.  Replies are written with slots, which are filled from B_t
+when the customer is shown the reply.  B_t may hold several candidates (`product_1`, `product_2`,
+...); `fit_2 = "no"` says that candidate 2 contradicts what the customer has said before.
+Everything that chooses or judges a candidate follows this one convention.  `fit_i`, and names that
+begin with an underscore, are for agents to read and never for a reply to say (`sayable`)."""
 from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
-MAX_SKILLS = 5                                   # Sec. 3.3: predicted and teacher sequences are capped at 5
-DATASETS = {"mgshop": "shop.mgshop:load", "tmallbrand-a": "shop.tmallbrand:load_a", "tmallbrand-b": "shop.tmallbrand:load_b",
-            "multiwoz": "corpora.multiwoz:load", "star": "corpora.star:load"}    # name -> module:function, (data_dir) -> Dataset
+import numpy as np
+
+# Sec. 3.3: predicted and teacher sequences are capped at 5.
+MAX_SKILLS = 5
+# name -> module:function, (data_dir) -> Dataset
+DATASETS = {
+    "mgshop": "shop.mgshop:load",
+    "tmallbrand-a": "shop.mgshop:load_tmallbrand_a",
+    "tmallbrand-b": "shop.mgshop:load_tmallbrand_b",
+    "multiwoz": "corpora.multiwoz:load",
+    "star": "corpora.star:load",
+}
 SLOT = re.compile(r"\{(\w+)\}")
-SPACED = re.compile(r"[^\W\u3040-\u9fff]")      # a letter of a script that puts spaces between words
+# a letter of a script that puts spaces between words
+SPACED = re.compile(r"[^\W\u3040-\u9fff]")
 CJK = re.compile(r"[\u3040-\u9fff]")
 
 
@@ -31,7 +43,7 @@ def opt(default: Any, help: str) -> Any:
 
 
 class DataError(ValueError):
-    """Bad input of a user: the message names the file, the line and the field, and says what to do."""
+    """Bad input: the message names the file, the line and the field, and says what to do."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +54,8 @@ class Skill:
     examples: tuple[str, ...] = ()               # how a good reply words it, with slots
     must_say: tuple[str, ...] = ()               # disclaimers that the reply has to carry
     must_not_say: tuple[str, ...] = ()           # promises that the reply may not make
-    needs: tuple[str, ...] = ()                  # slots of B_t it states, without the candidate's number: "price"
-    task: int | None = None                      # which task of Eq. 11 it serves: 1 matching, 2 information, 3 guidance
+    needs: tuple[str, ...] = ()                  # slots of B_t it states, unnumbered: "price"
+    task: int | None = None                      # of Eq. 11: 1 matching, 2 information, 3 guidance
 
 
 @dataclass(frozen=True)
@@ -53,7 +65,8 @@ class Turn:
     intent: str | None = None
     emotion: str | None = None
     context: dict[str, str] = field(default_factory=dict)
-    skills: tuple[str, ...] | None = None        # None: nobody labelled this turn; (): labelled, and no skill was used
+    # None: nobody labelled this turn; (): labelled, and no skill was used
+    skills: tuple[str, ...] | None = None
     reply: str | None = None
 
 
@@ -67,10 +80,11 @@ class Dialogue:
 
 @dataclass(frozen=True)
 class Labels:
-    """What is known about the customer's message.  Agents learn from it and are scored by it; they never see it."""
+    """What is known about a message.  It teaches and scores the agents, who never see it."""
     intent: str | None = None                    # u_t
     emotion: str | None = None                   # e_t
-    teacher: tuple[str, ...] | None = None       # T; None: nobody labelled this turn, (): labelled, and no skill is needed
+    # T; None: nobody labelled this turn; (): labelled, and no skill is needed
+    teacher: tuple[str, ...] | None = None
     reference: str | None = None                 # the reply that a person, or the teacher, gave
 
 
@@ -78,7 +92,8 @@ class Labels:
 class Outcome:
     """How a dialogue stands; after its last turn, how it ended."""
     success: bool = False                        # everything the customer wanted was done
-    completed: tuple[int | None, int | None, int | None] = (None, None, None)        # N_1..N_3 of Eq. 11
+    # N_1..N_3 of Eq. 11
+    completed: tuple[int | None, int | None, int | None] = (None, None, None)
     mood: float | None = None                    # in [0, 1], of a simulated customer
     vouchers: int | None = None                  # issued so far
     cost: float | None = None                    # money spent so far
@@ -87,19 +102,36 @@ class Outcome:
 
 @dataclass
 class Observation:
-    """What an environment shows before turn t.  Agents see `user` and `context`; the rest is for training and scores."""
+    """What an environment shows before turn t.
+
+    Agents see `user`, `context` and `history`; the rest is for training and for scores.
+    """
     user: str
     context: dict[str, str]
-    terminated: bool = False                     # the dialogue ended by itself: everything done, or the customer left
-    truncated: bool = False                      # the horizon cut it: the value of the last state still counts
-    history: tuple[tuple[str, str], ...] | None = None       # logs dictate what was said before; None = what was really said
+    # The dialogue ended by itself: everything was done, or the customer left.
+    terminated: bool = False
+    # The horizon cut it: the value of the last state still counts.
+    truncated: bool = False
+    # On logs, what was said before according to the log; None: what was really said.
+    history: tuple[tuple[str, str], ...] | None = None
     labels: Labels = Labels()                    # of this message
     outcome: Outcome = Outcome()                 # of the dialogue so far
 
 
+class ExpertState(NamedTuple):
+    """s^E_t before perception."""
+    user: str                                    # U_t, from which u_t and e_t are perceived
+    history: tuple[tuple[str, str], ...] = ()    # H_t: (customer, agent) texts, oldest first
+    previous: tuple[str, ...] = ()               # a^E_{t-1}
+    true_perception: tuple[str | None, str | None] = (None, None)    # u_t, e_t; None: perceived
+
+
 @dataclass
 class Request:
-    """s^A_t = (U_t, a^E_t, B_t).  An agent without an Expert (an ablation) is told H_t, u_t and e_t instead of skills."""
+    """s^A_t = (U_t, a^E_t, B_t).
+
+    A single agent, without an Expert, reads H_t, u_t and e_t instead of skills.
+    """
     user: str
     skills: tuple[str, ...] = ()
     context: dict[str, str] = field(default_factory=dict)
@@ -109,21 +141,121 @@ class Request:
 
 
 @dataclass
-class Reply:
-    """a^A_t.  `text` has slots; the other fields are a language model's and empty for a phrase book.
+class Prepared:
+    """A request made ready by the agent that answers it: once a turn, and kept for the update."""
+    request: Request
+    ids: list[int] | None = None                 # the prompt; None where no model of ours reads it
+    # lm.constraints.Rules: the constraints, compiled for decoding
+    rules: Any = None
+    # lm.constraints.Constraints: what the skills compile to
+    constraints: Any = None
 
-    `ids` stand in the order they came about: drawn tokens, the end token last, then what the guard inserted (mask False), so the
-    end token keeps the log-probability it was drawn with; `text` reads as it should, insertions before the end."""
+
+@dataclass
+class Reply:
+    """a^A_t.  `text` has slots; the other fields are a language model's, empty for a phrase book.
+
+    `ids` stand in the order in which they arose: the drawn tokens, with the end token as the last,
+    then what the guard inserted (mask False).  So the end token keeps the log-probability with
+    which it was drawn.  `text` stands in reading order: the insertions come before the end.
+    """
     text: str
     ids: list[int] = field(default_factory=list)
     mask: list[bool] = field(default_factory=list)
-    logp: list[float] = field(default_factory=list)          # of the drawn tokens, under masking and temperature
-    bans: list[Any] = field(default_factory=list)            # per drawn token, what could not be drawn beyond the state's static bans
-    dropped: tuple[str, ...] = ()                            # must_say that clashed
+    # of the drawn tokens, after masking and temperature
+    logp: list[float] = field(default_factory=list)
+    # for each drawn token, what could not be drawn, apart from the static bans
+    bans: list[Any] = field(default_factory=list)
+    # must_say that clashed with another constraint
+    dropped: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a judge sees of one reply."""
+    user: str
+    context: dict[str, str]
+    skills: tuple[Skill, ...]                    # what the reply was asked to do, in order
+    reply: str                                   # with slots
+    previous: tuple[str, ...] = ()               # the agent's earlier replies in this dialogue
+    reference: str | None = None                 # the human reply, in logs
+    history: tuple[tuple[str, str], ...] = ()    # H_t: (customer, agent) of the turns before
+
+
+Scores = tuple[float, float, float, float]       # S_1..S_4, each in [0, 1]
+Form = tuple[float, float, float]                # what a judge answers to a form of three questions
+
+
+@dataclass
+class Step:
+    """One played turn, which grows on its way: perceive -> choose -> speak -> judge -> score.
+
+    A logged turn is a Turn.
+    """
+    seen: Observation                            # U_t and B_t, and what is known about them
+    state: ExpertState                           # s^E_t
+    perceived: tuple[str | None, str | None]     # u_t, e_t as the agents see them
+    skills: tuple[str, ...]                      # a^E_t
+    prepared: Prepared                           # s^A_t
+    replies: list[Reply]                         # the group; the customer hears replies[0]
+    judged: Judged                               # what the judge saw of replies[0]
+    scores: list[Scores | None]                  # S_1..S_4 of each reply; None: could not be scored
+    esndcg: float | None = None                  # Eq. 5; None where nobody labelled the turn
+    # what each pick, and the stop, added to R^E_t
+    gains: list[float] = field(default_factory=list)
+    R_E: float | None = None                     # Eq. 6; None where nobody labelled the turn
+    # Eq. 8, of each reply; None: could not be scored
+    R_A: list[float | None] = field(default_factory=list)
+    R_t: float = 0.0                             # Eq. 10
+    gre: Form | None = None                      # filled in by a judge at evaluation
+    g_eval: Form | None = None
+
+    @property
+    def reply(self) -> str:
+        """What the customer hears, with slots."""
+        return self.replies[0].text
+
+    @property
+    def teacher(self) -> tuple[str, ...] | None:
+        return self.seen.labels.teacher
+
+    @property
+    def R_A_mean(self) -> float | None:
+        """The Expert's R^A_t: the mean of the group; None if no reply was scored."""
+        scored = [r for r in self.R_A if r is not None]
+        return float(np.mean(scored)) if scored else None
+
+
+@dataclass
+class Episode:
+    """One dialogue while it is played."""
+    number: int                                  # of the customer or of the log; -1: of neither
+    env: Environment
+    seen: Observation
+    steps: list[Step] = field(default_factory=list)
+    # a^E_{t-1} before the first step, if it is known
+    previous: tuple[str, ...] = ()
+
+    @property
+    def over(self) -> bool:
+        return self.seen.terminated or self.seen.truncated
+
+    @property
+    def replies(self) -> list[str]:
+        """What the agent has said until now, with slots."""
+        return [step.reply for step in self.steps]
+
+    def state(self) -> ExpertState:
+        """s^E_t before the next turn.  Logs dictate H_t; a_{t-1} is always the policy's own."""
+        said = self.seen.history
+        if said is None:
+            said = tuple((step.state.user, step.reply) for step in self.steps)
+        previous = self.steps[-1].skills if self.steps else self.previous
+        return ExpertState(self.seen.user, said, previous)
 
 
 class Environment(Protocol):
-    """One dialogue: `reset()`, then `step(reply)` until the observation is terminated or truncated."""
+    """One dialogue: `reset()`, then `step(reply)` until it is terminated or truncated."""
     def reset(self) -> Observation: ...
     def step(self, reply: str) -> Observation: ...
 
@@ -137,13 +269,20 @@ class Dataset:
     train: list[Dialogue]
     dev: list[Dialogue]
     test: list[Dialogue]
-    environment: Callable[..., Environment] | None = None    # (split, customer, seed) -> a simulated dialogue; None = replay the logs
-    cross_check: Callable[..., Environment] | None = None    # the same customers with a second, separately written ear
-    context: Callable[[list[str]], dict[str, str]] | None = None      # B_t from what a customer has said, for a live talk
-    horizon: int = 12                            # T of Eq. 1 and Eq. 10: a constant of the dataset
-    must_not_say: tuple[str, ...] = ()           # the shop's global SOP: never said, whatever the skills
-    template: Callable[..., str] | None = None   # (skills, context, rng) -> reply by phrase book, if the dataset has one
-    note: str = ""                               # said at start-up: what this data is and is not
+    # (split, customer, seed) -> a simulated dialogue; None: the logs are replayed
+    environment: Callable[..., Environment] | None = None
+    # the same customers with a second, separately written ear
+    cross_check: Callable[..., Environment] | None = None
+    # B_t from what a customer has said, for a live talk
+    context: Callable[[list[str]], dict[str, str]] | None = None
+    # T of Eq. 1 and Eq. 10: a constant of the dataset
+    horizon: int = 12
+    # the shop's global SOP: never said, whatever the skills
+    must_not_say: tuple[str, ...] = ()
+    # (skills, context, rng) -> a reply from the phrase book, if the dataset has one
+    template: Callable[..., str] | None = None
+    # printed at the start: what this data is and is not
+    note: str = ""
 
     def play(self, split: str, number: int, seed: int = 0) -> Environment:
         """Dialogue `number` of a split: a simulated customer, or a logged dialogue replayed."""
@@ -154,10 +293,14 @@ class Dataset:
 
 
 class Replay:
-    """A logged dialogue as an environment: the next customer turn is the logged one, whatever was replied (GAP-4)."""
+    """A logged dialogue as an environment.
+
+    The next turn of the customer is the logged one, whatever was replied (GAP-4).
+    """
 
     def __init__(self, dialogue: Dialogue):
-        self.dialogue, self.turn = dialogue, 0
+        self.dialogue = dialogue
+        self.turn = 0
 
     def reset(self) -> Observation:
         self.turn = 0
@@ -172,12 +315,36 @@ class Replay:
             return Observation("", {}, terminated=True)
         turn = self.dialogue.turns[self.turn]
         logged = tuple((t.user, t.reply or "") for t in self.dialogue.turns[:self.turn])
-        return Observation(turn.user, turn.context, history=logged,
-                           labels=Labels(turn.intent, turn.emotion, turn.skills, turn.reply))
+        labels = Labels(turn.intent, turn.emotion, turn.skills, turn.reply)
+        return Observation(turn.user, turn.context, history=logged, labels=labels)
+
+
+class Message:
+    """A customer's message as an environment of one turn, for `respond`: nobody here answers it."""
+
+    def __init__(self, seen: Observation):
+        self.seen = seen
+
+    def reset(self) -> Observation:
+        return self.seen
+
+    def step(self, reply: str) -> Observation:
+        return Observation("", {}, terminated=True)
+
+
+def begin(start: Callable, split: str, numbers: Sequence[int], seed: int) -> list[Episode]:
+    """Dialogues before their first turn; `start(split, number, seed)` makes an environment."""
+    episodes = []
+    for number in numbers:
+        env = start(split, number, seed)
+        episodes.append(Episode(number, env, env.reset()))
+    return episodes
 
 
 def fill(reply: str, context: dict[str, str]) -> str:
-    """Puts the values of B_t into a reply's slots; a slot that B_t lacks stays as it is (the validator counts it).
+    """Puts the values of B_t into the slots of a reply.
+
+    A slot that B_t lacks stays as it is (the validator counts it).
 
     >>> fill("It costs {price_1}.", {"price_1": "30 euros"})
     'It costs 30 euros.'
@@ -191,7 +358,7 @@ def slots(text: str) -> list[str]:
 
 
 def sayable(slot: str) -> bool:
-    """Whether a reply may carry this slot: `fit_i` and names that begin with an underscore are for reading only."""
+    """Whether a reply may carry this slot: `fit_i` and `_names` are for reading only."""
     return not slot.startswith(("fit_", "_"))
 
 
@@ -201,63 +368,116 @@ def base(slot: str) -> str:
 
 
 def best_candidate(context: dict[str, str]) -> str:
-    """Number of the first candidate that contradicts nothing said so far; "1" if B_t marks none.
+    """Number of the first candidate that contradicts nothing said before; "1" if B_t marks none.
 
     >>> best_candidate({"fit_1": "no", "fit_2": "yes"})
     '2'
     """
-    fits = sorted(k for k, v in context.items() if v == "yes" and k.startswith("fit_"))
-    return fits[0][4:] if fits else "1"
+    fits = [k for k, v in context.items() if v == "yes" and k.startswith("fit_")]
+    return min(fits).removeprefix("fit_") if fits else "1"
 
 
-def load(name: str, data_dir: str | Path = "data", conduct: bool = False, split: str | None = None) -> Dataset:
-    """A dataset by name (`mgshop`, `tmallbrand-a`, `tmallbrand-b`, `multiwoz`, `star`) or by path (`logs.jsonl`).
+def load(
+    name: str, data_dir: str | Path = "data", conduct: bool = False, split: str | None = None
+) -> Dataset:
+    """A dataset by name (a key of `DATASETS`) or by path (`logs.jsonl`).
 
     conduct  multiwoz: with EmoWOZ's labels (non-commercial)
-    split    star: "dialogue" or "task", the latter with tasks in test that training never saw
+    split    star: "dialogue", or "task" with tasks in test that training never saw
     """
     if conduct and name != "multiwoz":
         raise DataError(f"--conduct adds EmoWOZ's labels to multiwoz; {name} has none")
     if split and name != "star":
         raise DataError(f"--split chooses how star is split; {name} has one split")
-    if name in DATASETS:
-        module, function = DATASETS[name].split(":")
-        make = getattr(importlib.import_module(module), function)
-        return make(Path(data_dir), **({"conduct": True} if conduct else {}), **({"split": split} if split else {}))
     if name.endswith(".jsonl"):
         return importlib.import_module("corpora.jsonl").load_jsonl(Path(name))
-    raise DataError(f"--dataset {name}: unknown; use one of {', '.join(DATASETS)}, or the path of your own logs ending in .jsonl")
+    if name not in DATASETS:
+        raise DataError(
+            f"--dataset {name}: unknown; use one of {', '.join(DATASETS)}, "
+            "or the path of your own logs ending in .jsonl")
+    options: dict[str, Any] = {}
+    if conduct:
+        options["conduct"] = True
+    if split:
+        options["split"] = split
+    module, function = DATASETS[name].split(":")
+    make = getattr(importlib.import_module(module), function)
+    return make(Path(data_dir), **options)
 
 
 def load_used(config: dict[str, Any], data_dir: str | Path | None = None) -> Dataset:
     """The dataset that a run was made with: `config` is "run" of its config.json."""
-    return load(config["dataset"], data_dir or config["data_dir"], config.get("conduct", False), config.get("split"))
+    folder = data_dir or config["data_dir"]
+    return load(config["dataset"], folder, config.get("conduct", False), config.get("split"))
 
 
+# --- values of B_t in a reply -------------------------------------------------------------------
 
 def delexicalise(reply: str, context: dict[str, str], ignore_case: bool = False) -> str:
-    """The inverse of `fill`: values of B_t that stand in a reply as whole words become slots, the longest first.
+    """The inverse of `fill`: values of B_t that stand in a reply as whole words become slots.
 
-    Values shorter than 3 characters stay (a "2" is too often something else), and so does what stands in a slot already.
-    Chinese and Japanese have no spaces, so there a value counts wherever it stands.
+    The longest values go first.  Values shorter than 3 characters stay (a "2" often means
+    something else), and so does everything inside a slot.  Chinese and Japanese have no spaces,
+    so there a value counts wherever it stands.
 
-    >>> delexicalise("The red mug costs 12.50, shipping 2.", {"price_1": "12.50", "product_1": "red mug", "shipping_1": "2"})
+    >>> context = {"price_1": "12.50", "product_1": "red mug", "shipping_1": "2"}
+    >>> delexicalise("The red mug costs 12.50, shipping 2.", context)
     'The {product_1} costs {price_1}, shipping 2.'
     """
     flat = str.lower if ignore_case else str
-    best = "_" + best_candidate(context)         # two candidates with one price: the slot of the one that fits
-    pairs = [(v, k) for k, v in context.items() if len(v) >= 3 and flat(v) in flat(reply) and sayable(k)]
-    pairs.sort(key=lambda p: (-len(p[0]), not p[1].endswith(best)))
+    pairs = _values_in(reply, context, flat)
     if not pairs:
         return reply
-    slot_of = {flat(v): k for v, k in reversed(pairs)}               # reversed: the first of two equal values wins
-    unspaced = CJK.search(reply) is not None                         # looked for first: such a pattern takes long to compile
-    pattern = r"\{\w+\}|" + "|".join(_whole(v, unspaced) for v, _ in pairs)      # a slot matches first and is put back as it was
-    return re.sub(pattern, lambda m: "{" + slot_of[flat(m[0])] + "}" if flat(m[0]) in slot_of else m[0], reply,
-                  flags=re.IGNORECASE if ignore_case else 0)
+    # Reversed: the first of two equal values wins.
+    slot_of = {flat(value): slot for value, slot in reversed(pairs)}
+    # Only where such a script is used: its patterns take long to compile.
+    unspaced = CJK.search(reply) is not None
+    values = [_whole(value, unspaced) for value, _ in pairs]
+    # Slots match first, and are put back as they were.
+    pattern = "|".join([r"\{\w+\}", *values])
+
+    def slot_for(match: re.Match) -> str:
+        slot = slot_of.get(flat(match[0]))
+        return match[0] if slot is None else "{" + slot + "}"
+
+    flags = re.IGNORECASE if ignore_case else 0
+    return re.sub(pattern, slot_for, reply, flags=flags)
+
+
+def _values_in(
+    reply: str, context: dict[str, str], flat: Callable[[str], str]
+) -> list[tuple[str, str]]:
+    """(value, slot) for every value of B_t that stands in a reply, the longest first.
+
+    Of two candidates with the same value, such as a price, the one that fits comes first.
+    """
+    text = flat(reply)
+    best = "_" + best_candidate(context)
+
+    def order(pair: tuple[str, str]) -> tuple[int, bool]:
+        value, slot = pair
+        return -len(value), not slot.endswith(best)
+
+    found = []
+    for slot, value in context.items():
+        if len(value) >= 3 and flat(value) in text and sayable(slot):
+            found.append((value, slot))
+    return sorted(found, key=order)
 
 
 def _whole(value: str, unspaced: bool) -> str:
-    """Pattern of a value that is not part of a longer word; kana and Chinese characters bound no word."""
-    before, after = (r"(?:(?<!\w)|(?<=(?-i:[\u3040-\u9fff])))", r"(?:(?!\w)|(?=(?-i:[\u3040-\u9fff])))") if unspaced else (r"(?<!\w)", r"(?!\w)")
-    return (before if SPACED.match(value[0]) else "") + re.escape(value) + (after if SPACED.match(value[-1]) else "")
+    """Pattern of a value that is not part of a longer word.
+
+    A Chinese character or kana next to it does not make a word longer.
+    """
+    before = r"(?<!\w)"
+    after = r"(?!\w)"
+    if unspaced:
+        before = r"(?:(?<!\w)|(?<=(?-i:[\u3040-\u9fff])))"
+        after = r"(?:(?!\w)|(?=(?-i:[\u3040-\u9fff])))"
+    pattern = re.escape(value)
+    if SPACED.match(value[0]):
+        pattern = before + pattern
+    if SPACED.match(value[-1]):
+        pattern += after
+    return pattern

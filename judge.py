@@ -1,148 +1,241 @@
-"""Judges: who fills in S_1..S_4 of Eq. 8, for which the paper asks GPT-4, and GRE.
+"""Judges: who gives the scores S_1..S_4 of Eq. 8, and those of GRE (Sec. 4.1.2).
 
-`Judge` is the protocol.  Ours are rules, say so, and know nothing of any simulated shop: they read the reply, B_t and the skill
-records.  An LLM as judge is one more class with the same `score` and `gre`: hosted/judge.py.  Departure from the paper: GAP-7.
-Try it:  python judge.py        the four scores of one reply"""
+The paper asks GPT-4 and names neither the four scores nor their scale (GAP-7).  `Judge` is the
+protocol.  The two judges here are rules; they know nothing of any simulated shop and read only the
+reply, B_t and the skill records.  An LLM as judge is one more class with the same methods:
+hosted/judge.py.  How the scores become a reward is rewards.py.
+Try it:  python judge.py        four replies to one message, and what each rule takes off
+Exercise: let `RuleJudge.compliance` ignore the order of skills.  Which reply gains by it?
+"""
 from __future__ import annotations
 
 import math
 import re
 from collections import Counter
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol, Sequence
 
-from data import Skill, base, slots
+from sacrebleu import sentence_chrf
+
+from data import Judged, Scores, Skill, base, slots
 from rewards import DIMENSIONS, cs_reward
+from tse import distinct_pairs
 
-
-@dataclass(frozen=True)
-class Judged:
-    """What a judge sees of one reply."""
-    user: str
-    context: dict[str, str]
-    skills: tuple[Skill, ...]                    # what the reply was asked to do, in order
-    reply: str                                   # with slots
-    previous: tuple[str, ...] = ()               # the agent's earlier replies in this dialogue
-    reference: str | None = None                 # the human reply, in logs
-    history: tuple[tuple[str, str], ...] = ()    # H_t: (customer, agent) of the turns before
-
-
-Scores = tuple[float, float, float, float]       # S_1..S_4, each in [0, 1]
+# politeness, product appropriateness, action guidance: each 0-10
+GreScores = tuple[float, float, float]
 
 
 class Judge(Protocol):
-    """A rule set or an LLM.  None = could not be scored: such a reply leaves the loss, it is never counted as 0."""
+    """A rule set or an LLM.
+
+    None means that a reply could not be scored: it leaves the loss and never counts as 0.
+    """
     name: str
     def score(self, items: Sequence[Judged]) -> list[Scores | None]: ...
-    def gre(self, items: Sequence[Judged]) -> list[tuple[float, float, float] | None]: ...
+    def gre(self, items: Sequence[Judged]) -> list[GreScores | None]: ...
 
+
+# --- S_1, S_2, S_4 by rule -----------------------------------------------------------------------
+
+def quality(reply: str) -> float:
+    """S_1: the mean of four marks for a well-shaped reply.
+
+    4 to 50 words; a capital letter or a slot first; an end mark last; few repeated word pairs.
+    """
+    words = _words(reply)
+    length = 4 <= len(words) <= 50
+    opening = re.match(r"\s*[\"'(]?([A-Z{]|[^\x00-\x7f])", reply) is not None
+    ending = re.search(r"[.!?。！？]\s*$", reply) is not None
+    return (length + opening + ending + _variety(words)) / 4
+
+
+def fitness(item: Judged) -> float:
+    """S_2: F1 of the slots that the reply states against the slots that its skills need.
+
+    A slot of a candidate that does not fit (`fit_2` = "no") is wrong.  A skill whose slot is
+    missing in B_t needs nothing: there was nothing to state.
+    """
+    available = {base(slot) for slot in item.context}
+    needed: set[str] = set()
+    for skill in item.skills:
+        needed |= available.intersection(skill.needs)
+    said = set(slots(item.reply))
+    if not needed and not said:
+        return 1.0
+    right = [slot for slot in said if _is_right(slot, needed, item.context)]
+    wrong = len(said) - len(right)
+    met = {base(slot) for slot in right}
+    return 2 * len(met) / (len(met) + wrong + len(needed))
+
+
+def _is_right(slot: str, needed: set[str], context: dict[str, str]) -> bool:
+    """Whether a stated slot was asked for, exists in B_t, and belongs to a candidate that fits."""
+    candidate = slot.rpartition("_")[2]
+    fits = context.get(f"fit_{candidate}", "yes") == "yes"
+    return fits and slot in context and base(slot) in needed
+
+
+def diversity(reply: str, previous: Sequence[str]) -> float:
+    """S_4: half distinct-2 of the reply, half its distance to the most similar earlier reply.
+
+    The distance is 1 - Jaccard similarity of the two sets of word pairs.
+    """
+    pairs = _pairs(reply)
+    nearest = max((_jaccard(pairs, _pairs(other)) for other in previous), default=0.0)
+    return 0.5 * _variety(_words(reply)) + 0.5 * (1 - nearest)
+
+
+# --- the judges ----------------------------------------------------------------------------------
 
 class RuleJudge:
-    """Offline rules for a shop that speaks by a skill pool.  No substitute for GPT-4: it measures form, facts and order of acts."""
+    """Offline rules for a shop whose agents speak by a skill pool.
+
+    No substitute for GPT-4: it measures form, facts and the order of acts.
+    """
     name = "rule judge"
 
     def __init__(self, pool: dict[str, Skill]):
         self.pool = pool
-        self.disclaimers = tuple(_plain(p) for s in pool.values() for p in s.must_say)
-        examples = {s.id: [_words(e) for e in s.examples] for s in pool.values()}
-        seen_in = Counter(w for group in examples.values() for w in {w for e in group for w in e})
-        self.idf = {w: math.log((1 + len(pool)) / n) for w, n in seen_in.items()}
-        self.examples = [(skill, frozenset(e)) for skill, group in examples.items() for e in group]
+        self.disclaimers: list[str] = []
+        self.examples: list[tuple[str, frozenset[str]]] = []
+        skills_with = Counter()
+        for skill in pool.values():
+            self.disclaimers += [_plain(phrase) for phrase in skill.must_say]
+            examples = [frozenset(_words(example)) for example in skill.examples]
+            self.examples += [(skill.id, words) for words in examples]
+            skills_with.update(frozenset().union(*examples))
+        # a word's weight: the fewer skills use it, the more it tells
+        self.idf = {word: math.log((1 + len(pool)) / n) for word, n in skills_with.items()}
         self.act_of = lru_cache(65536)(self._act_of)
 
     def score(self, items: Sequence[Judged]) -> list[Scores | None]:
-        return [(quality(i.reply), fitness(i), self.compliance(i), diversity(i.reply, i.previous)) for i in items]
+        return [self._score(item) for item in items]
 
-    def acts(self, reply: str) -> list[str | None]:
-        """The skill that each sentence carries out, by idf-weighted word overlap with the pool's examples; None = no skill's."""
-        sentences = [_plain(s) for s in re.findall(r"[^.!?]+[.!?]*", re.sub(r"_\d+\}", "}", reply))]
-        return [self.act_of(s) for s in sentences if s and not any(s in d or d in s for d in self.disclaimers)]
-
-    def _act_of(self, sentence: str) -> str | None:
-        words = frozenset(_words(sentence))
-        best, score = None, 0.0
-        for skill, example in self.examples:
-            overlap, union = self._weight(words & example), self._weight(words | example)
-            if union and overlap / union > score:
-                best, score = skill, overlap / union
-        return best if score >= 0.3 else None
-
-    def _weight(self, words: frozenset[str]) -> float:
-        return math.fsum(self.idf.get(w, 1.0) for w in words)      # fsum: the same for every order of a set, which changes from process to process
+    def _score(self, item: Judged) -> Scores:
+        return (
+            quality(item.reply),
+            fitness(item),
+            self.compliance(item),
+            diversity(item.reply, item.previous),
+        )
 
     def compliance(self, item: Judged) -> float:
-        """S_3: the skills asked for, in order, nothing else: longest common subsequence over the longer list; halved when shouting.
+        """S_3: the skills asked for, in order, and nothing else; halved for shouting.
 
-        It scores what decoding does not force (GAP-7): must-say and must-not-say hold by construction and would be constant.
+        Longest common subsequence of the acts asked for and the acts done, over the longer of both.
+        It scores what decoding does not enforce (GAP-7): must-say and must-not-say hold by
+        construction and would be constant.
         """
-        asked, done = [s.id for s in item.skills], self.acts(item.reply)
-        shouting = item.reply.count("!") > 2 or sum(w.isupper() and len(w) > 3 for w in item.reply.split()) > 1
-        return _lcs(asked, done) / max(len(asked), len(done), 1) * (0.5 if shouting else 1.0)
+        asked = [skill.id for skill in item.skills]
+        done = self.acts(item.reply)
+        longer = max(len(asked), len(done), 1)
+        share = _common_subsequence(asked, done) / longer
+        return 0.5 * share if _shouts(item.reply) else share
 
-    def gre(self, items: Sequence[Judged]) -> list[tuple[float, float, float] | None]:
+    def acts(self, reply: str) -> list[str | None]:
+        """The skill that each sentence carries out, disclaimers left out; None = no skill's."""
+        unnumbered = re.sub(r"_\d+\}", "}", reply)  # "{price_2}" -> "{price}", as in the examples
+        sentences = [_plain(s) for s in re.findall(r"[^.!?]+[.!?]*", unnumbered)]
+        return [self.act_of(s) for s in sentences if s and not self._is_disclaimer(s)]
+
+    def _is_disclaimer(self, sentence: str) -> bool:
+        return any(sentence in d or d in sentence for d in self.disclaimers)
+
+    def _act_of(self, sentence: str) -> str | None:
+        """The skill of the most similar example of the pool; None below a similarity of 0.3.
+
+        Similarity: weight of the common words over the weight of all words of the two.
+        """
+        words = frozenset(_words(sentence))
+        best = None
+        highest = 0.0
+        for skill, example in self.examples:
+            union = self._weight(words | example)
+            if not union:
+                continue
+            similarity = self._weight(words & example) / union
+            if similarity > highest:
+                best = skill
+                highest = similarity
+        return best if highest >= 0.3 else None
+
+    def _weight(self, words: frozenset[str]) -> float:
+        # fsum: a set's order changes from process to process, and with it a plain sum
+        return math.fsum(self.idf.get(word, 1.0) for word in words)
+
+    def gre(self, items: Sequence[Judged]) -> list[GreScores | None]:
         """Politeness, product appropriateness, action guidance, each 0-10, by rule."""
-        return [(10 * min(1.0, len(POLITE.findall(i.reply)) / 2), 10 * fitness(i), 10 * self._guides(i.reply)) for i in items]
+        return [self._gre(item) for item in items]
 
-    def _guides(self, reply: str) -> float:
-        """1 for a next step, 0.5 for a question, else 0."""
-        steps = any(a is not None and self.pool[a].task == 3 for a in self.acts(reply))
-        return 1.0 if steps else 0.5 * reply.rstrip().endswith("?")
+    def _gre(self, item: Judged) -> GreScores:
+        polite = min(1.0, len(POLITE.findall(item.reply)) / 2)
+        return 10 * polite, 10 * fitness(item), 10 * self._guidance(item.reply)
+
+    def _guidance(self, reply: str) -> float:
+        """1 for a next step (an act that serves task 3 of Eq. 11), 0.5 for a question, else 0."""
+        acts = [act for act in self.acts(reply) if act is not None]
+        if any(self.pool[act].task == 3 for act in acts):
+            return 1.0
+        return 0.5 if reply.rstrip().endswith("?") else 0.0
 
 
 class ReplayJudge:
-    """Rules for logged dialogues: S_1 = chrF to the human reply, S_2 slots, S_3 validator, S_4 distinct-2.  No reference, no score."""
+    """Rules for logged dialogues, against the reply that a person gave; no reference, no score.
+
+    S_1 = chrF to the reference, S_2 = F1 of the slots, S_3 = 1 if the reply says what it must and
+    nothing that it must not, S_4 = distinct-2.
+    """
     name = "replay judge (chrF, slots)"
 
     def score(self, items: Sequence[Judged]) -> list[Scores | None]:
-        return [self._score(i) if i.reference else None for i in items]
+        return [self._score(item) if item.reference else None for item in items]
 
     def _score(self, item: Judged) -> Scores:
-        from sacrebleu import sentence_chrf
-        wanted, said = set(slots(item.reference)), set(slots(item.reply))
-        f1 = 1.0 if not wanted and not said else 2 * len(wanted & said) / (len(wanted) + len(said))
-        banned = [p for s in item.skills for p in s.must_not_say if p.lower() in item.reply.lower()]
-        missing = [p for s in item.skills for p in s.must_say if p.lower() not in item.reply.lower()]
-        return sentence_chrf(item.reply, [item.reference]).score / 100, f1, float(not banned and not missing), distinct_pairs(_words(item.reply))
+        chrf = sentence_chrf(item.reply, [item.reference]).score / 100
+        return chrf, _slot_f1(item), float(_keeps_rules(item)), _variety(_words(item.reply))
 
-    def gre(self, items: Sequence[Judged]) -> list[tuple[float, float, float] | None]:
-        return [None] * len(items)               # politeness in any language is not a matter of rules
+    def gre(self, items: Sequence[Judged]) -> list[GreScores | None]:
+        """None: politeness in any language is not a matter of rules."""
+        return [None] * len(items)
 
 
-POLITE = re.compile(r"\b(please|thank\w*|sorry|apolog\w+|welcome|glad|happy to|would|could|may i|do not worry|understand)\b", re.I)
-
-
-def quality(reply: str) -> float:
-    """S_1: a sentence-shaped reply: 4 to 50 words, a capital or slot first, an end mark, few repeated word pairs; mean of the four."""
-    words = _words(reply)
-    shaped = [4 <= len(words) <= 50, bool(re.match(r"\s*[\"'(]?([A-Z{]|[^\x00-\x7f])", reply)), bool(re.search(r"[.!?。！？]\s*$", reply))]
-    return (sum(shaped) + distinct_pairs(words)) / 4
-
-
-def fitness(item: Judged) -> float:
-    """S_2: F1 of the slots stated against the slots the skills need; a slot of a candidate with `fit` = "no" is wrong.
-
-    A skill whose slot B_t lacks needs nothing: there was nothing to state.
-    """
-    available = {base(s) for s in item.context}
-    needed = {n for s in item.skills for n in s.needs if n in available}
+def _slot_f1(item: Judged) -> float:
+    wanted = set(slots(item.reference))
     said = set(slots(item.reply))
-    right = {base(s) for s in said if base(s) in needed and s in item.context and item.context.get(f"fit_{s.rpartition('_')[2]}", "yes") == "yes"}
-    wrong = sum(base(s) not in needed or s not in item.context or item.context.get(f"fit_{s.rpartition('_')[2]}", "yes") != "yes" for s in said)
-    return 1.0 if not needed and not said else 2 * len(right) / (len(right) + wrong + len(needed))
+    if not wanted and not said:
+        return 1.0
+    return 2 * len(wanted & said) / (len(wanted) + len(said))
 
 
-def diversity(reply: str, previous: Sequence[str]) -> float:
-    """S_4: half the share of distinct word pairs, half the distance (1 - Jaccard of word pairs) to the nearest earlier reply."""
-    words = _words(reply)
-    pairs = set(zip(words, words[1:]))
-    nearest = max((len(pairs & other) / max(1, len(pairs | other)) for other in map(_pairs, previous)), default=0.0)
-    return 0.5 * distinct_pairs(words) + 0.5 * (1 - nearest)
+def _keeps_rules(item: Judged) -> bool:
+    """Whether a reply holds each must_say of its skills and no must_not_say, in any case."""
+    reply = item.reply.lower()
+    for skill in item.skills:
+        if any(phrase.lower() in reply for phrase in skill.must_not_say):
+            return False
+        if any(phrase.lower() not in reply for phrase in skill.must_say):
+            return False
+    return True
 
 
-def distinct_pairs(words: Sequence[str]) -> float:
-    """Distinct-2 (Li et al. 2016): distinct word pairs over all word pairs; 0 for fewer than two words."""
-    return len(set(zip(words, words[1:]))) / (len(words) - 1) if len(words) > 1 else 0.0
+# --- text ----------------------------------------------------------------------------------------
+
+POLITE = re.compile(
+    r"\b(please|thank\w*|sorry|apolog\w+|welcome|glad|happy to|would|could|may i|do not worry"
+    r"|understand)\b",
+    re.IGNORECASE,
+)
+WORD = re.compile(r"\{\w+\}|[\u3040-\u30ff\u4e00-\u9fff]|[^\W\u3040-\u30ff\u4e00-\u9fff]+")
+
+
+def _words(text: str) -> list[str]:
+    """Words in lower case, slots whole; a Chinese or Japanese character is a word of its own."""
+    return WORD.findall(text.lower())
+
+
+def _variety(words: Sequence[str]) -> float:
+    """Distinct-2 of one reply; 0 for fewer than two words."""
+    return distinct_pairs([words]) or 0.0
 
 
 @lru_cache(4096)
@@ -151,16 +244,22 @@ def _pairs(reply: str) -> frozenset[tuple[str, str]]:
     return frozenset(zip(words, words[1:]))
 
 
+def _jaccard(a: frozenset, b: frozenset) -> float:
+    return len(a & b) / max(1, len(a | b))
+
+
 def _plain(text: str) -> str:
+    """Lower case, with end marks and white space as single spaces."""
     return re.sub(r"[.!?\s]+", " ", text.lower()).strip()
 
 
-def _words(text: str) -> list[str]:
-    """Words in lower case, slots whole; a CJK character is a word of its own."""
-    return re.findall(r"\{\w+\}|[\u3040-\u30ff\u4e00-\u9fff]|[^\W\u3040-\u30ff\u4e00-\u9fff]+", text.lower())
+def _shouts(reply: str) -> bool:
+    """More than two exclamation marks, or more than one word of four or more capitals."""
+    capitals = [word for word in reply.split() if word.isupper() and len(word) > 3]
+    return reply.count("!") > 2 or len(capitals) > 1
 
 
-def _lcs(a: Sequence, b: Sequence) -> int:
+def _common_subsequence(a: Sequence, b: Sequence) -> int:
     """Length of the longest common subsequence."""
     row = [0] * (len(b) + 1)
     for x in a:
@@ -170,11 +269,28 @@ def _lcs(a: Sequence, b: Sequence) -> int:
     return row[-1]
 
 
+def main() -> None:
+    """One message, four replies, their scores."""
+    sorry = Skill("apologise", examples=("I am very sorry for the trouble.",))
+    refund = Skill("state_refund", examples=("You get {refund} back.",), needs=("refund",))
+    judge = RuleJudge({"apologise": sorry, "state_refund": refund})
+    context = {"refund_1": "39 euros", "fit_1": "no", "refund_2": "20 euros", "fit_2": "yes"}
+    earlier = ("Hello, how can I help?",)
+    replies = {
+        "I am very sorry for the trouble. You get {refund_2} back.": "as asked",
+        "I am very sorry for the trouble. You get {refund_1} back.": "candidate 1 does not fit",
+        "You get {refund_2} back. I am very sorry for the trouble.": "the other order",
+        "very sorry, very sorry, {refund_2}": "no shape, no act of the pool, one pair twice",
+    }
+    print("customer: Where is my money?")
+    print(f"asked:    apologise, state_refund      B_t: {context}\n")
+    for reply, remark in replies.items():
+        item = Judged("Where is my money?", context, (sorry, refund), reply, earlier)
+        S = judge.score([item])[0]
+        named = [f"{name} {value:.2f}" for name, value in zip(DIMENSIONS, S)]
+        print(f"{reply}   ({remark})")
+        print(f"  {', '.join(named)}   R^A = {cs_reward(S):.3f}")
+
+
 if __name__ == "__main__":
-    pool = {"apologise": Skill("apologise", examples=("I am very sorry for the trouble.",)),
-            "state_refund": Skill("state_refund", examples=("You get {refund} back.",), needs=("refund",))}
-    item = Judged("Where is my money?", {"refund_1": "39 euros", "fit_1": "no", "refund_2": "20 euros", "fit_2": "yes"},
-                  tuple(pool.values()), "I am very sorry for the trouble. You get {refund_1} back.")
-    S = RuleJudge(pool).score([item])[0]
-    print(f"\nreply: {item.reply}   (candidate 1 does not fit)")
-    print("S = " + ", ".join(f"{d} {v:.2f}" for d, v in zip(DIMENSIONS, S)) + f"   R^A = {cs_reward(S):.3f}")
+    main()

@@ -1,82 +1,120 @@
-"""The metrics of Sec. 4.1.2: TSE (Eq. 11), GRE, BLEU, G-Eval, and the skill metrics that stand beside ESNDCG.
+"""The metrics of Sec. 4.1.2: TSE (Eq. 11), GRE, BLEU and G-Eval; then metrics of skills and of
+wording, and a bootstrap interval for the mean of any of them.
 
-Pure functions of what happened in a dialogue; nothing here is a training signal unless `--outcome_weight` makes it one.
+Pure functions of what happened in a dialogue.  None of them is a training signal, except that
+`--outcome_weight` adds TSE to the reward.
 Departures from the paper: GAP-3 (README).
-Try it:  python tse.py        Eq. 11 by hand, where the printed formula breaks, and what ours does there
-Exercise: let an incomplete task move the anchor; which test fails, and what does a customer who leaves early now score?"""
+Try it:  python tse.py        Eq. 11 by hand, where the printed formula breaks, and what ours does
+Exercise: let an incomplete task move the anchor.  Which test fails?  What does a dialogue score now
+that the customer leaves early?
+"""
 from __future__ import annotations
 
 from typing import Sequence
 
 import numpy as np
+from sacrebleu import corpus_bleu
 
-Turns = tuple[int | None, int | None, int | None]                # (N_1, N_2, N_3), 1-based; None = never completed
+# (N_1, N_2, N_3): the turn in which each task was completed, counted from 1; None = never
+Turns = tuple[int | None, int | None, int | None]
 TASKS = ("requirement matched", "information delivered", "guidance accepted")
+EQUAL = (1 / 3, 1 / 3, 1 / 3)  # omega_1..omega_3 [ours: the paper gives none]
 
 
-def tse(turns: Turns, weights: Sequence[float] = (1 / 3, 1 / 3, 1 / 3), gamma: float = 0.9) -> float:
+# --- TSE: Eq. 11 ---------------------------------------------------------------------------------
+
+def tse(turns: Turns, weights: Sequence[float] = EQUAL, gamma: float = 0.9) -> float:
     """Task-focused Sequential Engagement, Eq. 11, defined everywhere (GAP-3).
 
-    sum_i w_i I_i gamma^max(0, N_i - anchor_i - 1), anchor_i = the largest N_j of the tasks j < i that were completed, 0 at first.
+    sum_i omega_i I_i gamma^max(0, N_i - anchor_i - 1)
+    anchor_i = the largest N_j of the completed tasks j < i; 0 if there is none
 
-    turns    completion turns N_1..N_3, counted from 1; None = never: adds 0 and does not move the anchor
+    turns    N_1..N_3, counted from 1; None = never completed: adds 0 and does not move the anchor
     weights  omega_1..omega_3, >= 0
     gamma    decay per turn waited, in (0, 1]; `--tse_gamma`, not the discount of Eq. 1
-    returns  in [0, sum of weights]; equals `tse_printed` whenever N_1 < N_2 < N_3.  Completing a task never lowers it.
-             Like the printed formula it is not monotone in N_i: (3, 4, 5) -> (2, 4, 5) lowers it.  Print N_i and I_i beside it.
+    returns  in [0, sum of weights]; equals `tse_printed` whenever N_1 < N_2 < N_3.
+             Completing a task never lowers it.  An earlier completion can, as in the printed
+             formula: (3, 4, 5) -> (2, 4, 5) does.  So report N_i and I_i with it
     raises   ValueError for a turn < 1, negative weights, gamma outside (0, 1]
 
     >>> round(tse((1, 2, 4)), 4)
     0.9667
     """
     _check(turns, weights, gamma)
-    total, anchor = 0.0, 0
-    for n, w in zip(turns, weights):
-        if n is not None:
-            total += w * gamma ** max(0, n - anchor - 1)
-            anchor = max(anchor, n)
+    total = 0.0
+    anchor = 0
+    for N, omega in zip(turns, weights):
+        if N is None:
+            continue
+        total += omega * gamma ** max(0, N - anchor - 1)
+        anchor = max(anchor, N)
     return total
 
 
-def tse_printed(turns: tuple[int, int, int], weights: Sequence[float] = (1 / 3, 1 / 3, 1 / 3), gamma: float = 0.9) -> float:
-    """Eq. 11 as printed: w_1 gamma^(N_1 - 1) + w_2 gamma^(N_2 - N_1 - 1) + w_3 gamma^(N_3 - N_2 - 1), for three completed tasks.
+def tse_printed(
+    turns: tuple[int, int, int], weights: Sequence[float] = EQUAL, gamma: float = 0.9
+) -> float:
+    """Eq. 11 as printed, for three completed tasks.
 
-    Exceeds the sum of weights when two tasks fall in one turn: three at turn 1 give 1.074 (GAP-3).
+    omega_1 gamma^(N_1 - 1) + omega_2 gamma^(N_2 - N_1 - 1) + omega_3 gamma^(N_3 - N_2 - 1)
+
+    GAP-3: two tasks completed in one turn can push it over the sum of weights; three at turn 1 give
+    1.074.
     """
     _check(turns, weights, gamma)
     if None in turns:
-        raise ValueError(f"Eq. 11 as printed is undefined for a task that was never completed: {turns}")
-    previous = (0, *turns)
-    return sum(w * gamma ** (n - p - 1) for w, n, p in zip(weights, turns, previous))
+        raise ValueError(f"Eq. 11 as printed is undefined where a task was not completed: {turns}")
+    before = (0, *turns)
+    return sum(omega * gamma ** (N - M - 1) for omega, N, M in zip(weights, turns, before))
 
 
 def _check(turns: Sequence[int | None], weights: Sequence[float], gamma: float) -> None:
     if len(turns) != 3 or len(weights) != 3:
-        raise ValueError(f"Eq. 11 has three tasks: got {len(turns)} turns, {len(weights)} weights")
+        raise ValueError(
+            f"Eq. 11 has three tasks: got {len(turns)} turns, {len(weights)} weights"
+        )
     if any(n is not None and n < 1 for n in turns):
         raise ValueError(f"turns count from 1, got {tuple(turns)}")
     if min(weights) < 0 or not 0 < gamma <= 1:
-        raise ValueError(f"weights must be >= 0 and gamma in (0, 1], got {tuple(weights)}, {gamma}")
+        raise ValueError(
+            f"weights must be >= 0 and gamma in (0, 1], got {tuple(weights)}, {gamma}"
+        )
 
 
 def replay_turns(covered: Sequence[set[int]]) -> Turns:
-    """TSE-replay's N_i on a logged dialogue: the first turn whose chosen skills cover task i (GAP-9: the paper does not say).
+    """N_i of TSE-replay on a logged dialogue: the first turn whose chosen skills cover task i.
 
-    covered  per turn, the tasks of the skills of T that the policy chose itself
+    GAP-9: the paper does not say how a policy completes a task in a logged dialogue.
+    covered  per turn, the tasks of those skills of T that the policy chose itself
 
     >>> replay_turns([{1}, {1, 2}, set()])
     (1, 2, None)
     """
-    return tuple(next((t for t, done in enumerate(covered, 1) if i in done), None) for i in (1, 2, 3))
+    return _first_turn(1, covered), _first_turn(2, covered), _first_turn(3, covered)
 
+
+def _first_turn(task: int, covered: Sequence[set[int]]) -> int | None:
+    for turn, tasks in enumerate(covered, 1):
+        if task in tasks:
+            return turn
+    return None
+
+
+# --- forms that a judge fills in: GRE and G-Eval -------------------------------------------------
 
 def gre(scores: Sequence[tuple[float, float, float] | None]) -> float | None:
-    """GRE: mean over turns of (politeness + product appropriateness + action guidance) / 3, each 0-10; unscored turns left out."""
+    """GRE: mean over turns of (politeness + product appropriateness + action guidance) / 3.
+
+    Each score lies in 0..10.  Turns without a score (None) are left out; None if there is no other.
+    """
     return _mean_of_forms(scores)
 
 
 def g_eval(scores: Sequence[tuple[float, float, float] | None]) -> float | None:
-    """G-Eval: mean over replies of (coherence + completeness + emotional appropriateness) / 3, each 1-5, from an LLM; None without one."""
+    """G-Eval: mean over replies of (coherence + completeness + emotional appropriateness) / 3.
+
+    Each score lies in 1..5 and comes from an LLM; None without one.
+    """
     return _mean_of_forms(scores)
 
 
@@ -85,37 +123,55 @@ def _mean_of_forms(scores: Sequence[tuple[float, ...] | None]) -> float | None:
     return float(np.mean(scored)) if scored else None
 
 
-def bleu(replies: Sequence[str], references: Sequence[str]) -> float | None:
-    """Corpus BLEU in [0, 1] by sacrebleu, on text with slots; Chinese and Japanese are split into characters.
+# --- wording -------------------------------------------------------------------------------------
 
-    None where there is no reference.  Pairs with an empty reference are left out.
+def bleu(replies: Sequence[str], references: Sequence[str]) -> float | None:
+    """Corpus BLEU in [0, 1] by sacrebleu, on text with slots.
+
+    Pairs with an empty reference are left out; None if no pair remains.
     """
-    from sacrebleu import corpus_bleu
-    pairs = [(h, r) for h, r in zip(replies, references) if r]
+    pairs = [(reply, reference) for reply, reference in zip(replies, references) if reference]
     if not pairs:
         return None
-    hypotheses, refs = map(list, zip(*pairs))
-    return corpus_bleu(hypotheses, [refs], tokenize=bleu_tokenizer(refs)).score / 100
+    hypotheses, wanted = map(list, zip(*pairs))
+    return corpus_bleu(hypotheses, [wanted], tokenize=bleu_tokenizer(wanted)).score / 100
 
 
 def bleu_tokenizer(references: Sequence[str]) -> str:
-    """sacrebleu's tokenizer for these texts: characters if a fifth of them is Chinese or Japanese."""
-    cjk = sum("\u3040" <= c <= "\u9fff" for r in references for c in r)
-    return "char" if cjk > 0.2 * sum(map(len, references)) else "13a"
+    """sacrebleu's tokenizer for these texts: "char" if over a fifth is Chinese or Japanese."""
+    text = "".join(references)
+    cjk = sum("\u3040" <= c <= "\u9fff" for c in text)
+    return "char" if cjk > 0.2 * len(text) else "13a"
 
 
-def distinct_2(texts: Sequence[str]) -> float | None:
-    """Diversity of replies (Li et al. 2016): different word pairs over all word pairs, in (0, 1]; None without a pair.  It falls with the number of texts.
+def distinct_pairs(texts: Sequence[Sequence[str]]) -> float | None:
+    """Distinct-2 (Li et al. 2016) of texts given as lists of words, in (0, 1].
 
-    >>> distinct_2(["we are here", "we are there"])
+    The number of different word pairs over the number of word pairs, where a pair is two neighbours
+    of one text.  None without a pair.
+
+    >>> distinct_pairs([["we", "are", "here"], ["we", "are", "there"]])
     0.75
     """
-    pairs = [pair for words in (t.lower().split() for t in texts) for pair in zip(words, words[1:])]
+    pairs: list[tuple[str, str]] = []
+    for words in texts:
+        pairs += zip(words, words[1:])
     return len(set(pairs)) / len(pairs) if pairs else None
 
 
+def distinct_2(texts: Sequence[str]) -> float | None:
+    """Diversity of replies: `distinct_pairs` of their words in lower case.
+
+    It falls as texts are added, so compare equal numbers of replies.
+
+    >>> distinct_2(["we are here", "We are there"])
+    0.75
+    """
+    return distinct_pairs([text.lower().split() for text in texts])
+
+
 def repeated(replies: Sequence[str]) -> float:
-    """Share of a dialogue's replies that were said before in it, word for word.
+    """Share of a dialogue's replies that repeat an earlier one word for word.
 
     >>> repeated(["Hello.", "One moment.", "One moment.", "One moment."])
     0.5
@@ -123,15 +179,28 @@ def repeated(replies: Sequence[str]) -> float:
     return 1 - len(set(replies)) / len(replies) if replies else 0.0
 
 
+# --- skills, and intervals -----------------------------------------------------------------------
+
 def skill_f1(predicted: Sequence[str], teacher: Sequence[str]) -> float:
-    """F1 of the two sets of skills, order ignored; (empty, empty) = 1."""
-    if not predicted and not teacher:
+    """F1 of the two sets of skills, order ignored; 1 if both are empty.
+
+    >>> skill_f1(["refund", "soothe"], ["soothe", "refund"])
+    1.0
+    """
+    P = set(predicted)
+    T = set(teacher)
+    if not P and not T:
         return 1.0
-    return 2 * len(set(predicted) & set(teacher)) / (len(set(predicted)) + len(set(teacher)))
+    return 2 * len(P & T) / (len(P) + len(T))
 
 
-def interval(values: Sequence[float | None], seed: int = 0, draws: int = 2000) -> dict[str, float | None]:
-    """Mean and 95 % percentile bootstrap interval over dialogues: {mean, low, high}; None values are left out."""
+def interval(
+    values: Sequence[float | None], seed: int = 0, draws: int = 2000
+) -> dict[str, float | None]:
+    """{mean, low, high}: the mean over dialogues and its 95 % percentile bootstrap interval.
+
+    None values are left out.
+    """
     kept = np.array([v for v in values if v is not None], dtype=float)
     if not len(kept):
         return {"mean": None, "low": None, "high": None}
@@ -140,9 +209,20 @@ def interval(values: Sequence[float | None], seed: int = 0, draws: int = 2000) -
     return {"mean": float(kept.mean()), "low": float(low), "high": float(high)}
 
 
-if __name__ == "__main__":
-    print("Eq. 11 with w_i = 1/3, gamma = 0.9\n(N_1, N_2, N_3)      ours   printed")
-    for turns in [(1, 2, 3), (1, 2, 4), (3, 4, 5), (2, 4, 5), (1, 1, 1), (3, 1, 2), (2, None, None), (2, 3, None)]:
-        printed = "undefined" if None in turns else f"{tse_printed(turns):.3f}"
+def main() -> None:
+    """Eq. 11 by hand: ordered completions, then the cases in which the printed formula breaks."""
+    print("Eq. 11 with omega_i = 1/3, gamma = 0.9\n(N_1, N_2, N_3)      ours   printed")
+    in_order = [(1, 2, 3), (1, 2, 4), (3, 4, 5), (2, 4, 5)]
+    broken = [(1, 1, 1), (3, 1, 2), (2, None, None), (2, 3, None)]
+    for turns in in_order + broken:
+        printed = "undefined"
+        if None not in turns:
+            printed = f"{tse_printed(turns):.3f}"
         print(f"{turns!s:20s} {tse(turns):.3f}   {printed}")
-    print("two tasks in one turn push the printed formula over 1; an unfinished task leaves it undefined (GAP-3)")
+    print("(1, 2, 4) by hand: (1 + 1 + 0.9) / 3 = 0.967: task 3 waited one turn.")
+    print("Two tasks in one turn push the printed formula over 1.")
+    print("A task that was never completed leaves it undefined (GAP-3).")
+
+
+if __name__ == "__main__":
+    main()

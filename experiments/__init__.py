@@ -1,1 +1,3 @@
-"""Whatever makes a number or a picture of docs/results: each file is one command or one step from runs to page."""
+"""Whatever makes a number or a picture of docs/results.
+
+Each file is one command or one step from runs to page."""

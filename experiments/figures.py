@@ -1,7 +1,9 @@
-"""The figures of a results folder: Figure 1 (bars of Table 1), Figure 3 (losses and reward over training), and signs of reward hacking.
+"""The figures of a results folder: Figure 1, Figure 3, and signs of reward hacking.
 
-Drawn by tables.py from numbers that are there already; nothing is measured here.  A figure without data is removed, so that no old one stays.
-Curves are running means over a tenth of a run (said in the figure): the mean over seeds, a band from the lowest to the highest seed."""
+Figure 1 is the bars of Table 1.  Figure 3 is losses and reward over training.  All are drawn by
+tables.py and studies.py from numbers that are there already; nothing is measured here.  A figure
+without data is removed, so that no old one stays.  Curves are running means over a tenth of a run,
+as the figure says: the mean over seeds, with a band from the lowest to the highest seed."""
 from __future__ import annotations
 
 import os
@@ -11,21 +13,52 @@ from typing import Any
 
 import numpy as np
 
-from experiments.report import NUMBER, figure, known
+from experiments.cells import figure, known
+from experiments.reading import NUMBER
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F3C8D", "#555555")      # Okabe and Ito's, told apart by the colour-blind
-PALE = ("#7B90A4", "#CBD3DA")                    # rows of Table 1 beside GOPO, and references
+# Okabe and Ito's colours, which the colour-blind can tell apart, and two more
+COLOURS = (
+    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F3C8D", "#555555",
+)
+DASHES = ("-", "--", ":")
+# rows of Table 1 that are not GOPO, and references
+PALE = ("#7B90A4", "#CBD3DA")
 BARS = ("tse", "gre", "g_eval")
-LOSSES = (("loss_expert", "loss of the Expert, Eq. 7"), ("loss", "loss of the Customer Service agent, Eq. 9a"), ("reward", "joint reward, Eq. 10"))
-SIGNS = (("r_cs", "R^A"), ("tse", "TSE, what the customer got"), ("reply_words", "words a reply"), ("distinct_2", "distinct-2"),
-         ("repeated", "share of repeated replies"), ("vouchers", "vouchers a dialogue"))
+LOSSES = (
+    ("loss_expert", "loss of the Expert, Eq. 7"),
+    ("loss", "loss of the Customer Service agent, Eq. 9a"),
+    ("reward", "joint reward, Eq. 10"),
+)
+SIGNS = (
+    ("r_cs", "R^A"),
+    ("tse", "TSE, what the customer got"),
+    ("reply_words", "words a reply"),
+    ("distinct_2", "distinct-2"),
+    ("repeated", "share of repeated replies"),
+    ("vouchers", "vouchers a dialogue"),
+)
+BARS_CAPTION = (
+    "Black lines: 95 % intervals; pale: references. Open circles: the paper's figures;\n"
+    "other models, judge and, of the shops, other customers: compare orders only. "
+    "GRE*: the table says who judged."
+)
+SIZES_CAPTION = (
+    "The same for all sizes: the LM's pretraining, and the choice of its best state on dev"
+)
+HACKING_CAPTION = (
+    "Training dialogues; R^A as it is paid: by the skills chosen, "
+    "for agents that choose none by the teacher's"
+)
 
 
 def canvas(rows: int, columns: int, size: tuple[float, float], **how: Any):
+    # imported here: it takes a second, and the backend has to be chosen before pyplot is imported
     import matplotlib
     matplotlib.use("Agg")
     from matplotlib import pyplot
-    return pyplot.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False, **how)
+    return pyplot.subplots(
+        rows, columns, figsize=size, layout="constrained", squeeze=False, **how
+    )
 
 
 def save(drawn: Any, path: Path, caption: str) -> None:
@@ -38,37 +71,84 @@ def save(drawn: Any, path: Path, caption: str) -> None:
     os.replace(part, path)
 
 
-def bar(axis: Any, at: int, row: dict[str, Any], key: str, digits: int, colour: str) -> None:
+def open_frame(axis: Any) -> None:
+    """No line at the top and at the right."""
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+# --- bars -------------------------------------------------------------------------------------
+
+def number_of(row: dict[str, Any], cell: dict[str, Any] | None, digits: int) -> str:
+    if cell:
+        return figure(cell["mean"], digits)
+    return "—" if row["cells"] else "not run"
+
+
+def bar(axis: Any, at: int, row: dict[str, Any], column: dict[str, Any], colour: str) -> None:
     """One row of a panel; its number stands at the right edge, where nothing hides it."""
-    cell, paper = known(row, key), (row["paper"] or {}).get(key)
-    text = figure(cell["mean"], digits) if cell else "—" if row["cells"] else "not run"
-    axis.annotate(text, (1, at), (3, 0), xycoords=("axes fraction", "data"), textcoords="offset points", va="center", fontsize=8)
+    key = column["key"]
+    cell = known(row, key)
+    axis.annotate(
+        number_of(row, cell, column["digits"]),
+        (1, at),
+        (3, 0),
+        xycoords=("axes fraction", "data"),
+        textcoords="offset points",
+        va="center",
+        fontsize=8,
+    )
     if cell:
         axis.barh(at, cell["mean"], height=0.66, color=colour)
         axis.plot([cell["low"], cell["high"]], [at, at], color="black", linewidth=1.6)
-    if paper is not None:
-        axis.plot(paper, at, "o", markerfacecolor="white", markeredgecolor="black", markersize=6, clip_on=False)
+    of_paper = (row["paper"] or {}).get(key)
+    if of_paper is not None:
+        circle = {"markerfacecolor": "white", "markeredgecolor": "black", "markersize": 6}
+        axis.plot(of_paper, at, "o", clip_on=False, **circle)
+
+
+def colour_of_bar(key: str, references: Sequence[str]) -> str:
+    if key == "gopo":
+        return COLOURS[0]
+    return PALE[key in references]
+
+
+def metrics_with_bars(table: dict[str, Any]) -> list[dict[str, Any]]:
+    """The columns of BARS in which any row has a number."""
+    found = []
+    for column in table["columns"]:
+        key = column["key"]
+        if key in BARS and any(known(row, key) for row in table["rows"]):
+            found.append(column)
+    return found
 
 
 def bars(table: dict[str, Any], references: Sequence[str], path: Path, dataset: str) -> None:
-    """A bar a row with its interval, one panel a metric; the paper's figures as open circles, references pale.
+    """A bar a row with its interval, one panel a metric.
 
-    table  of results.json"""
-    rows, metrics = table["rows"][::-1], [c for c in table["columns"] if c["key"] in BARS and any(known(r, c["key"]) for r in table["rows"])]
+    The paper's figures are open circles, references are pale.
+
+    table  of results.json
+    """
+    rows = table["rows"][::-1]
+    metrics = metrics_with_bars(table)
     if not metrics:
         return path.unlink(missing_ok=True)
-    drawn, axes = canvas(1, len(metrics), (3.5 + 4 * len(metrics), 1.8 + 0.34 * len(rows)), sharey=True)
+    size = (3.5 + 4 * len(metrics), 1.8 + 0.34 * len(rows))
+    drawn, axes = canvas(1, len(metrics), size, sharey=True)
+    names = [row["name"] for row in rows]
     for axis, column in zip(axes[0], metrics):
         for at, row in enumerate(rows):
-            bar(axis, at, row, column["key"], column["digits"], COLOURS[0] if row["key"] == "gopo" else PALE[row["key"] in references])
-        axis.set(title=column["name"], yticks=range(len(rows)), yticklabels=[r["name"] for r in rows], xlim=(0, None))
+            bar(axis, at, row, column, colour_of_bar(row["key"], references))
+        axis.set(title=column["name"], xlim=(0, None))
+        axis.set(yticks=range(len(rows)), yticklabels=names)
         axis.grid(axis="x", alpha=0.3)
         axis.set_axisbelow(True)
-        axis.spines[["top", "right"]].set_visible(False)
+        open_frame(axis)
     drawn.suptitle(f"{dataset}: {table['title']}")
-    save(drawn, path, "Black lines: 95 % intervals; pale: references. Open circles: the paper's figures;\n"
-                      "other models, judge and, of the shops, other customers: compare orders only. GRE*: the table says who judged.")
+    save(drawn, path, BARS_CAPTION)
 
+
+# --- curves -----------------------------------------------------------------------------------
 
 def smooth(values: Sequence[float]) -> list[float]:
     """Running means over a tenth of the run, centred; at the ends over what there is of it.
@@ -77,80 +157,200 @@ def smooth(values: Sequence[float]) -> list[float]:
     [1.5, 1.0, 1.0, 0.0]
     """
     half = len(values) // 20
-    return [float(np.mean(values[max(0, i - half):i + half + 1])) for i in range(len(values))]
+    means = []
+    for i in range(len(values)):
+        window = values[max(0, i - half) : i + half + 1]
+        means.append(float(np.mean(window)))
+    return means
 
 
-def seeds_of(rows: Sequence[dict[str, Any]], method: str, key: str) -> tuple[np.ndarray, np.ndarray]:
+def seeds_of(
+    rows: Sequence[dict[str, Any]], method: str, key: str
+) -> tuple[np.ndarray, np.ndarray]:
     """(steps [T], smoothed values [S, T]); NaN where a seed has no such step."""
     lines: dict[int, dict[float, float]] = {}
-    for r in sorted(rows, key=lambda r: r["step"]):
-        if r["method"] == method and type(r.get(key)) in NUMBER:
-            lines.setdefault(r["seed"], {})[r["step"]] = r[key]
-    smoothed = [dict(zip(line, smooth(list(line.values())))) for line in lines.values()]
-    steps = sorted({s for line in smoothed for s in line})
-    return np.array(steps), np.array([[line.get(s, np.nan) for s in steps] for line in smoothed])
+    for row in sorted(rows, key=lambda row: row["step"]):
+        if row["method"] == method and type(row.get(key)) in NUMBER:
+            lines.setdefault(row["seed"], {})[row["step"]] = row[key]
+    smoothed = []
+    for line in lines.values():
+        smoothed.append(dict(zip(line, smooth(list(line.values())))))
+    steps = sorted(set().union(*smoothed))
+    values = []
+    for line in smoothed:
+        values.append([line.get(step, np.nan) for step in steps])
+    return np.array(steps), np.array(values)
 
 
-def panels(rows: Sequence[dict[str, Any]], names: dict[str, str], kinds: Sequence[tuple[str, str]], path: Path, title: str, only: Sequence[str] = (),
-           caption: str = "") -> None:
-    """Small multiples of what kinds of numbers there are, a colour a method (the same in every figure); `only` some methods: a thin line a seed too."""
-    present = {r["method"] for r in rows}
-    order = [*(["gopo"] if "gopo" in present else []), *(m for m in names if m in present and m != "gopo"), *sorted(present - set(names))]
-    kinds = [(k, n) for k, n in kinds if any(type(r.get(k)) in NUMBER for r in rows if r["method"] in (only or order))]
+def order_of_methods(rows: Sequence[dict[str, Any]], names: dict[str, str]) -> list[str]:
+    """GOPO first, then those that have a name, then the others: the same colours everywhere."""
+    present = {row["method"] for row in rows}
+    named = [method for method in names if method in present and method != "gopo"]
+    first = ["gopo"] if "gopo" in present else []
+    return [*first, *named, *sorted(present - set(names))]
+
+
+def kinds_present(
+    rows: Sequence[dict[str, Any]], kinds: Sequence[tuple[str, str]], methods: Sequence[str]
+) -> list[tuple[str, str]]:
+    """The kinds of numbers that these methods have."""
+    shown = [row for row in rows if row["method"] in methods]
+    found = []
+    for key, name in kinds:
+        if any(type(row.get(key)) in NUMBER for row in shown):
+            found.append((key, name))
+    return found
+
+
+def style_of(place: int) -> dict[str, str]:
+    """Colour and dashes of the method at this place."""
+    colour = COLOURS[place % len(COLOURS)]
+    dashes = DASHES[place // len(COLOURS) % len(DASHES)]
+    return {"color": colour, "linestyle": dashes}
+
+
+def curve(
+    axis: Any, steps: np.ndarray, values: np.ndarray, place: int, label: str, each_seed: bool
+) -> None:
+    """The mean over seeds, with a band and, if asked for, a thin line of each seed."""
+    style = style_of(place)
+    axis.plot(steps, np.nanmean(values, 0), label=label, linewidth=2, **style)
+    if len(values) < 2:
+        return
+    low, high = np.nanmin(values, 0), np.nanmax(values, 0)
+    axis.fill_between(steps, low, high, color=style["color"], alpha=0.1, linewidth=0)
+    if each_seed:
+        for line in values:
+            axis.plot(steps, line, alpha=0.35, linewidth=0.6, **style)
+
+
+def grid_for(panels: int) -> tuple[Any, list[Any]]:
+    """A figure with so many panels: two columns for four, else at most three."""
+    columns = 2 if panels == 4 else min(3, panels)
+    height = -(-panels // columns)
+    drawn, axes = canvas(height, columns, (4.6 * columns, 3.4 * height + 1.2))
+    flat = list(axes.flat)
+    for axis in flat[panels:]:
+        axis.set_visible(False)
+    return drawn, flat
+
+
+def legend(drawn: Any, axes: Sequence[Any], title: str) -> None:
+    """One legend for all panels, above them."""
+    handles = {}
+    for axis in axes:
+        for handle, label in zip(*axis.get_legend_handles_labels()):
+            handles[label] = handle
+    columns = 2 if max(map(len, handles)) > 40 else min(4, len(handles))
+    drawn.legend(
+        handles.values(),
+        handles.keys(),
+        loc="outside upper center",
+        ncols=columns,
+        fontsize=9,
+        frameon=False,
+        title=title,
+    )
+
+
+def caption_of(rows: Sequence[dict[str, Any]], caption: str, each_seed: bool) -> str:
+    seeds = sorted({row["seed"] for row in rows})
+    if len(seeds) > 1:
+        spread = "Thick: mean over seeds; band: lowest to highest seed"
+        spread += "; thin: each seed" if each_seed else ""
+    else:
+        spread = f"One seed, {seeds[0]}"
+    return f"{caption}; running means over a tenth of the run.\n{spread}"
+
+
+def panels(
+    rows: Sequence[dict[str, Any]],
+    names: dict[str, str],
+    kinds: Sequence[tuple[str, str]],
+    path: Path,
+    title: str,
+    only: Sequence[str] = (),
+    caption: str = "Training dialogues",
+) -> None:
+    """Small multiples, one for each kind of number that there is, a colour a method.
+
+    only  these methods alone, with a thin line for each seed; their colours stay the same
+    """
+    order = order_of_methods(rows, names)
+    kinds = kinds_present(rows, kinds, only or order)
     if not kinds:
         return path.unlink(missing_ok=True)
-    columns = 2 if len(kinds) == 4 else min(3, len(kinds))
-    height = -(-len(kinds) // columns)
-    drawn, axes = canvas(height, columns, (4.6 * columns, 3.4 * height + 1.2))
-    for axis in axes.flat[len(kinds):]:
-        axis.set_visible(False)
-    for axis, (key, name) in zip(axes.flat, kinds):
-        for n, method in enumerate(order):
-            steps, values = seeds_of(rows, method, key)
-            if not len(steps) or (only and method not in only):
+    drawn, axes = grid_for(len(kinds))
+    for axis, (key, name) in zip(axes, kinds):
+        for place, method in enumerate(order):
+            if only and method not in only:
                 continue
-            style = {"color": COLOURS[n % len(COLOURS)], "linestyle": ("-", "--", ":")[n // len(COLOURS) % 3]}
-            axis.plot(steps, np.nanmean(values, 0), label=names.get(method, method), linewidth=2, **style)
-            if len(values) > 1:
-                axis.fill_between(steps, np.nanmin(values, 0), np.nanmax(values, 0), color=style["color"], alpha=0.1, linewidth=0)
-            for line in values if only and len(values) > 1 else ():
-                axis.plot(steps, line, alpha=0.35, linewidth=0.6, **style)
+            steps, values = seeds_of(rows, method, key)
+            if len(steps):
+                curve(axis, steps, values, place, names.get(method, method), bool(only))
         axis.set_title(name, fontsize=10)
         axis.set_xlabel("training step", fontsize=9)
         axis.grid(alpha=0.3)
-        axis.spines[["top", "right"]].set_visible(False)
-    handles = {label: handle for axis in axes.flat for handle, label in zip(*axis.get_legend_handles_labels())}
-    columns = 2 if max(map(len, handles)) > 40 else min(4, len(handles))
-    drawn.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=columns, fontsize=9, frameon=False, title=title)
-    seeds = sorted({r["seed"] for r in rows})
-    bands = "Thick: mean over seeds; band: lowest to highest seed" + "; thin: each seed" * bool(only)
-    save(drawn, path, f"{caption or 'Training dialogues'}; running means over a tenth of the run.\n{bands if len(seeds) > 1 else f'One seed, {seeds[0]}'}")
+        open_frame(axis)
+    legend(drawn, axes, title)
+    save(drawn, path, caption_of(rows, caption, bool(only)))
 
 
-def sizes(found: Sequence[dict[str, Any]], path: Path, title: str) -> None:
-    """TSE before and after the joint steps against the size of the warm start; sizes at even distances, for the first is 0."""
-    drawn, axes = canvas(1, 1, (7, 4.2))
-    axis, places = axes[0, 0], range(len(found))
-    for (key, name), colour, shift in zip((("before", "before the joint steps"), ("after", "after them (GOPO)")), COLOURS, (-0.04, 0.04)):
-        means, lows, highs = ([r[key][k] for r in found] for k in ("mean", "low", "high"))
-        spread = [[m - low for m, low in zip(means, lows)], [high - m for m, high in zip(means, highs)]]
-        axis.errorbar([x + shift for x in places], means, spread, color=colour, label=name, marker="o", capsize=3, linewidth=2)
-    axis.set_xticks(list(places), [str(r["dialogues"]) for r in found])
-    axis.set(xlabel="dialogues that the warm start read", ylabel="TSE", ylim=(0, None), title=title)
-    axis.grid(alpha=0.3)
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(frameon=False)
-    seeds = len(found[0]["before"]["seeds"]) if found else 0
-    save(drawn, path, f"Mean and 95 % interval over {f'{seeds} seeds and the customers' if seeds > 1 else 'the customers of one seed'}.\n"
-                      "The same for all sizes: the LM's pretraining, and the choice of its best state on dev")
-
-
-def losses(rows: Sequence[dict[str, Any]], names: dict[str, str], variants: Sequence[str], path: Path, dataset: str) -> None:
+def losses(
+    rows: Sequence[dict[str, Any]],
+    names: dict[str, str],
+    variants: Sequence[str],
+    path: Path,
+    dataset: str,
+) -> None:
     """As the paper's Figure 3: losses of both agents and the reward, per variant of GOPO."""
     panels(rows, names, LOSSES, path, f"{dataset}: GOPO over training (Figure 3)", variants)
 
 
-def hacking(rows: Sequence[dict[str, Any]], names: dict[str, str], path: Path, dataset: str) -> None:
-    """What the judge pays beside what the customer got, and how replies change meanwhile: R^A that rises alone is a bad sign."""
-    panels(rows, names, SIGNS, path, f"{dataset}: does a policy please the judge only?",
-           caption="Training dialogues; R^A as it is paid: by the skills chosen, for agents that choose none by the teacher's")
+def hacking(
+    rows: Sequence[dict[str, Any]], names: dict[str, str], path: Path, dataset: str
+) -> None:
+    """What the judge pays, what the customer got, and how replies change in the meantime.
+
+    R^A that rises alone is a bad sign."""
+    title = f"{dataset}: does a policy please the judge only?"
+    panels(rows, names, SIGNS, path, title, caption=HACKING_CAPTION)
+
+
+# --- sizes of the warm start ------------------------------------------------------------------
+
+def with_bars(
+    axis: Any, at: Sequence[float], cells: Sequence[dict], name: str, colour: str
+) -> None:
+    """Means with their intervals, joined by a line."""
+    means = [cell["mean"] for cell in cells]
+    below = [cell["mean"] - cell["low"] for cell in cells]
+    above = [cell["high"] - cell["mean"] for cell in cells]
+    style = {"marker": "o", "capsize": 3, "linewidth": 2}
+    axis.errorbar(at, means, [below, above], color=colour, label=name, **style)
+
+
+def sizes(found: Sequence[dict[str, Any]], path: Path, title: str) -> None:
+    """TSE before and after the joint steps against the size of the warm start.
+
+    The sizes stand at even distances, because the first is 0."""
+    drawn, axes = canvas(1, 1, (7, 4.2))
+    axis = axes[0, 0]
+    places = list(range(len(found)))
+    lines = (
+        ("before", "before the joint steps", COLOURS[0], -0.04),
+        ("after", "after them (GOPO)", COLOURS[1], 0.04),
+    )
+    for key, name, colour, shift in lines:
+        at = [x + shift for x in places]
+        cells = [row[key] for row in found]
+        with_bars(axis, at, cells, name, colour)
+    axis.set_xticks(places, [str(r["dialogues"]) for r in found])
+    axis.set(xlabel="dialogues that the warm start read", ylabel="TSE", title=title)
+    axis.set(ylim=(0, None))
+    axis.grid(alpha=0.3)
+    open_frame(axis)
+    axis.legend(frameon=False)
+    seeds = len(found[0]["before"]["seeds"]) if found else 0
+    over = f"{seeds} seeds and the customers" if seeds > 1 else "the customers of one seed"
+    save(drawn, path, f"Mean and 95 % interval over {over}.\n{SIZES_CAPTION}")

@@ -31,8 +31,9 @@ from corpora import jsonl
 from data import MAX_SKILLS, DataError, Dialogue, Skill, Turn, fill, opt
 from hosted.agents import skill_sequence
 from hosted.judge import DATA_RULE, quoted
-from infra.client import Answer, ApiConfig, BudgetSpent, Client, parse_json
-from infra.runs import read_json, write_json
+from infra.answers import Answer, parse_json
+from infra.client import ApiConfig, BudgetSpent, Client
+from infra.files import read_json, write_json
 from judge import RuleJudge
 from rewards import esndcg
 from tse import skill_f1

@@ -1,9 +1,10 @@
-"""Jobs that need one another, a process each, as many at once as there are workers; they go on where they were stopped.
+"""Jobs that need one another: each runs in a process of its own, as many at once as allowed.
 
-A task knows what it needs by name and can tell whether it is done, by what it left on disk: nothing else is remembered, so a call that was
-killed is simply given again.  experiments.py makes its trainings and measurings of these; what a task does is its own affair, but that one
-told to stop may take the time to save.
-Exercise: let a task say how much memory it takes, and start one only where that fits beside those that run."""
+A task knows by name what it needs, and it can tell from the files on disk whether it is done.
+Nothing else is remembered: a call that was killed is simply given again, and goes on where it
+stopped.  experiments/paper.py makes tasks of its trainings and measurements.  What a task does is
+its own affair, except that a task which is terminated may take the time to save.
+Exercise: let a task say how much memory it takes, and start one only if that much is free."""
 from __future__ import annotations
 
 import contextlib
@@ -13,18 +14,25 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from infra.runs import read_json, write_json
+from infra.files import read_json, write_json
+
+SPAWN = multiprocessing.get_context("spawn")
 
 
 @dataclass(frozen=True)
 class Task:
+    """Something to do once: `work(*arguments)`.
+
+    done   whether its result is on disk
+    needs  names of the tasks that have to be done before
+    """
     name: str
     work: Callable[..., Any]
     arguments: tuple
@@ -32,53 +40,100 @@ class Task:
     needs: tuple[str, ...] = ()
 
 
-def run_tasks(tasks: Sequence[Task], workers: int, logs: Path, finished: Callable[[str, float], None]) -> list[str]:
-    """Runs what is not done, a process each, `workers` at a time, as far as what it needs is there; returns the names of those that failed.
+@dataclass
+class _Job:
+    """A task under way."""
+    task: Task
+    process: multiprocessing.context.SpawnProcess
+    started: float = field(default_factory=time.perf_counter)
 
-    finished  called with a task's name and its seconds
+
+# --- running them -------------------------------------------------------------------------------
+
+def run_tasks(
+    tasks: Sequence[Task], workers: int, logs: Path, finished: Callable[[str, float], None]
+) -> list[str]:
+    """Runs every task that is not done, `workers` at a time.
+
+    logs      the folder that gets <name>.log of each task
+    finished  called with a task's name and the seconds that it took
+    returns   names of the tasks that failed, and of those that need one of them
     """
-    context, failed, waiting = multiprocessing.get_context("spawn"), [], [t for t in tasks if not t.done()]
-    running: dict[str, tuple[multiprocessing.Process, Task, float]] = {}
-    undone = {t.name for t in waiting}
+    waiting = [task for task in tasks if not task.done()]
+    undone = {task.name for task in waiting}
+    running: list[_Job] = []
+    failed = []
     logs.mkdir(parents=True, exist_ok=True)
-    with tqdm(total=len(tasks), initial=len(tasks) - len(waiting), desc="experiments", unit="job", smoothing=0) as bar:
-        try:
-            while waiting or running:
-                for task in [t for t in waiting if not undone & set(t.needs)][:workers - len(running)]:
-                    process = context.Process(target=in_log, args=(task.work, task.arguments, logs / f"{task.name}.log"))
-                    process.start()
-                    running[task.name] = (process, task, time.perf_counter())
-                    waiting.remove(task)
-                if not running:
-                    break                                                # what is left needs something that failed
-                bar.set_postfix_str(", ".join(running))
-                multiprocessing.connection.wait([p.sentinel for p, _, _ in running.values()])
-                for name, (process, task, clock) in list(running.items()):
-                    if process.is_alive():
-                        continue
-                    del running[name]
-                    process.join()
-                    if process.exitcode == 0 and task.done():
-                        undone.discard(name)
-                        finished(name, time.perf_counter() - clock)
-                        bar.update()
-                    else:
-                        failed.append(name)
-                        tqdm.write(f"{name} failed (exit {process.exitcode}); see {logs / name}.log; the same command tries it again")
-        finally:
-            for process, _, _ in running.values():                       # training saves after its step, and ends
-                process.terminate()
-            for process, _, _ in running.values():
-                process.join()
-    return failed + [t.name for t in waiting]
+    with (
+        _progress(len(tasks), len(tasks) - len(waiting)) as bar,
+        _terminated_on_leaving(running),
+    ):
+        while waiting or running:
+            ready = [task for task in waiting if not undone & set(task.needs)]
+            for task in ready[:workers - len(running)]:
+                running.append(_start(task, logs))
+                waiting.remove(task)
+            if not running:
+                # what is left needs something that failed
+                break
+            bar.set_postfix_str(", ".join(job.task.name for job in running))
+            for job in _ended(running):
+                name = job.task.name
+                if job.process.exitcode == 0 and job.task.done():
+                    undone.discard(name)
+                    finished(name, time.perf_counter() - job.started)
+                    bar.update()
+                else:
+                    failed.append(name)
+                    tqdm.write(f"{name} failed (exit {job.process.exitcode}); "
+                               f"see {logs / name}.log; the same command tries it again")
+    return failed + [task.name for task in waiting]
+
+
+def _progress(total: int, done: int) -> tqdm:
+    # smoothing=0: the speed is that of the whole call, for tasks differ in length
+    return tqdm(total=total, initial=done, desc="experiments", unit="job", smoothing=0)
+
+
+def _start(task: Task, logs: Path) -> _Job:
+    log = logs / f"{task.name}.log"
+    process = SPAWN.Process(target=in_log, args=(task.work, task.arguments, log))
+    process.start()
+    return _Job(task, process)
+
+
+def _ended(running: list[_Job]) -> list[_Job]:
+    """Waits until a job ends; removes all that have ended from `running`, and returns them."""
+    multiprocessing.connection.wait([job.process.sentinel for job in running])
+    ended = [job for job in running if not job.process.is_alive()]
+    for job in ended:
+        running.remove(job)
+        job.process.join()
+    return ended
+
+
+@contextlib.contextmanager
+def _terminated_on_leaving(running: Collection[_Job]) -> Iterator[None]:
+    """However the block ends, the jobs under way are stopped; a training saves after its step."""
+    try:
+        yield
+    finally:
+        for job in running:
+            job.process.terminate()
+        for job in running:
+            job.process.join()
 
 
 def in_log(work: Callable[..., Any], arguments: tuple, log: Path) -> None:
-    """`work(*arguments)` in a process of its own, what it prints in a file of its own.
-
-    Out of reach of the terminal's Ctrl-C: told by its parent alone, once, training saves after its step; twice would stop it at once."""
+    """What the process of a job does: `work(*arguments)`, with all that it prints in a file."""
+    # Out of reach of the terminal's Ctrl-C.  The parent alone stops this process, and does it
+    # once: a training saves after its step, but a second signal would stop it at once.
     os.setsid()
-    with open(log, "a", encoding="utf-8", buffering=1) as f, contextlib.redirect_stdout(f), contextlib.redirect_stderr(f):
+    with (
+        open(log, "a", encoding="utf-8", buffering=1) as file,
+        contextlib.redirect_stdout(file),
+        contextlib.redirect_stderr(file),
+    ):
         try:
             code = work(*arguments)
         except KeyboardInterrupt:
@@ -89,44 +144,80 @@ def in_log(work: Callable[..., Any], arguments: tuple, log: Path) -> None:
     sys.exit(code)
 
 
-def wanted(means: Sequence[Task], ends: Sequence[Task]) -> list[Task]:
-    """Every end, and the means that an unfinished one needs: numbers that are there need no training."""
-    by_name = {t.name: t for t in means}
-    def needed(names: Sequence[str]) -> set[str]:
-        return set(names).union(*(needed(by_name[n].needs) for n in names if not by_name[n].done()))
-    names = set().union(*(needed(t.needs) for t in ends if not t.done()))
-    return [t for t in means if t.name in names] + list(ends)
-
-
-def order(tasks: Sequence[Task]) -> list[Task]:
-    """A task as soon as what it needs is through: a seed is measured before the next but one is trained."""
-    place = {t.name: i for i, t in enumerate(tasks)}
-    return sorted(tasks, key=lambda t: max([place[t.name] if not t.needs else 0, *(place[n] + 0.5 for n in t.needs if n in place)]))
-
-
 def stop_once(*_: object) -> None:
-    """Ctrl-C or SIGTERM: `run_tasks` tells the jobs, and waits for them, which a second signal must not cut short: they would run on, unheard."""
+    """A handler for Ctrl-C and SIGTERM: `run_tasks` stops its jobs and waits for them.
+
+    Later signals are ignored.  A second one would end that wait, and the jobs would run on with
+    nobody watching.
+    """
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, signal.SIG_IGN)
     tqdm.write("stopping; jobs that train save after their step ...")
     raise KeyboardInterrupt
 
 
+# --- which of them, and in which order ----------------------------------------------------------
+
+def wanted(means: Sequence[Task], ends: Sequence[Task]) -> list[Task]:
+    """All ends, and those of the means that an unfinished end needs, directly or through others.
+
+    An end that is done needs nothing: numbers that are there need no training.
+    """
+    by_name = {task.name: task for task in means}
+    names: set[str] = set()
+
+    def add(needed: Iterable[str]) -> None:
+        for name in needed:
+            names.add(name)
+            if not by_name[name].done():
+                add(by_name[name].needs)
+
+    for task in ends:
+        if not task.done():
+            add(task.needs)
+    return [task for task in means if task.name in names] + list(ends)
+
+
+def order(tasks: Sequence[Task]) -> list[Task]:
+    """Puts each task soon after the last one that it needs.
+
+    Of three seeds, the first is then measured before the third is trained.
+    """
+    place = {task.name: i for i, task in enumerate(tasks)}
+
+    def position(task: Task) -> float:
+        if not task.needs:
+            return place[task.name]
+        behind = [place[name] + 0.5 for name in task.needs if name in place]
+        return max([0, *behind])
+
+    return sorted(tasks, key=position)
+
+
+# --- how long they took -------------------------------------------------------------------------
+
 @contextlib.contextmanager
 def clocked(path: Path, command: str) -> Iterator[Callable[[str, float], None]]:
-    """calls.json: every call's command and wall time, and the seconds of every job, kept up to date, for a call may be stopped.
+    """Keeps calls.json: command and wall time of every call, and the seconds of every job.
 
-    A job that is made again adds to its seconds; those of one that was stopped are only in its call's."""
+    Yields the `finished` of `run_tasks`.  The file is written after each job, for a call may be
+    stopped.  A job that is made again adds to its seconds.  The time of a job that was stopped is
+    in that of its call only.
+    """
     kept = read_json(path) if path.exists() else {"calls": [], "jobs": {}}
-    kept["calls"].append({"command": command, "seconds": 0.0})
-    clock = time.perf_counter()
+    call = {"command": command, "seconds": 0.0}
+    kept["calls"].append(call)
+    start = time.perf_counter()
+
+    def write() -> None:
+        call["seconds"] = round(time.perf_counter() - start, 1)
+        write_json(path, kept)
 
     def finished(name: str, seconds: float) -> None:
         kept["jobs"][name] = round(kept["jobs"].get(name, 0.0) + seconds, 1)
-        kept["calls"][-1]["seconds"] = round(time.perf_counter() - clock, 1)
-        write_json(path, kept)
+        write()
+
     try:
         yield finished
     finally:
-        kept["calls"][-1]["seconds"] = round(time.perf_counter() - clock, 1)
-        write_json(path, kept)
+        write()

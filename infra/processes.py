@@ -1,11 +1,15 @@
-"""Several processes, one training: `accelerate launch --multi_gpu --num_processes 2 train.py ...`, on GPUs or on CPUs.
+"""One training in several processes, on GPUs or on CPUs.
 
-Each process plays its share of the dialogues of a step.  Losses are divided by the number of tokens, turns or picks of *all* processes,
-so the gradients, summed over the processes, are those of one process with the whole batch; every process then takes the same step.
-One process writes files, and what it decides (the run directory, whether a stage is done) the others are told.
-Alone, every function here costs nothing and changes nothing.
-Try it:  python -m infra.processes                                                     one process
-         accelerate launch --multi_gpu --num_processes 2 -m infra.processes            two (on CPUs too: it is accelerate's word for several)"""
+Each process plays its shard of the dialogues of a step.  The losses are divided by the number of
+tokens, turns or picks of *all* processes.  The gradients, summed over the processes, are therefore
+those of one process with the whole batch, and every process takes the same optimiser step.
+The main process writes all files.  What it decides, such as the run directory or whether a stage
+is done, it broadcasts to the others.
+With a single process, every function here costs nothing and changes nothing.
+Try it:
+    python -m infra.processes
+    accelerate launch --multi_gpu --num_processes 2 -m infra.processes
+(`--multi_gpu` is accelerate's flag for several processes, on CPUs as well.)"""
 from __future__ import annotations
 
 import os
@@ -19,35 +23,42 @@ from torch import distributed as dist
 
 T = TypeVar("T")
 
+# How long a process waits for the others: they wait while the main process evaluates, and a slow
+# judge makes that long.
+LONGEST_WAIT = timedelta(hours=6)
+
 
 def world_size() -> int:
-    """How many processes a launcher started, known before they have met."""
+    """The number of processes that the launcher started; known before `join`."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def is_main() -> bool:
-    """True for the one process that writes; known before they have met."""
+    """Whether this is the process that writes files; known before `join`."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
 def join(device: str) -> None:
-    """Joins the processes of one launch: gloo on CPUs, NCCL on GPUs, one GPU each."""
+    """Connects the processes of one launch: with gloo on CPUs, with NCCL on GPUs, one GPU each."""
     if world_size() > 1:
+        # imported here: a single process does without it
         from accelerate import PartialState
-        PartialState(cpu=device == "cpu", timeout=timedelta(hours=6))    # the others wait while the first evaluates, with a slow judge for long
+        PartialState(cpu=device == "cpu", timeout=LONGEST_WAIT)
 
 
 def leave() -> None:
+    """Disconnects this process from the others, which it no longer waits for."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 def is_parallel() -> bool:
+    """Whether several processes are connected now: after `join` and before `leave`."""
     return dist.is_initialized() and dist.get_world_size() > 1
 
 
 def shard(items: Sequence[T]) -> Sequence[T]:
-    """This process's part: every size-th item, beginning with its own number.
+    """The items of this process: of n processes, process r has items r, r + n, r + 2n, ...
 
     >>> shard([4, 5, 6])
     [4, 5, 6]
@@ -69,7 +80,7 @@ def all_sum(*values: float) -> list[float]:
 
 
 def all_mean(values: Iterable[float]) -> float | None:
-    """Mean over the values of all processes; None if there is none.
+    """The mean over the values of all processes; None if no process has a value.
 
     >>> all_mean([1.0, 2.0]), all_mean([])
     (1.5, None)
@@ -80,7 +91,7 @@ def all_mean(values: Iterable[float]) -> float | None:
 
 
 def sum_gradients(parameters: Iterable[Tensor]) -> None:
-    """Adds the gradients of all processes, in place; a process that had nothing to learn from adds zero."""
+    """Replaces each gradient by its sum over the processes; one that has no gradient adds zero."""
     if not is_parallel():
         return
     for p in parameters:
@@ -90,40 +101,52 @@ def sum_gradients(parameters: Iterable[Tensor]) -> None:
 
 
 def broadcast(text: str = "") -> str:
-    """What the first process says, to all."""
+    """The main process's text, returned in every process."""
     if not is_parallel():
         return text
-    said = text.encode()
-    length = int(all_sum(len(said) if is_main() else 0)[0])
-    letters = torch.zeros(length, dtype=torch.uint8, device=_device())
+    sent = text.encode() if is_main() else b""
+    # all need the length first, to make room; the others add 0 to it
+    length = int(all_sum(len(sent))[0])
+    received = torch.zeros(length, dtype=torch.uint8, device=_device())
     if is_main():
-        letters = torch.tensor(list(said), dtype=torch.uint8, device=_device())
-    dist.broadcast(letters, 0)
-    return bytes(letters.tolist()).decode()
+        received = torch.tensor(list(sent), dtype=torch.uint8, device=_device())
+    dist.broadcast(received, 0)
+    return bytes(received.tolist()).decode()
 
 
 def main_says(condition: bool) -> bool:
-    """The first process's answer, for all."""
-    return broadcast("yes" if condition else "") == "yes"
+    """The main process's condition, returned in every process."""
+    answer = "yes" if condition else ""
+    return broadcast(answer) == "yes"
 
 
 def barrier() -> None:
-    """Until all are here."""
+    """Returns when every process has called it."""
     if is_parallel():
         dist.barrier()
 
 
 def any_process(condition: bool) -> bool:
-    """Whether it is true in any process."""
+    """Whether the condition holds in at least one process."""
     return all_sum(float(condition))[0] > 0
 
 
 def _device() -> torch.device:
-    return torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
+    """Where tensors have to lie that the processes exchange."""
+    name = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    return torch.device(name)
+
+
+def _demo() -> None:
+    join("cpu")
+    rank = dist.get_rank() if is_parallel() else 0
+    mine = list(shard(range(5)))
+    mean = all_mean(mine)
+    greeting = "hello" if is_main() else ""
+    print(f"process {rank} of {world_size()}: my shard of 0..4 is {mine}, "
+          f"the mean over all shards {mean}, the main process says {broadcast(greeting)!r}")
+    leave()
 
 
 if __name__ == "__main__":
-    join("cpu")
-    print(f"process {dist.get_rank() if is_parallel() else 0} of {world_size()}: my share of 0..4 is {list(shard(range(5)))}, "
-          f"the mean of all shares {all_mean(shard(range(5)))}, told {broadcast('hello' if is_main() else '')!r}")
-    leave()
+    _demo()

@@ -1,21 +1,26 @@
-"""A run directory: config, metrics, checkpoints, curves.  Every write is atomic; only JSON and safetensors are ever read (no pickle).
+"""A run directory: its config, its logs, its checkpoints, and alarms for what fails silently.
 
-`kill -9` at any moment loses at most the steps since the last checkpoint (before the first GOPO step: the stage it was in).  A
-checkpoint carries the sha256 of its files; one that is damaged is passed over for the one before it.  On resume metrics.jsonl is
-cut back to the checkpoint, so a resumed run's file equals an uninterrupted one's.
-Try it:  python runs.py        writes a checkpoint, damages it, and reads the one before"""
+Every file appears whole or not at all (infra/files.py).  Only JSON and safetensors are ever read:
+loading a pickle would run whatever code is in it.
+
+After `kill -9` at any moment at most the steps since the last checkpoint are lost.  Before the
+first GOPO step, that is the stage under way.  A checkpoint carries the sha256 of its files.  If
+one of them is damaged, the checkpoint before is used.  On resume metrics.jsonl is cut back to the
+checkpoint, and the file of a resumed run equals that of an uninterrupted one.
+Try it:  python -m infra.runs
+         writes two checkpoints, damages the second, and reads the first"""
 from __future__ import annotations
 
 import contextlib
 import fcntl
 import hashlib
 import json
-import os
 import shutil
 import subprocess
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -23,102 +28,126 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from data import DataError
+from infra.files import whole, whole_folder, write_atomic, write_json
 from infra.processes import is_main
 
-KEEP = 2                                         # checkpoints kept: the last, and one to fall back to
+KEEP = 2  # checkpoints kept: the last, and one to fall back to
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """The file is the old one or the new one, never half of either."""
-    part = path.with_name(path.name + ".part")
-    with open(part, "w", encoding="utf-8") as f:
-        f.write(text)
-        f.flush()
-        os.fsync(f.fileno())
-    os.replace(part, path)
+# --- the directory ------------------------------------------------------------------------------
 
+def run_directory(
+    output_dir: str | None, name: str, overwrite: bool, keep: str | None = None
+) -> Path:
+    """The new, empty folder of a run.
 
-def write_json(path: Path, value: Any) -> None:
-    write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n")
-
-
-def read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"{path}: not found; is {path.parent} a run directory of train.py?") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not valid JSON ({error}); restore it or train again with --overwrite") from None
-
-
-def run_directory(output_dir: str | None, name: str, overwrite: bool, keep: str | None = None) -> Path:
-    """The folder of a new run: `output_dir`, or runs/<name>, numbered if that exists; never replaces the folder `keep`."""
-    if overwrite and keep and Path(output_dir or Path("runs") / name).resolve() == Path(keep).resolve():
-        raise DataError(f"--overwrite would remove {keep}, which this run needs as its --base: give another --output_dir")
+    output_dir  the folder; None = runs/<name>, or runs/<name>-2, -3, ... if that exists
+    overwrite   replace the folder if it exists
+    keep        a folder that must not be replaced: the run's --base
+    """
+    wanted = Path(output_dir or Path("runs") / name)
+    if overwrite and keep and wanted.resolve() == Path(keep).resolve():
+        raise DataError(f"--overwrite would remove {keep}, which this run needs as its --base: "
+                        "give another --output_dir")
     if output_dir:
         path = Path(output_dir)
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            if not overwrite:
-                raise DataError(f"--output_dir {path} exists and is not empty: add --overwrite to replace it, or --resume {path} to go on")
-            if path.is_dir() and not (path / "config.json").exists():
-                raise DataError(f"--overwrite: {path} holds no config.json, so it is no run directory; nothing was removed")
-            shutil.rmtree(path)
+        if path.exists():
+            _clear(path, overwrite)
     else:
-        path, number = Path("runs") / name, 1
-        while path.exists() and not overwrite:
-            number += 1
-            path = Path("runs") / f"{name}-{number}"
+        path = wanted if overwrite else _unused(wanted)
         shutil.rmtree(path, ignore_errors=True)
     path.mkdir(parents=True, exist_ok=True)
     return path
 
 
+def _clear(path: Path, overwrite: bool) -> None:
+    """Removes a run directory if that is allowed; never removes what is no run directory."""
+    if path.is_dir() and not any(path.iterdir()):
+        return
+    if not overwrite:
+        raise DataError(f"--output_dir {path} exists and is not empty: "
+                        f"add --overwrite to replace it, or --resume {path} to go on")
+    if path.is_dir() and not (path / "config.json").exists():
+        raise DataError(f"--overwrite: {path} holds no config.json, so it is no run directory; "
+                        "nothing was removed")
+    shutil.rmtree(path)
+
+
+def _unused(path: Path) -> Path:
+    """`path`, or the first of `path`-2, `path`-3, ... that does not exist."""
+    free = path
+    number = 1
+    while free.exists():
+        number += 1
+        free = path.with_name(f"{path.name}-{number}")
+    return free
+
+
 @contextlib.contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """No other process may train into this folder meanwhile; the lock ends with the process, however it ends."""
+    """Within the block no other process may train into this folder.
+
+    The system removes the lock when the process ends, however it ends.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "w", encoding="utf-8") as f:
+    with open(folder / "lock", "w", encoding="utf-8") as file:
         try:
-            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise DataError(f"{folder}: another process is training there; wait for it, or stop it: what it was asked for goes on where it was") from None
+            raise DataError(f"{folder}: another process is training there; wait for it, or stop "
+                            "it and give its command again, which goes on from there") from None
         yield
 
 
 def versions() -> dict[str, str | None]:
-    """What the run was made with."""
+    """The versions of the libraries, and the commit of this code (None without git)."""
+    command = ["git", "rev-parse", "HEAD"]
+    here = Path(__file__).parent
     try:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False).stdout.strip()
-    except OSError:                              # no git on this machine
-        commit = ""
-    return {name: version(name) for name in ("torch", "transformers", "peft")} | {"commit": commit or None}
+        said = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False).stdout
+    except OSError:
+        # no git on this machine
+        said = ""
+    used = {name: version(name) for name in ("torch", "transformers", "peft")}
+    return used | {"commit": said.strip() or None}
 
+
+# --- logs ---------------------------------------------------------------------------------------
 
 class Log:
-    """metrics.jsonl: one JSON line a step, columns fixed by the first row, no times in it (those stand in timing.jsonl).
+    """A .jsonl file with one row a step; the first row fixes the columns.
 
-    Of several processes the first writes."""
+    Of several processes only the main one writes.  metrics.jsonl holds no times, which differ from
+    run to run; those are in timing.jsonl.
+    """
 
     def __init__(self, path: Path, keep_until: int | None = None):
+        """keep_until: keep the rows up to this step, of an earlier process; None = keep none."""
         self.path = path
-        rows = [] if keep_until is None else [r for r in read_rows(path) if r["step"] <= keep_until]
+        rows = []
+        if keep_until is not None:
+            rows = [row for row in read_rows(path) if row["step"] <= keep_until]
         if is_main():
-            write_atomic(path, "".join(json.dumps(r) + "\n" for r in rows))
+            write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows))
         self.columns = list(rows[0]) if rows else None
 
     def write(self, row: Mapping[str, Any]) -> None:
+        """Appends the row; ValueError if its columns are not those of the first."""
         self.columns = self.columns or list(row)
         if list(row) != self.columns:
-            raise ValueError(f"{self.path}: columns changed: {sorted(set(row) ^ set(self.columns))}")
+            changed = sorted(set(row) ^ set(self.columns))
+            raise ValueError(f"{self.path}: columns changed: {changed}")
         if is_main():
-            with open(self.path, "a", encoding="utf-8") as f:
-                f.write(json.dumps(row) + "\n")
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Rows of a .jsonl log; a last line cut short by a crash is dropped."""
+    """Rows of a .jsonl log; a last line that a crash cut short is dropped."""
+    if not path.exists():
+        return []
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    for line in path.read_text(encoding="utf-8").splitlines():
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:
@@ -126,68 +155,116 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-UNSCORED = "more than half of the replies have been unscored for 3 steps: Eq. 9b hardly learns, look at the judge's answers"
+# --- alarms -------------------------------------------------------------------------------------
+
+FLAT = "{key} has been 0 for {steps} steps: this score no longer tells replies apart"
+CERTAIN = ("entropy_expert below 0.05 nats for {steps} steps: "
+           "the Expert no longer explores, raise --alpha")
+UNSCORED = ("more than half of the replies have been unscored for 3 steps: "
+            "Eq. 9b hardly learns, look at the judge's answers")
+RUNAWAY = ("the LM's entropy rose from {first:.2f} to {now:.2f} nats: "
+           "lower --lambda_d or --agent_lr")
 
 
 class Alarms:
-    """What goes wrong silently: a judge that fails or whose score has no variance within groups, an Expert without entropy, an LM whose entropy runs away."""
+    """Looks at each row of metrics.jsonl for four failures that raise no error.
+
+    - a score of the judge has no variance within the groups of replies;
+    - the Expert's policy has lost its entropy;
+    - the judge fails, and most replies get no score;
+    - the entropy of the language model runs away.
+
+    Each is reported once, when it has lasted for `patience` steps (unscored replies: 3 steps, the
+    runaway: 1), and again only after it has stopped in between.
+    """
 
     def __init__(self, patience: int = 20):
-        self.patience, self.runs, self.first = patience, {}, None
+        self.patience = patience
+        # what goes wrong -> for how many steps in a row
+        self.lasted: dict[str, int] = {}
+        # the language model's entropy in the first row that has one
+        self.first: float | None = None
 
     def __call__(self, row: dict[str, Any]) -> list[str]:
+        """The messages that this row gives reason to print."""
+        raised = []
+        for message, bad, patience in self._signs(row):
+            if self._steps(message, bad) == patience:
+                raised.append(message)
         entropy = row.get("entropy")
         self.first = self.first or entropy
-        signs = {f"{k} has been 0 for {self.patience} steps: this score no longer tells replies apart": row[k] < 1e-6
-                 for k in row if k.startswith("std_") and row[k] is not None}
-        if row.get("entropy_expert") is not None:
-            signs[f"entropy_expert below 0.05 nats for {self.patience} steps: the Expert no longer explores, raise --alpha"] = row["entropy_expert"] < 0.05
-        if row.get("tokens") is not None:        # a language model learns
-            signs[UNSCORED] = row["unscored"] > 0.5
-        raised = [text for text, bad in signs.items() if self._count(text, bad) == (3 if text == UNSCORED else self.patience)]
-        if entropy and self._count("runaway", entropy > 4 * self.first) == 1:
-            raised.append(f"the LM's entropy rose from {self.first:.2f} to {entropy:.2f} nats: lower --lambda_d or --agent_lr")
+        if entropy and self._steps("runaway", entropy > 4 * self.first) == 1:
+            raised.append(RUNAWAY.format(first=self.first, now=entropy))
         return raised
 
-    def _count(self, sign: str, bad: bool) -> int:
-        self.runs[sign] = self.runs.get(sign, 0) + 1 if bad else 0
-        return self.runs[sign]
+    def _signs(self, row: dict[str, Any]) -> Iterator[tuple[str, bool, int]]:
+        """(message, whether this row shows it, for how many steps it may)."""
+        for key, value in row.items():
+            if key.startswith("std_") and value is not None:
+                yield FLAT.format(key=key, steps=self.patience), value < 1e-6, self.patience
+        if row.get("entropy_expert") is not None:
+            certain = row["entropy_expert"] < 0.05
+            yield CERTAIN.format(steps=self.patience), certain, self.patience
+        # only where a language model learns
+        if row.get("tokens") is not None:
+            yield UNSCORED, row["unscored"] > 0.5, 3
+
+    def _steps(self, sign: str, bad: bool) -> int:
+        """For how many steps in a row `sign` has been bad, with this one."""
+        self.lasted[sign] = self.lasted.get(sign, 0) + 1 if bad else 0
+        return self.lasted[sign]
 
 
-# --- tensors ------------------------------------------------------------------------------------------------------------------
+# --- tensors ------------------------------------------------------------------------------------
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    part = path.with_name(path.name + ".part")
-    save_file({k: v.detach().contiguous().cpu() for k, v in tensors.items()}, part)
-    os.replace(part, path)
+    """One safetensors file, whole or not at all."""
+    kept = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+    with whole(path) as part:
+        save_file(kept, part)
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file of a run directory; a DataError says what to do if there are none."""
     try:
         return load_file(path)
     except FileNotFoundError:
-        raise DataError(f"{path}: not found; the run is not complete: go on with python train.py --resume {path.parent}") from None
+        raise DataError(f"{path}: not found; the run is not complete: "
+                        f"go on with python train.py --resume {path.parent}") from None
     except SafetensorError as error:
-        raise DataError(f"{path}: damaged ({error}); train again, or resume from a checkpoint") from None
+        raise DataError(f"{path}: damaged ({error}); "
+                        "train again, or resume from a checkpoint") from None
 
 
 def load_into(module: torch.nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
-    """`module` takes the tensors; `where` they are from is named if they are of another code's module: whole, but of other layers."""
+    """Gives the module these weights.
+
+    where   the file they are from
+    raises  DataError if the file is whole, but of a module with other layers: another code's
+    """
     try:
         module.load_state_dict(tensors)
+    except torch.OutOfMemoryError:
+        # a RuntimeError as well, but not about layers
+        raise
     except RuntimeError as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
-        raise DataError(f"{where}: does not fit this code's {type(module).__name__} ({' '.join(str(error).split())[:200]}); use the commit that the run's "
-                        "config.json names, or remove the run directory and train again") from error
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(f"{where}: does not fit this code's {type(module).__name__} ({reason}); "
+                        "use the commit that the run's config.json names, "
+                        "or remove the run directory and train again") from error
 
 
 def adam_state(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
     """An Adam's state as flat tensors for safetensors: "3.exp_avg" belongs to parameter 3."""
-    return {f"{i}.{name}": value.clone() for i, state in optimiser.state_dict()["state"].items() for name, value in state.items()}
+    flat = {}
+    for number, state in optimiser.state_dict()["state"].items():
+        for name, value in state.items():
+            flat[f"{number}.{name}"] = value.clone()
+    return flat
 
 
 def load_adam_state(optimiser: torch.optim.Optimizer, flat: Mapping[str, Tensor]) -> None:
+    """The inverse of `adam_state`; the step sizes and other settings stay the optimiser's."""
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in flat.items():
         number, name = key.split(".")
@@ -195,87 +272,75 @@ def load_adam_state(optimiser: torch.optim.Optimizer, flat: Mapping[str, Tensor]
     optimiser.load_state_dict(optimiser.state_dict() | {"state": state})
 
 
-# --- checkpoints --------------------------------------------------------------------------------------------------------------
-
-def _digest(path: Path) -> str:
-    with open(path, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
-
+# --- checkpoints --------------------------------------------------------------------------------
 
 def save_checkpoint(run: Path, step: int, parts: Mapping[str, Mapping[str, Tensor]]) -> Path:
-    """checkpoint/step-000050/ with one safetensors file a part; appears whole or not at all."""
+    """Writes checkpoint/step-000050/ with one safetensors file a part, whole or not at all.
+
+    Removes all checkpoints but the last two.
+    """
     folder = run / "checkpoint" / f"step-{step:06d}"
-    part = folder.with_name(folder.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    for name, tensors in parts.items():
-        save_tensors(tensors, part / f"{name}.safetensors")
-    write_json(part / "state.json", {"step": step, "sha256": {p.name: _digest(p) for p in sorted(part.glob("*.safetensors"))}})
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(part, folder)
-    for old in sorted(folder.parent.glob("step-??????"))[:-KEEP]:
+    with whole_folder(folder) as part:
+        for name, tensors in parts.items():
+            save_tensors(tensors, part / f"{name}.safetensors")
+        digests = {path.name: _digest(path) for path in sorted(part.glob("*.safetensors"))}
+        write_json(part / "state.json", {"step": step, "sha256": digests})
+    for old in _checkpoints(run)[:-KEEP]:
         shutil.rmtree(old)
     return folder
 
 
 def load_checkpoint(run: Path) -> tuple[int, dict[str, dict[str, Tensor]]] | None:
-    """The newest checkpoint whose files are what was written; damaged ones are named and passed over.  None if there is none."""
-    for folder in sorted((run / "checkpoint").glob("step-??????"), reverse=True):
+    """(step, parts) of the newest checkpoint that is not damaged; None if there is none.
+
+    Each damaged one is named on the way.
+    """
+    for folder in reversed(_checkpoints(run)):
         try:
-            state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-            wrong = [name for name, digest in state["sha256"].items() if _digest(folder / name) != digest]
-            if not wrong:
-                return state["step"], {Path(name).stem: load_file(folder / name) for name in state["sha256"]}
-            reason = f"{', '.join(wrong)} changed"
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+            return _read_checkpoint(folder)
+        except _Changed as error:
+            reason = str(error)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError,
+                SafetensorError) as error:
             reason = f"{type(error).__name__}: {error}"
         print(f"checkpoint {folder} is damaged ({reason}); falling back to the one before")
     return None
 
 
-# --- curves -------------------------------------------------------------------------------------------------------------------
-
-PANELS = (("what the dialogues earn", ("reward", "r_expert", "r_cs")), ("TSE and skills", ("tse", "esndcg", "f1", "success")),
-          ("losses (Fig. 3)", ("loss_expert", "loss_critic", "loss", "L_p", "L_s")), ("entropy, nats", ("entropy_expert", "entropy")),
-          ("lengths", ("turns", "length")), ("judge's scores", ("S_quality", "S_fitness", "S_compliance", "S_diversity")))
+class _Changed(Exception):
+    """Files whose sha256 is not the one that was written down."""
 
 
-def plot_curves(rows: Sequence[Mapping[str, Any]], evaluations: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:
-    """curves.png: training as thin lines with a running mean, held-out customers as dots."""
-    import matplotlib
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-    figure, axes = pyplot.subplots(2, 3, figsize=(15, 7.5), layout="constrained")
-    for axis, (name, keys) in zip(axes.flat, PANELS):
-        for key in keys:
-            points = [(r["step"], r[key]) for r in rows if r.get(key) is not None]
-            if not points:
-                continue
-            steps, values = zip(*points)
-            window = max(1, len(values) // 20)
-            smooth = [sum(values[max(0, i - window):i + 1]) / len(values[max(0, i - window):i + 1]) for i in range(len(values))]
-            line, = axis.plot(steps, smooth, label=key)
-            axis.plot(steps, values, color=line.get_color(), alpha=0.2, linewidth=0.8)
-            seen = [(e["step"], e[key]) for e in evaluations if e.get(key) is not None]
-            if seen:
-                axis.plot(*zip(*seen), "o", color=line.get_color(), markersize=4)
-        axis.set(title=name, xlabel="GOPO step")
-        axis.grid(alpha=0.3)
-        if axis.lines:
-            axis.legend(fontsize=8)
-    figure.suptitle(f"{title}   (lines: training dialogues, running mean; dots: held-out customers, greedy, r_cs by the teacher's skills)")
-    part = path.with_name(path.name + ".part")
-    figure.savefig(part, dpi=110, format="png")
-    pyplot.close(figure)
-    os.replace(part, path)
+def _read_checkpoint(folder: Path) -> tuple[int, dict[str, dict[str, Tensor]]]:
+    state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    digests = state["sha256"]
+    changed = [name for name, digest in digests.items() if _digest(folder / name) != digest]
+    if changed:
+        raise _Changed(f"{', '.join(changed)} changed")
+    return state["step"], {Path(name).stem: load_file(folder / name) for name in digests}
+
+
+def _checkpoints(run: Path) -> list[Path]:
+    """Oldest first; a part that was never completed has another name."""
+    return sorted((run / "checkpoint").glob("step-??????"))
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _demo() -> None:
+    import tempfile
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder)
+        for step in (1, 2):
+            weights = {"expert": {"w": torch.full((2,), float(step))}}
+            print("written", save_checkpoint(run, step, weights).name)
+        (run / "checkpoint/step-000002/expert.safetensors").write_bytes(b"damaged")
+        step, found = load_checkpoint(run)
+        print(f"read step {step}: w = {found['expert']['w'].tolist()}")
 
 
 if __name__ == "__main__":
-    import tempfile
-    with tempfile.TemporaryDirectory() as folder:
-        demo = Path(folder)
-        for n in (1, 2):
-            print("written", save_checkpoint(demo, n, {"expert": {"w": torch.full((2,), float(n))}}).name)
-        (demo / "checkpoint/step-000002/expert.safetensors").write_bytes(b"damaged")
-        number, found = load_checkpoint(demo)
-        print(f"read step {number}: w = {found['expert']['w'].tolist()}")
+    _demo()

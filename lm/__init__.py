@@ -1,1 +1,3 @@
-"""How a language model is built, reads a request and speaks under rules; knows no reward and no equation of learning."""
+"""How a language model is built, reads a request and speaks under rules.
+
+Knows no reward and no equation of learning."""

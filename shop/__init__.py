@@ -1,1 +1,1 @@
-"""The simulated shops: customers who hear only text, the public catalogue, two ears, the bounds, and one book a shop."""
+"""Simulated shops: customers who hear only text, a public catalogue, two ears, bounds, books."""

@@ -1,12 +1,16 @@
-"""The public side of a simulated shop: catalogue, order book, B_t, and the phrase book that turns skills into a reply.
+"""The public side of a simulated shop: catalogue, order book, B_t, and the phrase book.
 
-A shop is its book (SHOPS: catalogue, skills with their wording, needs and words of its customers); `name` says which, everywhere.
+A shop is its book (SHOPS): catalogue, skills with their wording, needs and words of its customers.
+Everywhere, `name` says which shop is meant.
 
-B_t (`business_context`) is a function of what the customer has said and of the public catalogue alone: nothing of the hidden
-agenda can reach the agents through it.  It lists up to three candidates, of which at least one is wrong for this customer;
-`fit_i` = "no" marks those that contradict what was said.  Names, phrasings and customers differ between train, dev and test.
+B_t (`business_context`) depends on what the customer has said and on the public catalogue alone:
+nothing of the hidden agenda can reach the agents through it.  It lists up to three candidates, of
+which at least one is wrong for this customer.  `fit_i` = "no" marks those that contradict what was
+said.  Names, phrasings and customers differ between train, dev and test.
 
-Try it:  python catalogue.py        B_t growing with the transcript, and the reply of the phrase book"""
+The phrase book (`template`) turns skills into a reply.
+
+Try it:  python -m shop.catalogue        B_t growing with the transcript, and a reply"""
 from __future__ import annotations
 
 import itertools
@@ -21,9 +25,22 @@ from typing import Sequence
 
 from data import DataError, Skill, best_candidate, fill
 
-SHOPS = {"mgshop": "mgshop.json", "tmallbrand-a": "tmallbrand_a.json", "tmallbrand-b": "tmallbrand_b.json"}
-DEFAULTS = {"paper": "Mgshop", "currency": "euros", "evasion": "I have nothing on that.", "silence": "One moment, please.",
-            "order_talk": r"order(?:ed)?|bought|parcel|refund\w*|return\w*|broken|damaged|swap|exchange"}      # where a book is silent
+SHOPS = {
+    "mgshop": "mgshop.json",
+    "tmallbrand-a": "tmallbrand_a.json",
+    "tmallbrand-b": "tmallbrand_b.json",
+}
+# where a book is silent
+DEFAULTS = {
+    "paper": "Mgshop",
+    "currency": "euros",
+    "evasion": "I have nothing on that.",
+    "silence": "One moment, please.",
+    "order_talk": r"order(?:ed)?|bought|parcel|refund\w*|return\w*|broken|damaged|swap|exchange",
+}
+BOOKS = Path(__file__).with_name("books")
+# which of ten sentences of the customers are in a split
+SHARES = {"train": range(7), "dev": (7,), "test": (8, 9)}
 
 
 @cache
@@ -31,13 +48,22 @@ def book(name: str = "mgshop") -> dict:
     """Catalogue and phrases of a shop."""
     if name not in SHOPS:
         raise DataError(f"shop {name!r} is unknown; use one of {', '.join(SHOPS)}")
-    return DEFAULTS | json.loads(Path(__file__).with_name("books").joinpath(SHOPS[name]).read_text(encoding="utf-8"))
+    written = (BOOKS / SHOPS[name]).read_text(encoding="utf-8")
+    return DEFAULTS | json.loads(written)
 
 
 @cache
 def skill_pool(name: str = "mgshop") -> dict[str, Skill]:
-    tuples = ("examples", "must_say", "must_not_say", "needs")
-    return {s["id"]: Skill(**{k: tuple(v) if k in tuples else v for k, v in s.items()}) for s in book(name)["skills"]}
+    """P_skill of a shop, in the order of its book."""
+    return {spec["id"]: _skill(spec) for spec in book(name)["skills"]}
+
+
+def _skill(spec: dict) -> Skill:
+    fields = dict(spec)
+    for key in ("examples", "must_say", "must_not_say", "needs"):
+        if key in fields:
+            fields[key] = tuple(fields[key])
+    return Skill(**fields)
 
 
 def code(*parts: object) -> int:
@@ -47,14 +73,18 @@ def code(*parts: object) -> int:
 
 @cache
 def phrasings(split: str, kind: str, name: str = "mgshop") -> tuple[tuple[str, ...], ...]:
-    """What customers of a split say for a kind of utterance: the variants of each line, no sentence in two splits.
+    """What customers of a split say for a kind of utterance: the variants of each line.
 
-    7 of 10 sentences are train, 1 dev, 2 test, by a hash of the sentence.  So a test sentence is new as a whole; its words mostly
-    are not, except for lines without alternatives, which are unseen altogether where they fall to test.
+    No sentence is in two splits: a hash of the sentence decides (SHARES).  So a test sentence is
+    new as a whole.  Most of its words are not new, except in lines without alternatives: where such
+    a line falls to test, it is unseen altogether.
     """
-    shares = {"train": range(7), "dev": (7,), "test": (8, 9)}[split]
-    lines = [tuple(v for v in expand(line) if code(v) % 10 in shares) for line in book(name)["customer"][kind]]
-    return tuple(line for line in lines if line)
+    kept = []
+    for line in book(name)["customer"][kind]:
+        variants = tuple(v for v in expand(line) if code(v) % 10 in SHARES[split])
+        if variants:
+            kept.append(variants)
+    return tuple(kept)
 
 
 def expand(line: str) -> list[str]:
@@ -63,54 +93,78 @@ def expand(line: str) -> list[str]:
     >>> expand("[When|By when] is it here?")
     ['When is it here?', 'By when is it here?']
     """
-    pieces = [p[1:-1].split("|") if p.startswith("[") else [p] for p in re.split(r"(\[[^\]]*\])", line)]
-    return ["".join(choice) for choice in itertools.product(*pieces)]
+    choices = []
+    for piece in re.split(r"(\[[^\]]*\])", line):
+        if piece.startswith("["):
+            choices.append(piece[1:-1].split("|"))
+        else:
+            choices.append([piece])
+    return ["".join(words) for words in itertools.product(*choices)]
 
 
-# --- the public catalogue and B_t -------------------------------------------------------------------------------------------
+# --- the public catalogue and B_t -----------------------------------------------------------------
 
 @dataclass(frozen=True)
 class Product:
     name: str
     category: str
     feature: str
-    price: int                                                   # in the shop's currency
-    sizes: tuple[str, ...] = ()                                  # it comes in; () in a shop without sizes
+    price: int                                   # in the shop's currency
+    sizes: tuple[str, ...] = ()                  # it comes in; () in a shop without sizes
 
 
 @dataclass(frozen=True)
 class Focus:
     """What the customer has said about the matter at hand: all that B_t may depend on."""
-    talk: str | None = None                                      # "product" or "order"
+    talk: str | None = None                      # "product" or "order"
     category: str | None = None
     feature: str | None = None
     budget: int | None = None
     order: str | None = None
-    product: str | None = None                                   # named by the customer ("the Larch kettle, then")
-    size: str | None = field(default=None, repr=False)           # not in the repr, which orders the candidates (`_candidates`)
+    product: str | None = None                   # named by the customer ("the Larch kettle, then")
+    # not in the repr, because the repr orders the candidates (`_candidates`)
+    size: str | None = field(default=None, repr=False)
 
 
 @cache
 def _finds(name: str) -> dict[str, re.Pattern]:
     """What the back office looks for in a customer's words."""
-    stock, either = book(name), lambda words: re.compile(r"\b(" + "|".join(words) + r")\b", re.I)
-    words, shelves = "|".join(stock["categories"]), stock["categories"].values()
-    return {"category": re.compile(rf"\b({words})s?\b", re.I), "budget": re.compile(rf"\b(\d{{1,3}}) {stock['currency']}"),
-            "order talk": re.compile(rf"\bmy (?:\w+ )?(?:{words})|\b(?:{stock['order_talk']})\b", re.I),
-            "feature": either(f for c in shelves for f in c["features"]),
-            "size": either(dict.fromkeys(s for c in shelves for s in c.get("sizes", ["(?!)"])))}     # (?!) matches nothing
+    stock = book(name)
+    items = "|".join(stock["categories"])
+    features: list[str] = []
+    sizes: list[str] = []
+    for shelf in stock["categories"].values():
+        features += shelf["features"]
+        # (?!) matches nothing
+        sizes += shelf.get("sizes", ["(?!)"])
+    order_talk = rf"\bmy (?:\w+ )?(?:{items})|\b(?:{stock['order_talk']})\b"
+    return {
+        "category": re.compile(rf"\b({items})s?\b", re.I),
+        "budget": re.compile(rf"\b(\d{{1,3}}) {stock['currency']}"),
+        "order talk": re.compile(order_talk, re.I),
+        "feature": _any_of(features),
+        "size": _any_of(list(dict.fromkeys(sizes))),
+    }
+
+
+def _any_of(words: list[str]) -> re.Pattern:
+    return re.compile(r"\b(" + "|".join(words) + r")\b", re.I)
 
 
 @cache
 def products(split: str, category: str, name: str = "mgshop") -> tuple[Product, ...]:
-    """Nine products: three features, each in three price tiers.  Where there are sizes, a product lacks one of the three: of each feature
-    and size there are two tiers."""
-    shelf, names = book(name)["categories"][category], book(name)["names"][split]
+    """Nine products: three features, each in three price tiers.
+
+    Where there are sizes, a product lacks one of the three: two tiers have each feature and size.
+    """
+    shelf = book(name)["categories"][category]
+    names = book(name)["names"][split]
     made = []
     for i in range(9):
         title = f"{names[(5 * i + code(category)) % 9]} {category}"
         price = round(shelf["price"] * (1, 1.6, 2.4)[i % 3]) + code(title, "price") % 5
-        sizes = tuple(s for n, s in enumerate(shelf.get("sizes", ())) if n != (i + i // 3) % 3)
+        missing = (i + i // 3) % 3
+        sizes = tuple(s for n, s in enumerate(shelf.get("sizes", ())) if n != missing)
         made.append(Product(title, category, shelf["features"][i // 3], price, sizes))
     return tuple(made)
 
@@ -118,104 +172,187 @@ def products(split: str, category: str, name: str = "mgshop") -> tuple[Product, 
 @cache
 def open_orders(split: str, category: str) -> tuple[str, ...]:
     """The numbers of the three open orders for such an item."""
-    return tuple(str(1000 + (code(split, category) + 2311 * i) % 9000) for i in range(3))
+    first = code(split, category)
+    return tuple(str(1000 + (first + 2311 * i) % 9000) for i in range(3))
 
 
 @cache
 def _category_of_order(split: str, name: str) -> dict[str, str]:
-    return {number: c for c in book(name)["categories"] for number in open_orders(split, c)}
+    table = {}
+    for category in book(name)["categories"]:
+        table |= dict.fromkeys(open_orders(split, category), category)
+    return table
 
 
 def update_focus(focus: Focus, utterance: str, split: str, name: str = "mgshop") -> Focus:
     """Folds one customer utterance into what the shop's back office searches for."""
-    find, category_of = _finds(name), _category_of_order(split, name)
+    find = _finds(name)
+    category_of = _category_of_order(split, name)
     named = [c.lower() for c in find["category"].findall(utterance)]
     numbers = [n for n in re.findall(r"\b\d{4}\b", utterance) if n in category_of]
-    item = next((p.name for p in (products(split, named[0], name) if named else ()) if p.name.lower() in utterance.lower()), None)
-    if item:
-        return replace(focus, talk="product", category=named[0], product=item)
     if named:
-        focus = Focus(talk="order" if find["order talk"].search(utterance) else "product", category=named[0])
+        item = _item_named(products(split, named[0], name), utterance)
+        if item:
+            return replace(focus, talk="product", category=named[0], product=item)
+        talk = "order" if find["order talk"].search(utterance) else "product"
+        focus = Focus(talk=talk, category=named[0])
     elif numbers and focus.talk != "order":
         focus = Focus(talk="order", category=category_of[numbers[0]])
     if focus.talk == "order":
         return replace(focus, order=numbers[-1]) if numbers else focus
-    features, sizes, budgets = (find[what].findall(utterance) for what in ("feature", "size", "budget"))
-    if features or sizes or budgets:                             # a new wish takes back a product agreed on before
-        focus = replace(focus, feature=features[-1].lower() if features else focus.feature, size=sizes[-1].lower() if sizes else focus.size,
-                        budget=int(budgets[-1]) if budgets else focus.budget, product=None)
-    return focus
+    return _update_wish(focus, utterance, name)
+
+
+def _item_named(shelf: Sequence[Product], utterance: str) -> str | None:
+    for product in shelf:
+        if product.name.lower() in utterance.lower():
+            return product.name
+    return None
+
+
+def _update_wish(focus: Focus, utterance: str, name: str) -> Focus:
+    """Takes up the last feature, size and budget said.  A wish takes back a product agreed on."""
+    find = _finds(name)
+    wish: dict[str, str | int] = {}
+    for what in ("feature", "size"):
+        said = find[what].findall(utterance)
+        if said:
+            wish[what] = said[-1].lower()
+    budgets = find["budget"].findall(utterance)
+    if budgets:
+        wish["budget"] = int(budgets[-1])
+    return replace(focus, product=None, **wish) if wish else focus
 
 
 def _fits(p: Product, focus: Focus) -> bool:
     if focus.product:
         return p.name == focus.product
-    return focus.feature in (None, p.feature) and (focus.budget is None or p.price <= focus.budget) and (focus.size is None or focus.size in p.sizes)
+    if focus.feature not in (None, p.feature):
+        return False
+    if focus.budget is not None and p.price > focus.budget:
+        return False
+    return focus.size is None or focus.size in p.sizes
 
 
 def _candidates(focus: Focus, split: str, name: str) -> list[Product]:
-    """Up to three products as a shop search returns them: fitting ones of different kinds first, then near misses."""
+    """Up to three products, as a search returns them.
+
+    Fitting ones of different kinds come first, then near misses.
+    """
     shelf = sorted(products(split, focus.category, name), key=lambda p: code(focus, p.name))
-    kind = (lambda p: p.price) if focus.feature else (lambda p: p.feature)
-    first = {kind(p): p for p in shelf if _fits(p, focus)}       # one of each kind
-    return (list(first.values()) + [p for p in shelf if not _fits(p, focus)])[:3]
+    first: dict[str | int, Product] = {}         # one of each kind
+    misses = []
+    for p in shelf:
+        if _fits(p, focus):
+            kind = p.price if focus.feature else p.feature
+            first[kind] = p
+        else:
+            misses.append(p)
+    return [*first.values(), *misses][:3]
 
 
 @lru_cache(4096)
 def search(focus: Focus, split: str, name: str = "mgshop") -> dict[str, str]:
-    """What the back office finds for a focus; shared between dialogues, so copy before changing it."""
+    """What the back office finds for a focus.
+
+    The result is shared between dialogues: copy it before you change it.
+    """
     if focus.category is None:
         return {}
-    rows, stock, pick = [], book(name), lambda what, key: _pick(what, key, name)
     if focus.talk == "product":
-        for p in sorted(_candidates(focus, split, name), key=lambda p: code(p.name, "place")):
-            rows.append({"product": p.name, "price": f"{p.price} {stock['currency']}", "stock": pick("stock", p.name)}
-                        | ({"size": " and ".join(p.sizes)} if p.sizes else {})
-                        | {"eta": pick("eta", p.name), "fit": "yes" if _fits(p, focus) else "no"})
+        found = sorted(_candidates(focus, split, name), key=lambda p: code(p.name, "place"))
+        rows = [_product_row(p, focus, name) for p in found]
     else:
-        for number in sorted(open_orders(split, focus.category), key=lambda n: code(n, "place")):
-            refund = stock["categories"][focus.category]["price"] + code(number, "refund") % 40
-            rows.append({"order": number, "eta": pick("eta", number), "refund": f"{refund} {stock['currency']}", "window": pick("window", number)}
-                        | ({"status": pick("status", number), "part": f"{8 + code(number, 'part') % 20} {stock['currency']}"} if "status" in stock else {})
-                        | {"fit": "yes" if focus.order in (None, number) else "no"})
-    return {f"{slot}_{i}": value for i, row in enumerate(rows, 1) for slot, value in row.items()}
+        numbers = sorted(open_orders(split, focus.category), key=lambda n: code(n, "place"))
+        rows = [_order_row(number, focus, name) for number in numbers]
+    context = {}
+    for i, row in enumerate(rows, 1):
+        context |= {f"{slot}_{i}": value for slot, value in row.items()}
+    return context
+
+
+def _product_row(p: Product, focus: Focus, name: str) -> dict[str, str]:
+    row = {
+        "product": p.name,
+        "price": f"{p.price} {book(name)['currency']}",
+        "stock": _pick("stock", p.name, name),
+    }
+    if p.sizes:
+        row["size"] = " and ".join(p.sizes)
+    row["eta"] = _pick("eta", p.name, name)
+    row["fit"] = "yes" if _fits(p, focus) else "no"
+    return row
+
+
+def _order_row(number: str, focus: Focus, name: str) -> dict[str, str]:
+    stock = book(name)
+    currency = stock["currency"]
+    refund = stock["categories"][focus.category]["price"] + code(number, "refund") % 40
+    row = {
+        "order": number,
+        "eta": _pick("eta", number, name),
+        "refund": f"{refund} {currency}",
+        "window": _pick("window", number, name),
+    }
+    if "status" in stock:
+        row["status"] = _pick("status", number, name)
+        row["part"] = f"{8 + code(number, 'part') % 20} {currency}"
+    row["fit"] = "yes" if focus.order in (None, number) else "no"
+    return row
 
 
 def _pick(what: str, key: str, name: str) -> str:
-    return book(name)[what][code(key, what) % len(book(name)[what])]
+    choices = book(name)[what]
+    return choices[code(key, what) % len(choices)]
 
 
-def business_context(utterances: Sequence[str], split: str = "test", name: str = "mgshop") -> dict[str, str]:
-    """B_t: candidates of the public catalogue for what the customer has said so far; `fit_i` = "no" where it contradicts it."""
+def business_context(
+    utterances: Sequence[str], split: str = "test", name: str = "mgshop"
+) -> dict[str, str]:
+    """B_t: candidates of the public catalogue for what the customer has said so far."""
     focus = Focus()
     for utterance in utterances:
         focus = update_focus(focus, utterance, split, name)
     return dict(search(focus, split, name))
 
 
-# --- the phrase book ----------------------------------------------------------------------------------------------------------
+# --- the phrase book ------------------------------------------------------------------------------
 
-def template(skills: Sequence[str], context: dict[str, str], rng: random.Random, name: str = "mgshop") -> str:
-    """The skills as text, by the shop's phrase book, in their order, with slots: the reply of `--replies template`.
+def template(
+    skills: Sequence[str], context: dict[str, str], rng: random.Random, name: str = "mgshop"
+) -> str:
+    """The skills as text with slots, in their order: the reply of `--replies template`.
 
-    Facts are those of the first candidate that fits (`best_candidate`).  A skill whose slot B_t lacks becomes an evasion.
+    Facts are those of the first candidate that fits (`best_candidate`).
+    A skill whose slot B_t lacks becomes an evasion.
     """
-    said, number = [], best_candidate(context)
-    for skill in (skill_pool(name)[s] for s in skills):
-        if any(f"{need}_{number}" not in context for need in skill.needs):
-            said += [book(name)["evasion"], *skill.must_say]
-            continue
-        phrase = rng.choice(skill.examples)
-        for need in skill.needs:
-            phrase = phrase.replace(f"{{{need}}}", f"{{{need}_{number}}}")
-        said += [phrase, *skill.must_say]
+    pool = skill_pool(name)
+    number = best_candidate(context)
+    said: list[str] = []
+    for skill in (pool[s] for s in skills):
+        said += [_wording(skill, context, number, rng, name), *skill.must_say]
     return " ".join(said) or book(name)["silence"]
 
 
-if __name__ == "__main__":
+def _wording(
+    skill: Skill, context: dict[str, str], number: str, rng: random.Random, name: str
+) -> str:
+    if any(f"{need}_{number}" not in context for need in skill.needs):
+        return book(name)["evasion"]
+    phrase = rng.choice(skill.examples)
+    for need in skill.needs:
+        phrase = phrase.replace(f"{{{need}}}", f"{{{need}_{number}}}")
+    return phrase
+
+
+def demo() -> None:
     talk = ["I am looking for a kettle.", "It should be quiet.", "I can spend up to 48 euros."]
-    for n in range(1, 4):
+    for n, utterance in enumerate(talk, 1):
         seen = business_context(talk[:n])
-        print(f"customer: {talk[n - 1]}\n  B_t = {seen}")
+        print(f"customer: {utterance}\n  B_t = {seen}")
     wording = template(["recommend", "state_price"], seen, random.Random(0))
     print(f"skills recommend, state_price -> {wording}\n  shown as: {fill(wording, seen)}")
+
+
+if __name__ == "__main__":
+    demo()

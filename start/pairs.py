@@ -1,15 +1,17 @@
-"""What the two agents learn before GOPO: the language model's pretraining and warm start, and states with the teacher's labels.
+"""What both agents learn from before GOPO: pairs for the LM, labelled states for the Expert.
 
-`--model tiny` has never read a word, so "untrained", supervised and RL would all mean "noise".  It is therefore pretrained on talk of
-mixed quality: replies that follow their skills only in part, name a wrong candidate, or say something else altogether.  That is our
-"untrained" model; the warm start is cross-entropy on the training split's own replies.  Both end before any GOPO run.  (GAP-9: the paper
-starts from chat models and says nothing of a warm start.)
-Try it:  python warmup.py        a few pretraining pairs, good and bad"""
+`--model tiny` has never read a word, so "untrained", supervised and RL would all mean "noise".  It
+is therefore pretrained on talk of mixed quality: replies that follow their skills only in part,
+name a wrong candidate, or say something else altogether.  That is our "untrained" model.  The warm
+start is cross-entropy on the training split's own replies.  Both end before any GOPO run. GAP-9:
+the paper starts from chat models and says nothing of a warm start.
+Try it:  python -m start.pairs        a few pretraining pairs, good and bad"""
 from __future__ import annotations
 
 import random
-from typing import Sequence
+from collections.abc import Mapping, Sequence
 
+import data
 from data import MAX_SKILLS, Dataset, Dialogue, Request, base, sayable, slots
 from expert import ExpertState
 
@@ -17,78 +19,129 @@ Pair = tuple[Request, str]
 
 
 def labelled_states(dialogues: Sequence[Dialogue]) -> list[tuple[ExpertState, tuple[str, ...]]]:
-    """(s^E_t, T) of every labelled turn, with a_{t-1} and H_t as logged: what imitation learns from."""
+    """(s^E_t, T) of every labelled turn, with a_{t-1} and H_t as logged; imitation learns it."""
     found = []
-    for d in dialogues:
-        for i, turn in enumerate(d.turns):
+    for dialogue in dialogues:
+        previous: tuple[str, ...] = ()
+        for i, turn in enumerate(dialogue.turns):
             if turn.skills is not None:
-                said = tuple((t.user, t.reply or "") for t in d.turns[:i])
-                found.append((ExpertState(turn.user, said, (d.turns[i - 1].skills or ()) if i else ()), turn.skills))
+                said = logged_history(dialogue, 0, i)
+                found.append((ExpertState(turn.user, said, previous), turn.skills))
+            previous = turn.skills or ()
     return found
 
 
-def warm_pairs(dialogues: Sequence[Dialogue], alone: int | None = None) -> list[Pair]:
-    """(s^A_t, human or teacher reply) of every turn that has one; `alone` = k of H_t, for an agent without an Expert (H_t, u_t, e_t, no skills)."""
+def logged_history(dialogue: Dialogue, first: int, end: int) -> tuple[tuple[str, str], ...]:
+    """Turns `first` to `end` - 1 as (customer, agent)."""
+    return tuple((turn.user, turn.reply or "") for turn in dialogue.turns[first:end])
+
+
+def warm_pairs(dialogues: Sequence[Dialogue], history_turns: int | None = None) -> list[Pair]:
+    """(s^A_t, human or teacher reply) of every turn that has a reply.
+
+    history_turns  None: of the dual agent, which reads U_t, the skills and B_t;
+                   k: of a single agent, which reads the last k turns of H_t, u_t and e_t
+                   instead of skills
+    """
     pairs = []
-    for d in dialogues:
-        for i, t in enumerate(d.turns):
-            if t.reply:
-                said = tuple((x.user, x.reply or "") for x in d.turns[max(0, i - (alone or 0)):i])
-                request = Request(t.user, (), t.context, said, t.intent, t.emotion) if alone is not None else Request(t.user, t.skills or (), t.context)
-                pairs.append((request, t.reply))
+    for dialogue in dialogues:
+        for i, turn in enumerate(dialogue.turns):
+            if not turn.reply:
+                continue
+            if history_turns is None:
+                request = Request(turn.user, turn.skills or (), turn.context)
+            else:
+                said = logged_history(dialogue, max(0, i - history_turns), i)
+                request = Request(turn.user, (), turn.context, said, turn.intent, turn.emotion)
+            pairs.append((request, turn.reply))
     return pairs
 
 
-def mixed_pairs(dataset: Dataset, count: int, seed: int, alone: int | None = None) -> list[Pair]:
+def mixed_pairs(dataset: Dataset, count: int, seed: int,
+                history_turns: int | None = None) -> list[Pair]:
     """Pretraining pairs of mixed quality for the tiny model.
 
-    With a phrase book: random skills for a logged state; the reply drops, adds or reorders skills half of the time and takes its
-    facts from a random candidate.  Without one (logs): half of the replies belong to another turn.
+    With a phrase book: random skills for a logged state; the reply drops, adds or reorders skills
+    half of the time and takes its facts from a random candidate.  Without one (logs): half of the
+    replies belong to another turn.
     """
-    rng, logged = random.Random(seed), warm_pairs(dataset.train, alone)
+    rng = random.Random(seed)
+    logged = warm_pairs(dataset.train, history_turns)
     if not logged:
         return []
-    return [_mixed(rng, *rng.choice(logged), dataset, logged, alone) for _ in range(count)]
+    pairs = []
+    for _ in range(count):
+        request, reply = rng.choice(logged)
+        if dataset.template is None:
+            if rng.random() >= 0.5:
+                reply = rng.choice(logged)[1]
+            pairs.append((request, reply))
+        else:
+            pairs.append(_by_phrase_book(rng, request, dataset, single=history_turns is not None))
+    return pairs
 
 
-def _mixed(rng: random.Random, request: Request, reply: str, dataset: Dataset, logged: list[Pair], alone: int | None) -> Pair:
-    if dataset.template is None:
-        return request, (reply if rng.random() < 0.5 else rng.choice(logged)[1])
+def _by_phrase_book(rng: random.Random, request: Request, dataset: Dataset, single: bool) -> Pair:
     pool = list(dataset.skills)
     asked = tuple(rng.sample(pool, rng.randint(1, min(MAX_SKILLS, len(pool)))))
     said = list(asked)
     if rng.random() < 0.5:
-        said = [s for s in said if rng.random() < 0.6] + rng.sample(pool, rng.randint(0, min(2, len(pool))))
+        said = [skill for skill in said if rng.random() < 0.6]
+        said += rng.sample(pool, rng.randint(0, min(2, len(pool))))
         rng.shuffle(said)
-    text = _other_candidate(rng, dataset.template(list(dict.fromkeys(said)), request.context, rng), request.context)
-    return (request if alone is not None else Request(request.user, asked, request.context)), text
+    text = dataset.template(list(dict.fromkeys(said)), request.context, rng)
+    text = _other_candidate(rng, text, request.context)
+    if single:
+        return request, text
+    return Request(request.user, asked, request.context), text
 
 
-def _other_candidate(rng: random.Random, text: str, context: dict[str, str]) -> str:
-    """The same words about a candidate drawn at random: half of the wrong facts a careless agent states."""
-    numbers = sorted({s.rpartition("_")[2] for s in context if s.startswith("fit_")})
+def _other_candidate(rng: random.Random, text: str, context: Mapping[str, str]) -> str:
+    """The same words about a random candidate: half of the wrong facts a careless agent states."""
+    fits = [slot for slot in context if slot.startswith("fit_")]
+    numbers = sorted({slot.rpartition("_")[2] for slot in fits})
     if not numbers:
         return text
-    for slot in dict.fromkeys(slots(text)):      # not a set, whose order changes from process to process
+    # Not a set, whose order changes from process to process.
+    for slot in dict.fromkeys(slots(text)):
         text = text.replace(f"{{{slot}}}", f"{{{base(slot)}_{rng.choice(numbers)}}}")
     return text
 
 
+# ------------------------------------------------------------------------------ the tokenizer's
 def vocabulary_texts(dataset: Dataset) -> list[str]:
-    """Everything the tiny tokenizer is trained on: the training split and the skill records, nothing of dev or test."""
-    turns = [t for d in dataset.train for t in d.turns]
-    said = [x for t in turns for x in (t.user, t.reply or "", " ".join(f"{k}: {v}" for k, v in t.context.items()))]
-    return said + [x for s in dataset.skills.values() for x in (s.id, s.description, *s.examples, *s.must_say, *s.must_not_say)]
+    """What the tiny tokenizer is trained on: training split and skill records, no dev or test."""
+    texts = []
+    for dialogue in dataset.train:
+        for turn in dialogue.turns:
+            facts = [f"{name}: {value}" for name, value in turn.context.items()]
+            texts += [turn.user, turn.reply or "", " ".join(facts)]
+    for skill in dataset.skills.values():
+        texts += [skill.id, skill.description, *skill.examples]
+        texts += [*skill.must_say, *skill.must_not_say]
+    return texts
 
 
 def slot_names(dataset: Dataset) -> list[str]:
     """Slots of B_t in the training split that a reply may carry; see `sayable`."""
-    return sorted({k for d in dataset.train for t in d.turns for k in t.context if sayable(k)})
+    names = set()
+    for dialogue in dataset.train:
+        for turn in dialogue.turns:
+            names.update(turn.context)
+    return sorted(name for name in names if sayable(name))
+
+
+def demo() -> None:
+    shop = data.load("mgshop")
+    print(
+        f"warm start: {len(warm_pairs(shop.train))} pairs, "
+        f"tokenizer: {len(vocabulary_texts(shop))} texts, {len(slot_names(shop))} slots"
+    )
+    for wanted, text in mixed_pairs(shop, 4, seed=0):
+        print(f"\ncustomer: {wanted.user}")
+        print(f"  asked for: {', '.join(wanted.skills)}")
+        print(f"  reply of mixed quality: {text}")
 
 
 if __name__ == "__main__":
-    import data
-    shop = data.load("mgshop")
-    print(f"warm start: {len(warm_pairs(shop.train))} pairs, tokenizer: {len(vocabulary_texts(shop))} texts, {len(slot_names(shop))} slots")
-    for wanted, text in mixed_pairs(shop, 4, seed=0):
-        print(f"\ncustomer: {wanted.user}\n  asked for: {', '.join(wanted.skills)}\n  reply of mixed quality: {text}")
+    demo()

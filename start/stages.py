@@ -1,47 +1,66 @@
-"""What happens before the GOPO steps, the same for every method: perception, pretraining, warm start, strategy.
+"""The stages before the GOPO steps: perception, pretraining, warm start, strategy.
 
-Each stage leaves one file or folder in the run directory, which appears when the stage is complete: a stage that was killed starts again,
-a finished one is read back.  `--base` copies them from another run, so that methods are compared from the same start."""
+They are the same for every method.  Each leaves a file or a folder in the run directory, which
+appears when the stage is complete.  A stage that was killed starts again; a finished one is read
+back.  `--base` copies them from another run (base.py): methods are compared from one start."""
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from data import DataError, Dataset
+from csagent import CustomerServiceAgent, load_agent
+from data import Dataset
 from expert import Expert, ExpertConfig
-from gopo import Gopo, algorithm_of, load_agent, strategy_only
+from gopo import Gopo, strategy_only
+from infra.files import whole_folder
 from infra.processes import barrier, is_main, main_says
-from infra.runs import Log, adam_state, load_adam_state, load_into, load_tensors, read_json, save_tensors
-from start.pairs import mixed_pairs, slot_names, vocabulary_texts, warm_pairs
+from infra.runs import Log, adam_state, load_adam_state, load_into, load_tensors, save_tensors
+from lm.config import BUILT, WarmConfig, configs_of
+from lm.models import load_model, with_adapter
+from measure import evaluate, training_row
+from start.pairs import Pair, mixed_pairs, slot_names, vocabulary_texts, warm_pairs
+from start.supervised import dev_loss, supervised
 
-STAGES = ("untrained.safetensors", "strategy.safetensors", "strategy_adam.safetensors", "untrained", "warm_start")        # what `--base` takes over
+LOOKED_AT = (
+    "tse", "success", "turns", "esndcg", "f1", "length", "r_cs", "gre", "violations", "reply_words",
+    "distinct_2", "repeated", "vouchers",
+)
+DEV = 40                                         # customers of a look at held-out dialogues
+STRATEGY_LOOKS = 10                              # looks in the strategy stage
 
 
 def replace_folder(folder: Path, make: Callable[[Path], None]) -> None:
-    """`make(folder)`, but a half-written folder never bears the name: after a crash it is the old one, the new one, or missing.
+    """`make(folder)`, but a half-written folder never bears the name.
 
-    Of several processes the first writes and the others wait."""
+    Of several processes the first writes and the others wait.
+    """
     if is_main():
-        _replace(folder, make)
+        with whole_folder(folder) as part:
+            make(part)
     barrier()
 
 
-def _replace(folder: Path, make: Callable[[Path], None]) -> None:
-    part = folder.with_name(folder.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir()
-    make(part)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(part, folder)
+def look(gopo: Gopo, step: int, log: Log) -> str:
+    """One line on held-out dev customers, with the most probable skills and tokens; also logged."""
+    row, _ = evaluate(
+        gopo, gopo.chooser(greedy=True), DEV, 0, split="dev", label=f"step {step}",
+        with_bleu=False, forms=("gre",))
+    means = {key: row[key]["mean"] for key in LOOKED_AT}
+    log.write({"step": step} | means)
+    shown = [f"{key} {value:.3f}" for key, value in means.items() if value is not None]
+    return f"step {step}, dev: " + "  ".join(shown)
 
 
-def prepare_expert(run: Path, dataset: Dataset, method: type[Gopo], cfg: ExpertConfig, options: Any, seed: int, device: str) -> Expert:
+# --- perception, and an untrained policy --------------------------------------------------------
+
+def prepare_expert(
+    run: Path, dataset: Dataset, method: type[Gopo], cfg: ExpertConfig, options: Any, seed: int,
+    device: str,
+) -> Expert:
     """Perception learns u_t and e_t; the policy starts untrained."""
     torch.manual_seed(seed)
     expert = method.new_policy(dataset, cfg, options).to(device)
@@ -49,7 +68,8 @@ def prepare_expert(run: Path, dataset: Dataset, method: type[Gopo], cfg: ExpertC
     if is_main() and not path.exists():
         accuracy = expert.perception.fit(dataset, seed=seed)
         if accuracy:
-            print("perception, accuracy on test utterances: " + ", ".join(f"{k} {v:.2f}" for k, v in accuracy.items()))
+            shares = ", ".join(f"{label} {share:.2f}" for label, share in accuracy.items())
+            print(f"perception, accuracy on test utterances: {shares}")
         method.prepare_policy(expert, dataset)
         save_tensors(expert.state_dict(), path)
     barrier()
@@ -57,90 +77,92 @@ def prepare_expert(run: Path, dataset: Dataset, method: type[Gopo], cfg: ExpertC
     return expert
 
 
-def prepare_agent(run: Path, dataset: Dataset, config: dict) -> Any:
-    """Pretraining (of a model built here) and warm start: supervised, the same for every method, over before GOPO begins."""
-    from csagent import AgentConfig, CustomerServiceAgent
-    from lm.models import BUILT, load_model, with_adapter
-    cfg, seed = AgentConfig(**config["agent"]), config["run"]["seed"]
-    alone = config["expert"]["history"] if config["gopo"]["no_expert"] else None
-    read = dataset.train[:cfg.warm_dialogues]
+# --- the language model -------------------------------------------------------------------------
 
-    def pretrain() -> Any:
-        model, tokenizer = load_model(cfg.model, vocabulary_texts(dataset), slot_names(dataset), seed, cfg.quantise, config["precision"], config["device"],
-                                      frozen=cfg.lora_rank > 0)
-        agent = CustomerServiceAgent(with_adapter(model, cfg.lora_rank, seed) if cfg.lora_rank else model, tokenizer, dataset.skills, dataset.must_not_say,
-                                     cfg, config["device"], config["precision"])
-        if cfg.model in BUILT and cfg.pretrain_steps:
-            pairs = mixed_pairs(dataset, cfg.sft_batch * cfg.pretrain_steps, seed, alone)
-            agent.supervised(pairs, cfg.pretrain_steps, seed=seed, progress="pretraining on talk of mixed quality")
-        return agent
-
-    def warm(agent: Any) -> Any:
-        if cfg.warm_steps and read:
-            dev = warm_pairs(dataset.dev, alone)[:256] or warm_pairs(read, alone)[:256]
-            before = agent.dev_loss(dev)
-            result = agent.supervised(warm_pairs(read, alone), cfg.warm_steps, seed=seed + 1, dev=dev, progress="warm start on the training replies")
-            print(f"warm start: dev loss {before:.3f} -> {result['dev_loss']:.3f} nats per token")
-        return agent
-
-    agent = None                                 # what stands on disk is read; what was just made is used as it is
+def prepare_agent(run: Path, dataset: Dataset, config: dict) -> CustomerServiceAgent:
+    """Pretraining (of a model built here) and warm start: supervised, over before GOPO."""
+    seed = config["run"]["seed"]
+    warm = configs_of(config)[2]
+    history_turns = config["expert"]["history"] if config["gopo"]["no_expert"] else None
+    agent = None                                 # what was just made is used as it is
     if not main_says((run / "untrained").exists()):
-        agent = pretrain()
+        agent = new_agent(dataset, config)
+        if agent.lm.model in BUILT and warm.pretrain_steps:
+            pairs = mixed_pairs(dataset, warm.sft_batch * warm.pretrain_steps, seed, history_turns)
+            supervised(
+                agent, pairs, warm.pretrain_steps, warm, seed=seed,
+                progress="pretraining on talk of mixed quality")
         replace_folder(run / "untrained", agent.save)
     if not main_says((run / "warm_start").exists()):
-        agent = warm(agent or load_agent(run / "untrained", dataset, config))
+        agent = agent or load_agent(run / "untrained", dataset, config)
+        read = warm_pairs(dataset.train[:warm.warm_dialogues], history_turns)
+        dev = warm_pairs(dataset.dev, history_turns) or read
+        warm_start(agent, read, dev[:256], warm, seed + 1)
         replace_folder(run / "warm_start", agent.save)
     agent = agent or load_agent(run / "warm_start", dataset, config)
-    agent.freeze_embedding([reply for _, reply in warm_pairs(dataset.train, alone)])
+    agent.freeze_embedding([reply for _, reply in warm_pairs(dataset.train, history_turns)])
     return agent
 
 
+def new_agent(dataset: Dataset, config: dict) -> CustomerServiceAgent:
+    """The model before any training here: built, or loaded, with an adapter that is still idle."""
+    lm, cfg, _ = configs_of(config)
+    seed, precision, device = config["run"]["seed"], config["precision"], config["device"]
+    model, tokenizer = load_model(
+        lm.model, vocabulary_texts(dataset), slot_names(dataset), seed, lm.quantise, precision,
+        device, frozen=lm.lora_rank > 0)
+    if lm.lora_rank:
+        model = with_adapter(model, lm.lora_rank, seed)
+    return CustomerServiceAgent(
+        model, tokenizer, dataset.skills, dataset.must_not_say, cfg, lm, device, precision)
+
+
+def warm_start(
+    agent: CustomerServiceAgent, pairs: list[Pair], dev: list[Pair], warm: WarmConfig, seed: int
+) -> None:
+    """Cross-entropy on the training split's own replies; nothing where there is nothing to read."""
+    if not warm.warm_steps or not pairs:
+        return
+    before = dev_loss(agent, dev, warm)
+    result = supervised(
+        agent, pairs, warm.warm_steps, warm, seed=seed, dev=dev,
+        progress="warm start on the training replies")
+    print(f"warm start: dev loss {before:.3f} -> {result['dev_loss']:.3f} nats per token")
+
+
+# --- the strategy -------------------------------------------------------------------------------
+
 def prepare_strategy(run: Path, gopo: Gopo, steps: int, seed: int) -> None:
-    """GOPO of the Expert alone, where dialogues are cheap; rows go to strategy.jsonl.  Its Adam goes on into the joint steps."""
-    path, adam = run / "strategy.safetensors", run / "strategy_adam.safetensors"
+    """GOPO of the Expert alone, where dialogues are cheap.  Its Adam goes on into the joint steps.
+
+    Rows go to strategy.jsonl, looks at dev customers to strategy_evals.jsonl.
+    """
+    path = run / "strategy.safetensors"
+    adam = run / "strategy_adam.safetensors"
     if main_says(path.exists()):
         load_into(gopo.expert, load_tensors(path), str(path))
         load_adam_state(gopo.learner.optimiser, load_tensors(adam))
         return
-    alone, log = strategy_only(gopo), Log(run / "strategy.jsonl")
-    with tqdm(range(1, steps + 1), desc="strategy: the Expert alone", unit="step") as bar:
-        for step in bar:
-            row, _ = alone.step(step, seed, stage=1)
-            log.write(row)
-            bar.set_postfix(R_E=f"{row['r_expert']:.2f}" if row["r_expert"] is not None else "—", refresh=False)
+    learn_strategy(run, strategy_only(gopo), steps, seed)
     if is_main():
-        save_tensors(adam_state(gopo.learner.optimiser), adam)   # before the other, for `path` marks the stage as complete
+        # Adam's state first, for `path` marks the stage as complete.
+        save_tensors(adam_state(gopo.learner.optimiser), adam)
         save_tensors(gopo.expert.state_dict(), path)
     barrier()
 
 
-SAME = {"run": ("dataset", "seed", "replies", "conduct", "split"), "gopo": ("no_expert",), "expert": ("width", "history")}
-SAME_LM = {"untrained": ("model", "quantise", "lora_rank", "pretrain_steps", "sft_lr", "sft_batch", "user_tokens", "constraints"),
-           "warm_start": ("warm_steps", "warm_dialogues")}                       # and all of the stage before
-
-
-def check_base(base: Path, config: dict) -> tuple[str, ...]:
-    """Refuses a base that is no common start; returns which of its stages are one: a language model or a strategy only if learned in the same way, for
-    as long."""
-    theirs = read_json(base / "config.json")
-    differs = lambda part, key: theirs[part].get(key, config[part][key]) != config[part][key]      # an older run lacks a flag that did not exist
-    for part, key in ((part, key) for part, keys in SAME.items() for key in keys if differs(part, key)):
-        raise DataError(f"--base {base} was trained with --{key} {theirs[part][key]}, this run has {config[part][key]}")
-    learner = lambda c: (c["run"].get("algo", "gopo"), c["run"]["strategy_steps"], c["gopo"], c["expert"], c.get("options"))
-    left = [] if algorithm_of(theirs)[0].policy is algorithm_of(config)[0].policy else ["untrained.safetensors"]
-    left += [] if learner(theirs) == learner(config) else ["strategy.safetensors", "strategy_adam.safetensors"]
-    for stages, keys in ((("untrained", "warm_start"), SAME_LM["untrained"]), (("warm_start",), SAME_LM["warm_start"])):
-        if other := [key for key in keys if differs("agent", key)]:
-            left += stages
-            print(f"--base {base} has another --{other[0]}: not taken from it: {', '.join(stages)}")
-    return tuple(name for name in STAGES if name not in left)
-
-
-def take_base(base: Path, run: Path, stages: Sequence[str]) -> None:
-    """Copies those stages of `base` that `run` does not have yet; none is ever there by half."""
-    for name in (n for n in stages if (base / n).exists() and not (run / n).exists()):
-        if (base / name).is_dir():
-            _replace(run / name, lambda part, name=name: shutil.copytree(base / name, part, dirs_exist_ok=True))
-        else:
-            shutil.copy2(base / name, run / f"{name}.part")
-            os.replace(run / f"{name}.part", run / name)
+def learn_strategy(run: Path, gopo: Gopo, steps: int, seed: int) -> None:
+    """The steps of the strategy stage."""
+    log = Log(run / "strategy.jsonl")
+    looks = Log(run / "strategy_evals.jsonl")
+    every = max(1, steps // STRATEGY_LOOKS)
+    with tqdm(range(1, steps + 1), desc="strategy: the Expert alone", unit="step") as bar:
+        for step in bar:
+            played, learned = gopo.step(step, seed, stage=1)
+            row = training_row(step, gopo, played, learned)
+            log.write(row)
+            if row["r_expert"] is not None:
+                bar.set_postfix(R_E=f"{row['r_expert']:.2f}", refresh=False)
+            if is_main() and (step % every == 0 or step == steps):
+                look(gopo, step, looks)
+            barrier()

@@ -17,8 +17,19 @@ from hypothesis import strategies as st
 import data
 from data import DataError, Skill, Turn
 from hosted import label
-from hosted.label import BATCH, BEFORE, WINDOW, Choices, HostedLabeller, RuleLabeller, Window, agreement, main, windows
-from infra.client import Answer
+from hosted.label import (
+    BATCH,
+    BEFORE,
+    WINDOW,
+    Choices,
+    HostedLabeller,
+    RuleLabeller,
+    Window,
+    agreement,
+    main,
+    windows,
+)
+from infra.answers import Answer
 
 POOL = [{"id": "sorry", "description": "say sorry", "examples": ["I am very sorry for the trouble."]},
         {"id": "price", "description": "state the price", "examples": ["It costs {price} in our shop."], "needs": ["price"]},

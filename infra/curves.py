@@ -1,0 +1,84 @@
+"""curves.png of a run: what training logged at each step, and what the evaluations found."""
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from infra.files import whole
+
+Rows = Sequence[Mapping[str, Any]]
+
+# title of a panel -> the columns of metrics.jsonl and evals.jsonl drawn in it
+PANELS = {
+    "what the dialogues earn": ("reward", "r_expert", "r_cs"),
+    "TSE and skills": ("tse", "esndcg", "f1", "success"),
+    "losses (Fig. 3)": ("loss_expert", "loss_critic", "loss", "L_p", "L_s"),
+    "entropy, nats": ("entropy_expert", "entropy"),
+    "lengths": ("turns", "length"),
+    "judge's scores": ("S_quality", "S_fitness", "S_compliance", "S_diversity"),
+}
+LEGEND = ("lines: training dialogues, running mean; "
+          "dots: held-out customers, greedy, r_cs by the teacher's skills")
+
+
+def plot_curves(rows: Rows, evaluations: Rows, path: Path, title: str) -> None:
+    """Writes the picture: training as thin lines with a running mean, held-out customers as dots.
+
+    rows         of metrics.jsonl: one a step
+    evaluations  of evals.jsonl: one every --eval_every steps
+    """
+    # imported here: it takes a second that `--help` should not cost
+    import matplotlib
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+    figure, axes = pyplot.subplots(2, 3, figsize=(15, 7.5), layout="constrained")
+    for axis, (name, keys) in zip(axes.flat, PANELS.items()):
+        for key in keys:
+            _draw(axis, key, rows, evaluations)
+        axis.set(title=name, xlabel="GOPO step")
+        axis.grid(alpha=0.3)
+        if axis.lines:
+            axis.legend(fontsize=8)
+    figure.suptitle(f"{title}   ({LEGEND})")
+    with whole(path) as part:
+        figure.savefig(part, dpi=110, format="png")
+    pyplot.close(figure)
+
+
+def _draw(axis: Any, key: str, rows: Rows, evaluations: Rows) -> None:
+    """One column in one panel; nothing if training never logged it."""
+    steps, values = points(rows, key)
+    if not values:
+        return
+    line, = axis.plot(steps, running_mean(values), label=key)
+    axis.plot(steps, values, color=line.get_color(), alpha=0.2, linewidth=0.8)
+    steps, values = points(evaluations, key)
+    if values:
+        axis.plot(steps, values, "o", color=line.get_color(), markersize=4)
+
+
+def points(rows: Rows, key: str) -> tuple[list[int], list[float]]:
+    """Steps and values of one column; a row that lacks it, or has None there, is left out.
+
+    >>> points([{"step": 1, "tse": 0.5}, {"step": 2, "tse": None}, {"step": 3}], "tse")
+    ([1], [0.5])
+    """
+    kept = [row for row in rows if row.get(key) is not None]
+    steps = [row["step"] for row in kept]
+    values = [row[key] for row in kept]
+    return steps, values
+
+
+def running_mean(values: Sequence[float]) -> list[float]:
+    """The mean of each value and the twentieth of the values (at least one) before it.
+
+    >>> running_mean([1.0, 2.0, 4.0])
+    [1.0, 1.5, 3.0]
+    """
+    window = max(1, len(values) // 20)
+    means = []
+    for i in range(len(values)):
+        near = values[max(0, i - window):i + 1]
+        means.append(sum(near) / len(near))
+    return means

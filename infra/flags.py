@@ -1,0 +1,53 @@
+"""Command lines: config dataclasses -> flags, and back from config.json.
+
+A typo is an error, never ignored, and no prefix of a flag is accepted."""
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any, TypeVar
+
+from data import DataError
+
+Config = TypeVar("Config")
+
+
+def parser_of(configs: Sequence[type], description: str) -> Any:
+    """A parser with one flag for each field of the config dataclasses."""
+    from transformers import HfArgumentParser  # slow to import, and only commands need it
+    return HfArgumentParser(list(configs), allow_abbrev=False, description=description)
+
+
+def parse(parser: Any, argv: Sequence[str] | None) -> tuple:
+    """The filled-in dataclasses; what one of them refuses is said as argparse says it."""
+    try:
+        return parser.parse_args_into_dataclasses(argv)
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def given(config: type, argv: Sequence[str]) -> str | None:
+    """The first flag of `config` on the command line, whatever its value; None if there is none.
+
+    >>> from infra.client import ApiConfig
+    >>> given(ApiConfig, ["--api_base=http://127.0.0.1:8000/v1"]), given(ApiConfig, ["--seed", "1"])
+    ('--api_base', None)
+    """
+    names = {f"--{field.name}" for field in fields(config)}
+    for word in argv:
+        flag = word.partition("=")[0]
+        if flag in names:
+            return flag
+    return None
+
+
+def recorded(kind: type[Config], values: Mapping[str, Any]) -> Config:
+    """A config as config.json keeps it, perhaps written by an older version.
+
+    raises  DataError that names a setting which this version does not have
+    """
+    known = {field.name for field in fields(kind)}
+    for name, value in values.items():
+        if name not in known:
+            raise DataError(f"config.json: this version has no setting {name} = {value!r}")
+    return kind(**values)

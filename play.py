@@ -1,0 +1,259 @@
+"""Playing (Sec. 3.1): the turn of the hierarchical MDP, and what it earns.
+
+  (1) perceive   u_t and e_t from the customer's words
+  (2) choose     the Expert picks the skills a^E_t
+  (3) speak      the Customer Service Agent writes a^A_t under the hard constraints of these skills
+  (4) judge, score, answer   the reply earns R^A_t, the skills earn R^E_t, both together earn R_t
+                 (Eq. 10), and the customer answers
+`Player.take_turn` is that turn, for several dialogues at once.  Training, evaluation, `--chat` and
+`respond` all use it.  `Player.play` takes turns until every dialogue is over.
+The customer hears reply 0 of the group of replies to a state, never the best one.
+Nothing here learns: that is in gopo.py.  Who chooses and who speaks is in policies.py."""
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from data import Dataset, Episode, Judged, Prepared, Reply, Scores, Skill, Step, begin, opt
+from expert import Expert
+from judge import Judge
+from policies import Choose, Draws, Silence, Speaker, request_of
+from rewards import (
+    CS_WEIGHTS,
+    cs_reward,
+    end_bonus,
+    esndcg,
+    joint_reward,
+    skill_gains,
+    skill_reward,
+)
+from tse import tse
+
+JUDGE_BY = ("chosen", "needed", "nobody")
+
+
+@dataclass(frozen=True)
+class GopoConfig:
+    """How both agents are rewarded."""
+    gamma: float | None = opt(
+        None, "discount per turn of Eq. 1, in [0, 1]; default .95 in a live shop, 0 on replayed "
+        "logs, where the next state ignores the action (GAP-4)")
+    dialogues: int | None = opt(
+        None, "dialogues per GOPO step, played in lockstep; default 32 without a language model, "
+        "16 with one")
+    strategy_dialogues: int | None = opt(
+        None, "dialogues per step of the strategy stage, in which no language model speaks; "
+        "default --dialogues if given, else 32")
+    reward: str = opt(
+        "joint", "what the Expert's advantage is made of: joint (Eq. 10), expert (R^E only) or "
+        "cs (R^A only)")
+    cs_reward: str = opt(
+        "cs", "what Eq. 9b rewards: cs (R^A, as printed) or joint (R_t, the other reading of "
+        "Sec. 3.2, GAP-4)")
+    outcome_weight: float = opt(
+        0.0, "adds this times the dialogue's TSE to its last reward; 0 = the paper "
+        "(the absorbing end already pays for success, GAP-4)")
+    tse_gamma: float = opt(
+        0.9, "decay of Eq. 11, in (0, 1]; evaluation only, unless --outcome_weight")
+    no_expert: bool = opt(
+        False, "ablation: no Expert; the Customer Service Agent alone reads H_t, u_t, e_t and "
+        "the shop's global rules")
+
+    def __post_init__(self):
+        if self.gamma is not None and not 0 <= self.gamma <= 1:
+            raise ValueError(f"--gamma must lie in [0, 1], got {self.gamma}")
+        if not 0 < self.tse_gamma <= 1:
+            raise ValueError(f"--tse_gamma must lie in (0, 1], got {self.tse_gamma}")
+        for name in ("dialogues", "strategy_dialogues"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"--{name} must be at least 1, got {value}")
+        if self.reward not in ("joint", "expert", "cs") or self.cs_reward not in ("cs", "joint"):
+            raise ValueError(
+                "--reward is joint, expert or cs and --cs_reward is cs or joint, "
+                f"got {self.reward}, {self.cs_reward}")
+        if self.outcome_weight < 0:
+            raise ValueError(f"--outcome_weight must be >= 0, got {self.outcome_weight}")
+
+    def settled(self, live: bool, speaks: bool) -> GopoConfig:
+        """The config with its open defaults filled in.
+
+        live    the dataset is a simulated shop, and not a log that is replayed
+        speaks  a language model writes the replies
+        """
+        gamma = self.gamma
+        if gamma is None:
+            # GAP-4: on logs the next state ignores the action.
+            gamma = 0.95 if live else 0.0
+        usual = 16 if speaks else 32
+        return replace(
+            self,
+            gamma=gamma,
+            dialogues=self.dialogues or usual,
+            strategy_dialogues=self.strategy_dialogues or self.dialogues or 32,
+        )
+
+
+class Player:
+    """Plays dialogues with two agents and scores every turn.
+
+    judge          who fills in S_1..S_4 of Eq. 8
+    speaker        who writes the replies
+    history_turns  k of H_t that a single agent reads; None: an Expert chooses skills
+    """
+
+    def __init__(
+        self, dataset: Dataset, expert: Expert, speaker: Speaker, judge: Judge, cfg: GopoConfig
+    ):
+        self.dataset = dataset
+        self.expert = expert
+        self.speaker = speaker
+        self.judge = judge
+        self.cfg = cfg
+        self.gamma = cfg.gamma
+        self.history_turns = expert.cfg.history if cfg.no_expert else None
+
+    def episodes(self, split: str, numbers: Sequence[int], seed: int) -> list[Episode]:
+        """Dialogues `numbers` of a split, before their first turn."""
+        return begin(self.dataset.play, split, numbers, seed)
+
+    def play(
+        self,
+        episodes: list[Episode],
+        choose: Choose,
+        *,
+        group: int = 1,
+        temperature: float | None = None,
+        draws: Draws | None = None,
+        judge_by: str = "chosen",
+        progress: Callable[[int], None] | None = None,
+    ) -> list[Episode]:
+        """Plays dialogues in lockstep to their ends (Sec. 3.1, steps 1-4).
+
+        group        replies to each state
+        temperature  None = the agent's own; 0 = the most probable token
+        draws        a generator for each (dialogue, turn), as `keyed` makes them
+        judge_by     the skills by which replies are judged.  "chosen": those that were chosen;
+                     "needed": the teacher's, where the turn is labelled; "nobody": no reply is
+                     judged.  A single agent chooses none and is always judged by what was needed.
+        progress     is called after each turn with the number of dialogues that ended
+        """
+        while live := [e for e in episodes if not e.over]:
+            self.take_turn(
+                live, choose, group=group, temperature=temperature, draws=draws, judge_by=judge_by)
+            if progress:
+                progress(sum(e.over for e in live))
+        return episodes
+
+    def take_turn(
+        self,
+        live: list[Episode],
+        choose: Choose,
+        *,
+        group: int = 1,
+        temperature: float | None = None,
+        draws: Draws | None = None,
+        judge_by: str = "chosen",
+    ) -> None:
+        """One turn of every dialogue: perceive -> choose -> speak -> judge -> score -> answer."""
+        states = [e.state() for e in live]
+        perceived = self.expert.perception.perceive([s.user for s in states])
+        skills = choose(states, live)
+        prepared = self._prepare(live, states, skills, perceived)
+        groups = self._speak(live, prepared, group, temperature, draws)
+        judged, scores = self._judge(live, states, skills, groups, judge_by)
+        for i, episode in enumerate(live):
+            step = Step(
+                episode.seen, states[i], perceived[i], skills[i], prepared[i], groups[i], judged[i],
+                scores[i])
+            self.score(step, len(episode.steps) + 1)
+            episode.steps.append(step)
+            episode.seen = episode.env.step(step.reply)
+
+    def _prepare(self, live, states, skills, perceived) -> list[Prepared]:
+        requests = []
+        for e, state, chosen, labels in zip(live, states, skills, perceived):
+            request = request_of(state, chosen, e.seen.context, labels, self.history_turns)
+            requests.append(request)
+        return self.speaker.prepare(requests)
+
+    def _speak(self, live, prepared, group, temperature, draws) -> list[list[Reply]]:
+        generators = None
+        if draws:
+            generators = [draws(e.number, len(e.steps)) for e in live]
+        return self.speaker.speak(prepared, group, temperature, generators)
+
+    def _judge(self, live, states, skills, groups, judge_by):
+        """Per dialogue: what the judge sees of reply 0, and the scores of all replies."""
+        asked = []
+        for e, state, chosen, replies in zip(live, states, skills, groups):
+            wanted = self._wanted(e, chosen, judge_by)
+            asked += [self._judged(e, state, wanted, reply) for reply in replies]
+        group = len(groups[0])
+        if judge_by == "nobody" or isinstance(self.speaker, Silence):
+            scores = [None] * len(asked)
+        else:
+            scores = self.judge.score(asked)
+        by_dialogue = [scores[i:i + group] for i in range(0, len(scores), group)]
+        return asked[::group], by_dialogue
+
+    def _wanted(self, episode: Episode, chosen: tuple[str, ...], judge_by: str) -> list[Skill]:
+        """The skills by which a reply is judged."""
+        if judge_by not in JUDGE_BY:
+            raise ValueError(f"judge_by is one of {', '.join(JUDGE_BY)}, got {judge_by!r}")
+        teacher = episode.seen.labels.teacher
+        names = chosen
+        if self.cfg.no_expert:
+            names = teacher or ()
+        elif judge_by == "needed" and teacher is not None:
+            names = teacher
+        return [self.dataset.skills[name] for name in names]
+
+    def _judged(self, episode, state, wanted, reply) -> Judged:
+        seen = episode.seen
+        return Judged(
+            state.user, seen.context, tuple(wanted), reply.text, tuple(episode.replies),
+            seen.labels.reference, state.history)
+
+    # --- rewards: Eqs. 2-6, 8, 10 ---------------------------------------------------------------
+
+    def score(self, step: Step, turn: int) -> None:
+        """Every reward of a turn is born here, once: Eqs. 2-6, 8 and 10."""
+        cost = self.expert.cfg.skill_cost
+        step.R_A = [self._r_cs(scores) for scores in step.scores]
+        if step.teacher is not None:
+            step.esndcg = esndcg(step.skills, step.teacher)
+            step.gains = skill_gains(step.skills, step.teacher, cost)
+            step.R_E = skill_reward(step.skills, step.teacher, cost)
+        step.R_t = self.turn_reward(step, turn)
+
+    @staticmethod
+    def _r_cs(scores: Scores | None) -> float | None:
+        return None if scores is None else cs_reward(scores, CS_WEIGHTS)
+
+    def turn_reward(self, step: Step, turn: int) -> float:
+        """R_t of Eq. 10, or one of its two parts (an ablation).
+
+        R_t is R^A alone where no label gives R^E, and R^E alone where no reply has a score.
+        """
+        kind = self.cfg.reward
+        if kind == "cs" or (step.R_E is None and kind == "joint"):
+            return step.R_A_mean or 0.0
+        if step.R_E is None:
+            return 0.0
+        r_cs = step.R_A_mean if kind == "joint" else None
+        return joint_reward(step.R_E, r_cs, turn, self.dataset.horizon)
+
+    def rewards(self, episode: Episode) -> list[float]:
+        """R_t of each turn; the last with what the end of the dialogue is worth (GAP-4)."""
+        earned = [step.R_t for step in episode.steps]
+        end = episode.seen
+        if end.terminated:
+            earned[-1] += end_bonus(
+                len(earned), self.dataset.horizon, self.gamma, end.outcome.success)
+        earned[-1] += self.cfg.outcome_weight * self.tse(episode)
+        return earned
+
+    def tse(self, episode: Episode) -> float:
+        """Eq. 11, with the turns in which the environment saw each task done."""
+        return tse(episode.seen.outcome.completed, gamma=self.cfg.tse_gamma)

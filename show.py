@@ -1,0 +1,159 @@
+"""What is printed: a table of rows, a dialogue, a turn.  Nothing here computes a number."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from data import Episode, Step, fill
+from gopo import Gopo
+from judge import Judge
+from lm.constraints import violations
+from measure import METRICS, Row, completed
+
+# A larger difference of TSE between the two ears is flagged.
+EAR_TOLERANCE = 0.05
+COLUMNS = (
+    "tse", "I_1", "I_2", "I_3", "N_1", "N_2", "N_3", "turns", "gre", "g_eval", "bleu", "esndcg",
+    "f1", "exact", "length", "r_cs", "vouchers", "violations",
+)
+DASH = "—"
+
+
+def head_of(key: str) -> tuple[str, int]:
+    """(name, digits) of a column.  BLEU belongs to a corpus, so it is not among the METRICS."""
+    if key == "bleu":
+        return "BLEU", 3
+    return METRICS[key].name, METRICS[key].digits
+
+
+def cell(value: float | None, digits: int) -> str:
+    return DASH if value is None else f"{value:.{digits}f}"
+
+
+# --- a table ------------------------------------------------------------------------------------
+
+def print_table(table: dict[str, Row], live: bool, judge: Judge, rewarded: bool) -> None:
+    """Rows of means, and below them whose judgement the starred columns are.
+
+    live      TSE comes from a simulated customer, and not from a log
+    rewarded  the run was rewarded by the same judge
+    """
+    width = max(20, *map(len, table))
+    heads = " ".join(f"{head_of(key)[0]:>6s}" for key in COLUMNS)
+    tse_name = "TSE" if live else "TSE-replay"
+    print(f"{'':{width}s} {heads}   {tse_name} 95 %")
+    for name, row in table.items():
+        print(f"{name:{width}s} {_cells(row)}{_spread(row)}")
+    _print_judge(table, live, judge, rewarded)
+    _print_unscored(table)
+    _print_ears(table)
+
+
+def _cells(row: Row) -> str:
+    cells = []
+    for key in COLUMNS:
+        head, digits = head_of(key)
+        width = max(6, len(head))
+        cells.append(f"{cell(row[key]['mean'], digits):>{width}s}")
+    return " ".join(cells)
+
+
+def _spread(row: Row) -> str:
+    if row["tse"]["mean"] is None:
+        return ""
+    return f"   [{row['tse']['low']:.3f}, {row['tse']['high']:.3f}]"
+
+
+def _print_judge(table: dict[str, Row], live: bool, judge: Judge, rewarded: bool) -> None:
+    unscored = [row["unscored"]["mean"] for row in table.values()]
+    said = "no reply was judged."
+    if any(share is not None and share < 1 for share in unscored):
+        said = judge.name
+        if rewarded:
+            said += ", also the training reward"
+        said += "; by the teacher's skills where a turn is labelled."
+        if not hasattr(judge, "g_eval"):
+            said += "  G-Eval — (needs an LLM judge)."
+    if not live:
+        said += "  Logs are replayed: TSE is TSE-replay."
+    print(f"* {said}")
+    if "true_perception" in table:
+        print(
+            "true_perception: the trained agents, with the customer's true intent and emotion "
+            "given to the Expert")
+
+
+def _print_unscored(table: dict[str, Row]) -> None:
+    shares = {name: row["unscored"]["mean"] for name, row in table.items()}
+    if any(share is not None and 0 < share < 1 for share in shares.values()):
+        listed = ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
+        print(f"replies that the judge could not score, left out: {listed}")
+
+
+def _print_ears(table: dict[str, Row]) -> None:
+    for name, row in table.items():
+        if "tse_2nd_ear" not in row:
+            continue
+        first, second = row["tse"]["mean"], row["tse_2nd_ear"]["mean"]
+        flag = ""
+        if abs(first - second) > EAR_TOLERANCE:
+            flag = "  FLAG: the policy may please one ear only"
+        print(f"{name}: TSE {first:.3f}, under the second ear {second:.3f}{flag}")
+
+
+def print_unanswered(*hosts: object) -> None:
+    """How many turns a hosted model left without a usable answer."""
+    for host in hosts:
+        count = getattr(host, "unanswered", 0)
+        if count:
+            print(
+                f"{type(host).__name__}: {count} turns without a usable answer were played "
+                "with an empty one")
+
+
+# --- a dialogue ---------------------------------------------------------------------------------
+
+def several(words: Sequence[str]) -> str:
+    return ", ".join(words) or "(none)"
+
+
+def show_turn(step: Step, number: int, rewarded: bool = True) -> None:
+    """One turn as a reader wants it: what was perceived, chosen, required, said and earned.
+
+    rewarded  False: nobody knows the teacher's skills, so R_t is not shown (`--chat`)
+    """
+    labels = step.seen.labels
+    rules = step.prepared.constraints
+    scores = step.scores[0] or (None,) * 4
+    truth = ""
+    if labels.intent or labels.emotion:
+        truth = f"   (in truth {labels.intent}, {labels.emotion})"
+    teacher = ""
+    if step.teacher is not None:
+        teacher = f"   teacher: {several(step.teacher)}"
+    marks = " ".join(cell(score, 2) for score in scores)
+    r_expert = cell(step.R_E, 2)
+    r_cs = cell(step.R_A[0], 2)
+    joint = cell(step.R_t, 2) if rewarded else DASH
+    broken = several(violations(step.reply, rules))
+    print(f"\n[turn {number}] customer: {step.state.user}")
+    print(f"  perceived  intent {step.perceived[0]}, emotion {step.perceived[1]}{truth}")
+    print(f"  skills     {several(step.skills)}{teacher}")
+    print(
+        f"  must say   {several(rules.must_say)}   must not say {several(rules.must_not_say)}"
+        f"   dropped {several(rules.dropped)}")
+    print(f"  reply      {fill(step.reply, step.seen.context)}")
+    print(
+        f"  rewards    R^E {r_expert}   S {marks}   R^A {r_cs}   R_t {joint}"
+        f"   violations {broken}")
+
+
+def show_dialogue(gopo: Gopo, episode: Episode) -> None:
+    print(f"\n===== dialogue {episode.number}")
+    for number, step in enumerate(episode.steps, 1):
+        show_turn(step, number)
+    end = "not everything done"
+    if gopo.dataset.environment is None:
+        end = "end of the log"
+    elif episode.seen.outcome.success:
+        end = "all tasks done"
+    print(f"\n  customer: {episode.seen.user}\n  end: {end}, N = {completed(gopo, episode)}")

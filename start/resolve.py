@@ -1,0 +1,337 @@
+"""From flags to a run directory, its config.json and the data.
+
+config.json holds exactly what is used: `settle` fills in every default that depends on the data or
+on another flag, so that no null stands where a run uses a number.  It is written once and read
+again on resume."""
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import data
+from data import DataError, Dataset, opt
+from expert import ExpertConfig
+from gopo import ALGORITHMS, algorithm
+from hosted.judge import hosted_model, judge_for
+from infra.client import ApiConfig
+from infra.files import read_json, write_json
+from infra.flags import given, parse, parser_of, recorded
+from infra.processes import broadcast, is_main
+from infra.runs import run_directory, versions
+from lm.config import BUILT, AgentConfig, LMConfig, WarmConfig, configs_of
+from lm.memory import Setting, estimate, free_memory, load_config, savings, table
+from lm.models import pick_precision
+from play import GopoConfig
+from start.base import check_base, take_base
+
+LARGE = 1 << 30                                  # bytes of weights from which training needs a GPU
+DEFAULTS = {
+    "lm": {"steps": 25, "eval_every": 10, "save_every": 10},
+    "template": {"steps": 300, "eval_every": 50, "save_every": 50},
+}
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What is trained, on what, and where it is written."""
+    algo: str = opt(
+        "gopo", f"how is learned: {', '.join(ALGORITHMS)}; sft and ppo are single agents, without "
+        "an Expert (baselines/)")
+    dataset: str = opt(
+        "mgshop", "mgshop, tmallbrand-a or tmallbrand-b (simulated shops), multiwoz or star (real "
+        "dialogues), or the path of your own logs, logs.jsonl")
+    replies: str = opt(
+        "lm", "lm: a language model writes them; template: the shop's phrase book does, and "
+        "strategy alone is learned in about a minute")
+    steps: int | None = opt(
+        None, "GOPO steps; default 25 with a language model, 300 with template replies")
+    strategy_steps: int = opt(
+        300, "GOPO steps of the Expert alone, before the language model speaks (phrase book; no "
+        "reply on logs); not part of --steps")
+    seed: int = opt(0, "one number seeds everything")
+    output_dir: str | None = opt(
+        None, "run directory; default runs/<dataset>-<algo>-<seed>, numbered if it exists")
+    data_dir: str = opt(
+        os.environ.get("GOPO_DATA", "data"), "where corpora are stored and downloaded to; default "
+        "data, or the environment's GOPO_DATA")
+    conduct: bool = opt(
+        False, "multiwoz only: EmoWOZ 2.0's labels of the system's tone as skills; CC BY-NC 4.0, "
+        "not for commercial use")
+    judge: str = opt(
+        "rules", "who scores replies (Eq. 8): rules, or api:MODEL, a model of the server at "
+        "--api_base")
+    split: str | None = opt(
+        None, "star only: dialogue (default), or task: the test tasks are none of the training "
+        "ones")
+    resume: str | None = opt(
+        None, "go on with this run directory; its config.json is used, of the flags only --steps "
+        "and those of the API count")
+    overwrite: bool = opt(False, "replace the run directory if it exists")
+    base: str | None = opt(
+        None, "take from this finished run of the same dataset and seed perception, pretrained and "
+        "warm-started LM and strategy, as far as this run would learn them in the same way; it "
+        "says what it leaves")
+    eval_every: int | None = opt(
+        None, "GOPO steps between evaluations on held-out dev customers; default 10, or 50 with "
+        "template replies")
+    eval_episodes: int = opt(
+        100, "test dialogues per row of the table at the end; 0 = no table")
+    save_every: int | None = opt(
+        None, "GOPO steps between checkpoints; default 10, or 50 with template replies")
+    device: str = opt("auto", "cpu, cuda, or auto")
+    precision: str = opt(
+        "auto", "fp32, bf16, or auto: bf16 where a probe at the start finds it clearly faster")
+
+    def __post_init__(self):
+        if self.algo not in ALGORITHMS:
+            raise ValueError(f"--algo is one of {', '.join(ALGORITHMS)}, got {self.algo!r}")
+        if self.replies not in ("lm", "template"):
+            raise ValueError(f"--replies is lm or template, got {self.replies!r}")
+        devices = self.device in ("cpu", "cuda", "auto")
+        if not devices or self.precision not in ("fp32", "bf16", "auto"):
+            raise ValueError(
+                "--device is cpu, cuda or auto and --precision fp32, bf16 or auto, "
+                f"got {self.device!r}, {self.precision!r}")
+        if self.judge != "rules":
+            hosted_model(self.judge, "--judge", "rules")
+        least = {"steps": 0, "strategy_steps": 0, "seed": 0, "eval_every": 1, "eval_episodes": 0,
+                 "save_every": 1}
+        for name, smallest in least.items():
+            value = getattr(self, name)
+            if value is not None and value < smallest:
+                raise ValueError(f"--{name} must be at least {smallest}, got {value}")
+
+
+# --- flags --------------------------------------------------------------------------------------
+
+@dataclass(frozen=True)
+class Configs:
+    """All flags of a training run."""
+    run: RunConfig
+    gopo: GopoConfig
+    expert: ExpertConfig
+    lm: LMConfig
+    agent: AgentConfig
+    warm: WarmConfig
+    api: ApiConfig
+    options: Any = None                          # the algorithm's own
+
+
+PARTS = ("run", "gopo", "expert", "lm", "agent", "warm", "api")
+SHARED = (RunConfig, GopoConfig, ExpertConfig, LMConfig, AgentConfig, WarmConfig, ApiConfig)
+
+
+def parse_flags(argv: Sequence[str] | None, description: str) -> Configs:
+    """Flags -> configs.  A flag of another algorithm is refused, whatever its value."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    options = [method.Options for method in map(algorithm, ALGORITHMS) if method.Options]
+    parser = parser_of([*SHARED, *options], description)
+    found = parse(parser, argv)
+    configs = Configs(*found[:len(SHARED)])
+    method = algorithm(configs.run.algo)
+    for kind in options:
+        foreign = given(kind, argv)
+        if foreign and kind is not method.Options:
+            parser.error(f"{foreign} is none of --algo {configs.run.algo}'s flags")
+    for own in found[len(SHARED):]:
+        if type(own) is method.Options:
+            configs = replace(configs, options=own)
+    if method.single:
+        configs = replace(configs, gopo=replace(configs.gopo, no_expert=True))
+    return configs
+
+
+# --- config.json --------------------------------------------------------------------------------
+
+def settle(config: dict[str, Any], dataset: Dataset) -> dict[str, Any]:
+    """The config with every open default filled in.
+
+    config   "run", "gopo", "lm", "agent" and "warm" are dictionaries of flags; "replies" is decided
+    returns  a new dictionary in which null means "none", never "decided later"
+    """
+    run = dict(config["run"])
+    speaks = run["replies"] == "lm"
+    for name, value in DEFAULTS[run["replies"]].items():
+        if run[name] is None:
+            run[name] = value
+    if run["split"] is None and run["dataset"] == "star":
+        run["split"] = "dialogue"
+    lm, agent, warm = configs_of(config)
+    if warm.warm_dialogues is None:
+        warm = replace(warm, warm_dialogues=len(dataset.train))
+    gopo = recorded(GopoConfig, config["gopo"]).settled(dataset.environment is not None, speaks)
+    return config | {
+        "run": run,
+        "gopo": asdict(gopo),
+        "lm": asdict(lm),
+        "agent": asdict(agent),
+        "warm": asdict(warm),
+    }
+
+
+def new_config(configs: Configs, dataset: Dataset) -> dict[str, Any]:
+    """config.json of a new run."""
+    cfg = configs.run
+    device = cfg.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    config = {name: asdict(getattr(configs, name)) for name in PARTS}
+    config["run"] |= {
+        "resume": None,
+        "overwrite": False,
+        "replies": replies_of(dataset, cfg, configs.gopo),
+    }
+    config["options"] = asdict(configs.options) if configs.options else None
+    config["device"] = device
+    config["precision"] = cfg.precision
+    if cfg.precision == "auto":
+        config["precision"] = pick_precision(device)
+    config["threads"] = torch.get_num_threads()
+    config["versions"] = versions()
+    return settle(config, dataset)
+
+
+def replies_of(dataset: Dataset, cfg: RunConfig, gopo: GopoConfig) -> str:
+    """lm or template, as far as the data allows; says what it does not allow."""
+    turns = turns_of(dataset)
+    if not any(t.skills for t in turns) and not gopo.no_expert:
+        raise DataError(
+            f"{dataset.name}: no turn has skills, so the Expert has nothing to learn from: label "
+            f"them (python -m hosted.label {cfg.dataset} --help), or use --no_expert")
+    replies = cfg.replies
+    if replies == "lm" and not any(t.reply for t in turns):
+        print(f"{dataset.name}: no turn has a reply, so there is nothing for a language model to "
+              "learn: training the Expert alone")
+        replies = "template"
+    if replies == "template" and gopo.no_expert:
+        raise DataError(
+            "without an Expert (--no_expert, --algo sft, ppo) and without a language model nothing "
+            "is left to train")
+    return replies
+
+
+def turns_of(dataset: Dataset) -> list[data.Turn]:
+    """Every turn of the training split."""
+    turns: list[data.Turn] = []
+    for dialogue in dataset.train:
+        turns += dialogue.turns
+    return turns
+
+
+# --- the run directory --------------------------------------------------------------------------
+
+def resolve(configs: Configs) -> tuple[Path, dict, Dataset]:
+    """The run directory, its config and the data."""
+    if configs.run.resume:
+        return resumed(Path(configs.run.resume), configs)
+    return started(configs)
+
+
+def started(configs: Configs) -> tuple[Path, dict, Dataset]:
+    """A new run: everything that can be refused is refused before the directory is touched."""
+    cfg = configs.run
+    if cfg.device == "cuda" and not torch.cuda.is_available():
+        raise DataError(
+            "--device cuda: PyTorch finds no GPU here; take --device cpu, or a PyTorch built for "
+            "your GPU")
+    dataset = data.load_used(asdict(cfg))
+    judge_for(dataset, cfg.judge, configs.api)
+    config = new_config(configs, dataset)
+    if config["run"]["replies"] == "lm" and configs.lm.model not in BUILT:
+        print(memory_table(dataset, config))
+    shared: tuple[str, ...] = ()
+    if cfg.base:
+        shared = check_base(Path(cfg.base), config)
+        # The probe may answer differently on a busy machine.
+        config["precision"] = read_json(Path(cfg.base) / "config.json")["precision"]
+    run = run_directory(cfg.output_dir, name_of(configs), cfg.overwrite, cfg.base)
+    config["run"]["output_dir"] = str(run)
+    write_json(run / "config.json", config)
+    if cfg.base:
+        take_base(Path(cfg.base), run, shared)
+    return run, config, dataset
+
+
+def name_of(configs: Configs) -> str:
+    """The default name of the run directory."""
+    algo = configs.run.algo
+    if algo == "gopo" and configs.gopo.no_expert:
+        algo = "alone"
+    return f"{Path(configs.run.dataset).stem}-{algo}-{configs.run.seed}"
+
+
+def resumed(run: Path, configs: Configs) -> tuple[Path, dict, Dataset]:
+    """An earlier run: its own config, except --steps and the flags of the API (servers move)."""
+    config = read_json(run / "config.json")
+    changed = {}
+    for name, value in asdict(configs.api).items():
+        if value != getattr(ApiConfig(), name):
+            changed[name] = value
+    config["api"] = config.get("api", {}) | changed                  # older runs have none
+    if configs.run.steps is not None:
+        config["run"]["steps"] = configs.run.steps
+    if configs.run.steps is not None or changed:
+        write_json(run / "config.json", config)
+    base = config["run"]["base"]
+    # The run may have been stopped while it took stages over.
+    if base and Path(base).exists():
+        take_base(Path(base), run, check_base(Path(base), config))
+    return run, config, data.load_used(config["run"])
+
+
+def resolve_together(configs: Configs) -> tuple[Path, dict, Dataset]:
+    """Of several processes the first resolves and the others read what it wrote; or all stop."""
+    found = None
+    name = ""
+    try:
+        if is_main():
+            found = resolve(configs)
+            name = str(found[0])
+    finally:
+        run = broadcast(name)
+    if found:
+        return found
+    if not run:
+        raise SystemExit(2)                      # the first process said why
+    sys.stdout = open(os.devnull, "w")           # one process speaks
+    config = read_json(Path(run) / "config.json")
+    return Path(run), config, data.load_used(config["run"])
+
+
+# --- memory -------------------------------------------------------------------------------------
+
+def memory_table(dataset: Dataset, config: dict) -> str:
+    """What QLoRA of this model will need and what is free; if too little, what each flag saves."""
+    lm, agent, warm = configs_of(config)
+    device = config["device"]
+    shape = load_config(lm.model)                # refuses what cannot be trained
+    turns = turns_of(dataset)
+    context = max((len(str(t.context)) for t in turns), default=0)
+    reply = max((len(t.reply or "") for t in turns), default=0) // 3
+    # Three letters a token; 256 tokens for skills and the template.
+    prompt = lm.user_tokens + context // 3 + 256
+    setting = Setting(
+        shape, lm, agent, warm, config["gopo"]["dialogues"], prompt, config["precision"], device)
+    try:
+        needed = estimate(setting)
+    except DataError as error:
+        return f"memory: {error}"
+    weights = needed.phases["update"]["weights"]
+    if device == "cpu" and config["run"]["device"] == "auto" and weights > LARGE:
+        raise DataError(
+            f"--model {lm.model}: no GPU found, and on a CPU one step of a model of this size "
+            "takes hours; add --device cpu if you mean it")
+    free = free_memory(device)
+    said = table(needed, free)
+    if free is not None and needed.total > free:
+        said += "\n" + savings(setting)
+    if reply > lm.max_new_tokens and warm.warm_steps > 0:
+        said += (f"\nthe longest training reply has about {reply} tokens, more than "
+                 f"--max_new_tokens {lm.max_new_tokens}: the warm start needs more than this")
+    return said
