@@ -1,6 +1,6 @@
 """STAR's files: the archives and their checks, the tasks' charts and wordings, and the cache.
 
-`corpus(folder)` returns the dialogues and the tasks.  Parsing takes half a minute, so they are kept
+`corpus(folder)` returns the dialogues and the tasks.  Parsing takes ten seconds, so they are kept
 in a cache next to the archives, or in GOPO_CACHE (~/.cache/gopo) where that folder cannot be
 written.  star_turns.py says how a dialogue is read, and sop.py what the charts mean."""
 from __future__ import annotations
