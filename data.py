@@ -468,7 +468,7 @@ def _values_in(
 def _whole(value: str, unspaced: bool) -> str:
     """Pattern of a value that is not part of a longer word.
 
-    A Chinese character or kana beside it does not make a word longer.
+    A Chinese character or kana next to it does not make a word longer.
     """
     before = r"(?<!\w)"
     after = r"(?!\w)"

@@ -1,14 +1,19 @@
 """Measures a run on held-out customers, or lets you talk to it.
 
-Printed are TSE with I and N, GRE, BLEU, ESNDCG with F1, exact match and length, and violations (docs/metrics.md explains them).
-Every row meets the same customers and decodes in the same way.  Intervals are 95 % percentile bootstraps over dialogues.  GRE and R^A come
-from the rule judge, which is also the training reward: they show what was optimised.  TSE comes from the customer's ear, which the judge
-knows nothing of; `tse_2nd_ear` plays the same customers with a separately written ear, and a difference above .05 is flagged.
+The table shows TSE with I and N, GRE, BLEU, ESNDCG with F1, exact match and length, and violations
+(docs/metrics.md explains them).  Every row meets the same customers and decodes in the same way.
+Intervals are 95 % percentile bootstraps over dialogues.
+GRE and R^A come from the rule judge, which is also the training reward: they show what was
+optimised.  TSE comes from the customer's ear, of which the judge knows nothing.  `tse_2nd_ear`
+plays the same customers with a separately written ear; a difference above .05 is flagged.
 Try it:  python eval.py --run runs/mgshop-gopo-0 --episodes 100 --show 1
          python eval.py --run runs/mgshop-gopo-0 --chat        you are the customer
-         python eval.py --run runs/tmallbrand-a-gopo-0 --dataset tmallbrand-b        transfer to another store
-         python eval.py --run runs/mgshop-gopo-0 --judge api:MODEL --api_base http://127.0.0.1:8000/v1        an LLM judges
-         python eval.py --paper --dataset mgshop --seeds 5        the paper's tables: see experiments/paper.py"""
+         transfer to another store:
+         python eval.py --run runs/tmallbrand-a-gopo-0 --dataset tmallbrand-b
+         a model of a server as judge (--judge api:MODEL needs --api_base):
+         python eval.py --run RUN --judge api:MODEL --api_base http://127.0.0.1:8000/v1
+         the paper's tables, see experiments/paper.py:
+         python eval.py --paper --dataset mgshop --seeds 5"""
 from __future__ import annotations
 
 import sys
@@ -35,24 +40,29 @@ from show import print_table, print_unanswered, show_dialogue, show_turn
 class MeasureConfig:
     """What is measured, for a run and for the paper's experiments."""
     dataset: str | None = opt(
-        None, "test on this dataset, not the one trained on: same skills and labels, as tmallbrand-b for a run on tmallbrand-a")
+        None, "test on this dataset, not the one trained on: same skills and labels, as "
+        "tmallbrand-b for a run on tmallbrand-a")
     episodes: int = opt(200, "held-out dialogues per row")
     data_dir: str | None = opt(
         None, "where corpora lie (default: the one of the training run, or GOPO_DATA)")
     judge: str = opt(
-        "rules", "who judges: rules, or api:MODEL, a model of the server at --api_base; it also fills in G-Eval")
+        "rules", "who judges: rules, or api:MODEL, a model of the server at --api_base; it also "
+        "fills in G-Eval")
     cs_agent: str | None = opt(
-        None, "adds a row in which api:MODEL writes the replies, with the rules in its prompt as soft constraints")
+        None, "adds a row in which api:MODEL writes the replies, with the rules in its prompt as "
+        "soft constraints")
     expert: str | None = opt(
-        None, "adds a row in which api:MODEL picks the skills; with --cs_agent, both parts are hosted (--paper: by one model)")
+        None, "adds a row in which api:MODEL picks the skills; with --cs_agent, both parts are "
+        "hosted (--paper: by one model)")
 
     def __post_init__(self):
         at_least(self, episodes=1)
         if self.judge != "rules":
             hosted_model(self.judge, "--judge", "rules")
         for name in ("cs_agent", "expert"):
-            if getattr(self, name):
-                hosted_model(getattr(self, name), f"--{name}", "nothing")
+            model = getattr(self, name)
+            if model:
+                hosted_model(model, f"--{name}", "nothing")
 
 
 @dataclass(frozen=True)
@@ -61,11 +71,14 @@ class RunConfig:
     run: str | None = opt(None, "a run directory written by train.py")
     seed: int = opt(0, "seed of the simulated customers and of the bootstrap")
     rows: list[str] = field(default_factory=list, metadata={
-        "help": "only these rows: untrained warm_start strategy gopo (or what --algo was) true_perception (the same, but the Expert is "
-                "given the customer's true intent and emotion) teacher random untrained_lm_teacher"})
-    json: str | None = opt(None, "write all metrics to this file: row -> metric -> {mean, low, high}")
+        "help": "only these rows: untrained warm_start strategy gopo (or what --algo was) "
+                "true_perception (the same, but the Expert is given the customer's true intent and "
+                "emotion) teacher random untrained_lm_teacher"})
+    json: str | None = opt(
+        None, "write all metrics to this file: row -> metric -> {mean, low, high}")
     show: int = opt(
-        0, "print so many dialogues of the trained agents with states, constraints and reward parts")
+        0, "print this many dialogues of the trained agents with states, constraints and reward "
+        "parts")
     chat: bool = opt(False, "you play the customer in the terminal")
 
     def __post_init__(self):
@@ -76,13 +89,15 @@ class RunConfig:
 class PaperConfig:
     """All of the paper's experiments."""
     paper: bool = opt(
-        False, "the paper's experiments: trains every method, measures every row, writes results/<dataset>; goes on where it was stopped")
+        False, "the paper's experiments: trains every method, measures every row, writes "
+        "results/<dataset>; goes on where it was stopped")
     train_on: str | None = opt(
         None, "--paper: train on this dataset and test on --dataset; default the same")
     seeds: int = opt(5, "--paper: training seeds 0, 1, ...")
     quick: bool = opt(False, "--paper: one seed, 100 customers")
     steps: int | None = opt(
-        None, "--paper: joint steps of every method; default 15, with which five seeds take two and a third hours on 2 cores")
+        None, "--paper: joint steps of every method; default 15, with which five seeds take two "
+        "and a third hours on 2 cores")
     workers: int | None = opt(
         None, "--paper: jobs at a time, one thread each; default 2, or 1 with a large model")
     model: str = opt("tiny", "--paper: the language model of all methods, as in train.py")
@@ -100,34 +115,46 @@ def at_least(config: object, **least: int) -> None:
             raise ValueError(f"--{name} must be at least {smallest}, got {value}")
 
 
-def parse_flags(argv: Sequence[str] | None) -> tuple[MeasureConfig, RunConfig, PaperConfig, ApiConfig]:
+def parse_flags(
+    argv: Sequence[str] | None,
+) -> tuple[MeasureConfig, RunConfig, PaperConfig, ApiConfig]:
     """The flags.  A run directory and --paper exclude each other, and so do their flags."""
     argv = sys.argv[1:] if argv is None else list(argv)
-    parser = parser_of([MeasureConfig, RunConfig, PaperConfig, ApiConfig], __doc__.split("\n\n")[0])
+    description = __doc__.split("\n\n")[0]
+    parser = parser_of([MeasureConfig, RunConfig, PaperConfig, ApiConfig], description)
     configs = parse(parser, argv)
     measured, one, paper, _ = configs
     if paper.paper == bool(one.run):
         parser.error(
-            "name a run directory written by train.py, e.g. --run runs/mgshop-gopo-0; or --paper, for all of the paper's experiments")
-    foreign = given(RunConfig if paper.paper else PaperConfig, argv)
-    if foreign and paper.paper:
-        parser.error(f"{foreign} belongs to --run; --paper goes without it")
+            "name a run directory written by train.py, e.g. --run runs/mgshop-gopo-0; "
+            "or --paper, for all of the paper's experiments")
+    if paper.paper:
+        foreign = given(RunConfig, argv)
+        refusal = "belongs to --run; --paper goes without it"
+    else:
+        foreign = given(PaperConfig, argv)
+        refusal = "belongs to --paper"
     if foreign:
-        parser.error(f"{foreign} belongs to --paper")
+        parser.error(f"{foreign} {refusal}")
     if one.chat and (measured.cs_agent or measured.expert or one.rows):
-        parser.error("--chat talks to the run's own agents: leave out --cs_agent, --expert and --rows")
+        parser.error(
+            "--chat talks to the run's own agents: leave out --cs_agent, --expert and --rows")
     return configs
 
 
 # --- to talk ------------------------------------------------------------------------------------
 
 class You:
-    """The person at the terminal as an environment; B_t follows what you say, if the dataset has a public catalogue."""
+    """The person at the terminal as an environment.
+
+    If the dataset has a public catalogue, B_t follows what you say.
+    """
 
     def __init__(self, dataset: Dataset):
         self.context_of = dataset.context
         self.said: list[str] = []
-        self.steps: list[Step] = []              # of the dialogue: the last one is shown before you answer
+        # of the dialogue: the last one is shown before you answer
+        self.steps: list[Step] = []
 
     def reset(self) -> Observation:
         return self._listen()
@@ -147,7 +174,10 @@ class You:
 
 
 def chat(gopo: Gopo) -> None:
-    """You play the customer; every turn shows what the two agents perceived, chose, had to say and earned."""
+    """You play the customer.
+
+    Every turn shows what the two agents perceived, chose, had to say and earned.
+    """
     print(f"You are the customer of {gopo.dataset.name}.")
     if gopo.dataset.name == "mgshop":
         print("Try: I am looking for a quiet kettle, at most 40 euros.")
@@ -160,32 +190,46 @@ def chat(gopo: Gopo) -> None:
 
 def run_paper(measured: MeasureConfig, paper: PaperConfig, api: ApiConfig) -> int:
     """All of the paper's experiments."""
-    from experiments.paper import (  # imports training: slow, and only --paper needs it
-        STEPS,
-        Settings,
-        conduct,
-    )
+    # Imports training, which is slow and which only --paper needs.
+    from experiments.paper import STEPS, Settings, conduct
     hosted = measured.cs_agent or measured.expert or measured.judge != "rules"
     if hosted and not api.api_base:
         raise DataError(
-            "--judge api:, --cs_agent and --expert need --api_base, the address of the server, e.g. http://127.0.0.1:8000/v1")
+            "--judge api:, --cs_agent and --expert need --api_base, the address of the server, "
+            "e.g. http://127.0.0.1:8000/v1")
     name = measured.dataset or "mgshop"
-    seeds, episodes = paper.seeds, measured.episodes
+    seeds = paper.seeds
+    episodes = measured.episodes
     if paper.quick:
-        seeds, episodes = 1, min(episodes, 100)
+        seeds = 1
+        episodes = min(episodes, 100)
     settings = Settings(
-        name, paper.train_on or name, seeds, episodes, measured.judge, "auto", paper.steps or STEPS,
-        paper.model, paper.small_model, measured.cs_agent, measured.expert)
-    workers = paper.workers or (2 if paper.model in BUILT else 1)
+        dataset=name,
+        train_on=paper.train_on or name,
+        seeds=seeds,
+        episodes=episodes,
+        judge=measured.judge,
+        steps=paper.steps or STEPS,
+        model=paper.model,
+        small_model=paper.small_model,
+        cs_agent=measured.cs_agent,
+        expert=measured.expert,
+    )
+    workers = paper.workers
+    if not workers:
+        workers = 2 if paper.model in BUILT else 1
     command = f"python eval.py {' '.join(sys.argv[1:])}"
     return conduct(settings, workers, api, measured.data_dir, command)
 
 
-def check(measured: MeasureConfig, one: RunConfig, api: ApiConfig, config: dict, rows: Sequence[str]) -> None:
+def check(
+    measured: MeasureConfig, one: RunConfig, api: ApiConfig, config: dict, rows: Sequence[str]
+) -> None:
     """Refuses what this run cannot show."""
     if (measured.cs_agent or measured.expert) and not api.api_base:
         raise DataError(
-            "--cs_agent and --expert need --api_base, the address of the server, e.g. http://127.0.0.1:8000/v1")
+            "--cs_agent and --expert need --api_base, the address of the server, "
+            "e.g. http://127.0.0.1:8000/v1")
     if measured.expert and config["gopo"]["no_expert"]:
         raise DataError(
             f"--expert: {one.run} was trained with --no_expert, its agent follows no skills")
@@ -210,14 +254,16 @@ def measure_run(measured: MeasureConfig, one: RunConfig, api: ApiConfig) -> None
     config = read_json(run / "config.json")
     dataset = data_of(run, measured.dataset, measured.data_dir)
     judge = judge_for(dataset, measured.judge, api)
-    check(measured, one, api, config, list(rows_of(run, dataset)))
+    rows = list(rows_of(run, dataset))
+    check(measured, one, api, config, rows)
     if one.chat:
         chat(load_gopo(run, dataset, judge=judge))
         return
     more = hosted_rows(run, dataset, judge, measured, api)
+    trained = trained_row(config)
 
     def look(name: str, gopo: Gopo, choose: Choose, played: list[Episode]) -> None:
-        if name == trained_row(config) or name in more:
+        if name == trained or name in more:
             for episode in played[:one.show]:
                 show_dialogue(gopo, episode)
             print_unanswered(gopo.speaker, choose)
@@ -228,7 +274,8 @@ def measure_run(measured: MeasureConfig, one: RunConfig, api: ApiConfig) -> None
     if one.json:
         write_json(Path(one.json), table)
     print(f"\n{dataset.name}: {total} test dialogues, seed {one.seed}")
-    print_table(table, live, judge, measured.judge == config["run"].get("judge", "rules"))
+    rewarded = measured.judge == config["run"].get("judge", "rules")
+    print_table(table, live, judge, rewarded)
     if isinstance(judge, LLMJudge):
         print(f"judge: {judge.client.report()}")
     if one.json:
@@ -245,7 +292,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"eval.py: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nstopped" + "; the same command goes on" * paper.paper, file=sys.stderr)
+        message = "\nstopped"
+        if paper.paper:
+            message += "; the same command goes on"
+        print(message, file=sys.stderr)
         return 130
     return 0
 

@@ -1,8 +1,8 @@
 """GOPO (Sec. 3): both agents learn from the dialogues that they play together.
 
-One step plays dialogues (play.py, Sec. 3.1) and makes of them one step of Eq. 7 for the Expert and
-one of Eqs. 9a-9d for the Customer Service Agent; together the steps climb Eq. 1.
-`load(run).respond(history, context)` is a trained pair, ready to answer.
+One step plays dialogues (play.py, Sec. 3.1) and learns from them: one step of Eq. 7 for the Expert,
+one of Eqs. 9a-9d for the Customer Service Agent.  Together they raise Eq. 1.
+`load(run).respond(history, context)` lets a trained pair answer.
 Try it:  python gopo.py        three steps of strategy learning, with one dialogue's reward parts
 Exercise: set --outcome_weight 1 and compare TSE: nothing in R_t is TSE (GAP-4)."""
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Gopo(Player):
              or nobody on logs
     options  the algorithm's own config, of class `Options`
     """
-    single = False                               # True: one agent, no Expert
+    single = False                               # True: one agent, without an Expert
     plays = True                                 # False: learns from logs alone (supervised)
     policy: type = Expert                        # what chooses the skills
     Options: type | None = None
@@ -83,12 +83,13 @@ class Gopo(Player):
 
     @classmethod
     def new_policy(cls, dataset: Dataset, cfg: ExpertConfig, options: Any) -> Expert:
-        """Untrained, and so is its perception."""
-        return cls.policy(list(dataset.skills), Perception(dataset.intents, dataset.emotions), cfg)
+        """An untrained policy with an untrained perception."""
+        perception = Perception(dataset.intents, dataset.emotions)
+        return cls.policy(list(dataset.skills), perception, cfg)
 
     @classmethod
     def prepare_policy(cls, policy: Expert, dataset: Dataset) -> None:
-        """What the policy is given once perception is trained and before anything is played: nothing."""
+        """Called after perception is trained and before anything is played; GOPO does nothing."""
 
     def chooser(self, draws: Draws | None = None, greedy: bool = False) -> Choose:
         """Who chooses the skills; see `by_policy`."""
@@ -101,24 +102,26 @@ class Gopo(Player):
     def step(
         self, number: int, seed: int, stage: int = 0
     ) -> tuple[list[Episode], dict[str, float | None]]:
-        """GOPO step `number`: what was played, and what learning it reports.
+        """GOPO step `number`: what was played, and the numbers that learning reports.
 
-        All randomness comes from (seed, stage, number), so a resumed run needs no generator's state.
+        All randomness comes from (seed, stage, number): a resumed run needs no generator's state.
         """
         rng = np.random.default_rng([seed, stage, number])
         numbers = shard(self._dialogues(rng))
-        skill_draws, word_draws = (keyed(int(s)) for s in rng.integers(2**31, size=2))
+        skill_seed, word_seed = rng.integers(2**31, size=2).tolist()
+        skill_draws = keyed(skill_seed)
+        word_draws = keyed(word_seed)
 
         def play() -> list[Episode]:
             customers = self.episodes("train", numbers, seed)
-            return self.play(
-                customers, self.chooser(skill_draws), group=self.group, draws=word_draws)
+            choose = self.chooser(skill_draws)
+            return self.play(customers, choose, group=self.group, draws=word_draws)
 
         played = all_or_none(play)
         return played, self.learn(played)
 
     def _dialogues(self, rng: np.random.Generator) -> list[int]:
-        """The training dialogues of a step: fresh customers, or logs, none twice if there are enough."""
+        """The training dialogues of a step: new customers, or logs, none twice if possible."""
         if self.dataset.environment:
             return rng.integers(0, 2**30, self.size).tolist()
         logs = len(self.dataset.train)
@@ -135,7 +138,8 @@ class Gopo(Player):
         return self.learner.update(self.expert_batch(played))
 
     def learn_words(self, played: list[Episode]) -> dict[str, float]:
-        steps, rewards = [], []
+        steps = []
+        rewards = []
         for episode in played:
             steps += episode.steps
             rewards += self.reply_rewards(episode)
@@ -155,15 +159,18 @@ class Gopo(Player):
         after = values[len(batch.states):]
         first = 0
         for episode, last in zip(played, after):
-            n = len(episode.steps)
-            v = [*values[first:first + n], self._value_after(episode, last)]
+            end = first + len(episode.steps)
+            v = [*values[first:end], self._value_after(episode, last)]
             advantages = gae(self.rewards(episode), v, self.gamma, self.expert.cfg.gae_lambda)
             batch.returns += [a + value for a, value in zip(advantages, v)]
-            first += n
+            first = end
         return batch
 
     def _value_after(self, episode: Episode, value: float) -> float:
-        """V after the last turn: 0 if nothing can follow.  TSE, if it is paid, was the last word."""
+        """V after the last turn: 0 if nothing can follow.
+
+        With --outcome_weight the TSE of the whole dialogue is already in the last reward.
+        """
         ended = episode.seen.terminated or self.cfg.outcome_weight
         return 0.0 if ended else value
 
@@ -217,7 +224,7 @@ class Gopo(Player):
 
 
 def strategy_only(gopo: Gopo) -> Gopo:
-    """The same Expert and learner without the language model: the phrase book speaks, or nobody."""
+    """The same Expert and learner without the language model: a phrase book or nobody speaks."""
     cfg = replace(gopo.cfg, dialogues=gopo.cfg.strategy_dialogues)
     bare = type(gopo)(gopo.dataset, gopo.expert, None, gopo.judge, cfg, options=gopo.options)
     bare.learner = gopo.learner
@@ -245,8 +252,10 @@ class Answer:
                 f"history must end with a customer's message: got {len(history)} messages")
         if unknown := set(previous) - set(self.gopo.dataset.skills):
             raise ValueError(
-                f"previous: unknown skills {sorted(unknown)}; the pool is in dataset.json of the run")
-        replies = [data.delexicalise(reply, context) for reply in history[1:-1:2]]   # as in training
+                f"previous: unknown skills {sorted(unknown)}; "
+                "the pool is in dataset.json of the run")
+        # With slots, as in training.
+        replies = [data.delexicalise(reply, context) for reply in history[1:-1:2]]
         said = tuple(zip(history[:-1:2], replies))
         message = Message(Observation(history[-1], context, history=said))
         episode = Episode(-1, message, message.reset(), previous=tuple(previous))
@@ -268,7 +277,7 @@ ALGORITHMS = {
 
 
 def algorithm(name: str) -> type[Gopo]:
-    """--algo; it is found by name, for the baselines stand on floors above this one."""
+    """The class of --algo, found by its name: this file cannot import the baselines."""
     module, _, found = ALGORITHMS[name].partition(":")
     return getattr(importlib.import_module(module), found)
 
@@ -292,8 +301,11 @@ def load_gopo(
     run = Path(run)
     config = read_json(run / "config.json")
     speaks = config["run"]["replies"] == "lm"
-    if dataset is None:
-        dataset = read_domain(run / "dataset.json") if speaks else data.load_used(config["run"])
+    if dataset is None and speaks:
+        dataset = read_domain(run / "dataset.json")
+    elif dataset is None:
+        # Without a language model the phrase book is needed, and dataset.json holds none.
+        dataset = data.load_used(config["run"])
     method, options = algorithm_of(config)
     policy = method.new_policy(dataset, recorded(ExpertConfig, config["expert"]), options)
     load_into(policy, load_tensors(run / expert), str(run / expert))
@@ -302,11 +314,12 @@ def load_gopo(
         trained = load_agent(run / agent, dataset, config)
     judge = judge or judge_for(dataset)
     cfg = recorded(GopoConfig, config["gopo"])
-    return method(dataset, policy.to(here(config)), trained, judge, cfg, speaker, options)
+    policy = policy.to(here(config))
+    return method(dataset, policy, trained, judge, cfg, speaker, options)
 
 
 def algorithm_of(config: dict) -> tuple[type[Gopo], Any]:
-    """The algorithm of a run and its options; a run of before --algo is GOPO's."""
+    """The algorithm of a run and its options; a run from before --algo existed is GOPO's."""
     method = algorithm(config["run"].get("algo", "gopo"))
     return method, method.options_of(config)
 
@@ -327,8 +340,9 @@ def demo() -> None:
         played, row = gopo.step(number, seed=0)
         reward = np.mean([step.R_t for step in played[0].steps])
         mean_tse = np.mean([gopo.tse(episode) for episode in played])
-        print(f"step {number}: R_t {reward:.3f} (first dialogue), TSE {mean_tse:.3f}, "
-              f"entropy {row['entropy_expert']:.2f} nats")
+        print(
+            f"step {number}: R_t {reward:.3f} (first dialogue), TSE {mean_tse:.3f}, "
+            f"entropy {row['entropy_expert']:.2f} nats")
     for turn, step in enumerate(played[0].steps, 1):
         scores = tuple(round(x, 2) for x in step.scores[0])
         print(f"\nturn {turn}: {step.state.user}")

@@ -3,12 +3,12 @@
   (1) perceive   u_t and e_t from the customer's words
   (2) choose     the Expert picks the skills a^E_t
   (3) speak      the Customer Service Agent writes a^A_t under the hard constraints of these skills
-  (4) judge, score, answer   the reply earns R^A_t, the skills R^E_t, both together R_t (Eq. 10),
-                 and the customer answers
-`Player.take_turn` is that turn, for every dialogue on the table at once.  Training, evaluation,
-`--chat` and `respond` all use it.  `Player.play` takes turns until every dialogue is over.
+  (4) judge, score, answer   the reply earns R^A_t, the skills earn R^E_t, both together earn R_t
+                 (Eq. 10), and the customer answers
+`Player.take_turn` is that turn, for several dialogues at once.  Training, evaluation, `--chat` and
+`respond` all use it.  `Player.play` takes turns until every dialogue is over.
 The customer hears reply 0 of the group of replies to a state, never the best one.
-Nothing here learns: that is gopo.py.  Who chooses and who speaks is in policies.py."""
+Nothing here learns: that is in gopo.py.  Who chooses and who speaks is in policies.py."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
@@ -36,28 +36,28 @@ JUDGE_BY = ("chosen", "needed", "nobody")
 class GopoConfig:
     """How both agents are rewarded."""
     gamma: float | None = opt(
-        None, "discount per turn of Eq. 1, in [0, 1]; default .95 in a live shop, 0 on replayed logs, "
-        "where the next state ignores the action (GAP-4)")
+        None, "discount per turn of Eq. 1, in [0, 1]; default .95 in a live shop, 0 on replayed "
+        "logs, where the next state ignores the action (GAP-4)")
     dialogues: int | None = opt(
         None, "dialogues per GOPO step, played in lockstep; default 32 without a language model, "
         "16 with one")
     strategy_dialogues: int | None = opt(
-        None, "dialogues per step of the strategy stage, in which no language model speaks; default "
-        "--dialogues if given, else 32")
+        None, "dialogues per step of the strategy stage, in which no language model speaks; "
+        "default --dialogues if given, else 32")
     reward: str = opt(
-        "joint", "what the Expert's advantage is made of: joint (Eq. 10), expert (R^E only) or cs "
-        "(R^A only)")
+        "joint", "what the Expert's advantage is made of: joint (Eq. 10), expert (R^E only) or "
+        "cs (R^A only)")
     cs_reward: str = opt(
-        "cs", "what Eq. 9b rewards: cs (R^A, as printed) or joint (R_t, the other reading of Sec. "
-        "3.2, GAP-4)")
+        "cs", "what Eq. 9b rewards: cs (R^A, as printed) or joint (R_t, the other reading of "
+        "Sec. 3.2, GAP-4)")
     outcome_weight: float = opt(
-        0.0, "adds this times the dialogue's TSE to its last reward; 0 = the paper (the absorbing "
-        "end already pays for success, GAP-4)")
+        0.0, "adds this times the dialogue's TSE to its last reward; 0 = the paper "
+        "(the absorbing end already pays for success, GAP-4)")
     tse_gamma: float = opt(
         0.9, "decay of Eq. 11, in (0, 1]; evaluation only, unless --outcome_weight")
     no_expert: bool = opt(
-        False, "ablation: no Expert; the Customer Service Agent alone reads H_t, u_t, e_t and the "
-        "shop's global rules")
+        False, "ablation: no Expert; the Customer Service Agent alone reads H_t, u_t, e_t and "
+        "the shop's global rules")
 
     def __post_init__(self):
         if self.gamma is not None and not 0 <= self.gamma <= 1:
@@ -78,17 +78,20 @@ class GopoConfig:
     def settled(self, live: bool, speaks: bool) -> GopoConfig:
         """The config with its open defaults filled in.
 
-        live    the dataset is a simulated shop, no log that is replayed
+        live    the dataset is a simulated shop, and not a log that is replayed
         speaks  a language model writes the replies
         """
         gamma = self.gamma
         if gamma is None:
-            gamma = 0.95 if live else 0.0        # GAP-4: on logs the next state ignores the action
+            # GAP-4: on logs the next state ignores the action.
+            gamma = 0.95 if live else 0.0
+        usual = 16 if speaks else 32
         return replace(
             self,
             gamma=gamma,
-            dialogues=self.dialogues or (16 if speaks else 32),
-            strategy_dialogues=self.strategy_dialogues or self.dialogues or 32)
+            dialogues=self.dialogues or usual,
+            strategy_dialogues=self.strategy_dialogues or self.dialogues or 32,
+        )
 
 
 class Player:
@@ -130,9 +133,9 @@ class Player:
         group        replies to each state
         temperature  None = the agent's own; 0 = the most probable token
         draws        a generator for each (dialogue, turn), as `keyed` makes them
-        judge_by     the skills by which replies are judged: "chosen", those chosen; "needed", the
-                     teacher's where the turn is labelled; "nobody": no reply is judged.
-                     A single agent chooses none and is always judged by what was needed.
+        judge_by     the skills by which replies are judged.  "chosen": those that were chosen;
+                     "needed": the teacher's, where the turn is labelled; "nobody": no reply is
+                     judged.  A single agent chooses none and is always judged by what was needed.
         progress     is called after each turn with the number of dialogues that ended
         """
         while live := [e for e in episodes if not e.over]:
@@ -170,7 +173,8 @@ class Player:
     def _prepare(self, live, states, skills, perceived) -> list[Prepared]:
         requests = []
         for e, state, chosen, labels in zip(live, states, skills, perceived):
-            requests.append(request_of(state, chosen, e.seen.context, labels, self.history_turns))
+            request = request_of(state, chosen, e.seen.context, labels, self.history_turns)
+            requests.append(request)
         return self.speaker.prepare(requests)
 
     def _speak(self, live, prepared, group, temperature, draws) -> list[list[Reply]]:
@@ -228,9 +232,9 @@ class Player:
         return None if scores is None else cs_reward(scores, CS_WEIGHTS)
 
     def turn_reward(self, step: Step, turn: int) -> float:
-        """R_t of Eq. 10, or one of its halves (an ablation).
+        """R_t of Eq. 10, or one of its two parts (an ablation).
 
-        Without a label R^A alone is left, without a score R^E.
+        R_t is R^A alone where no label gives R^E, and R^E alone where no reply has a score.
         """
         kind = self.cfg.reward
         if kind == "cs" or (step.R_E is None and kind == "joint"):
@@ -251,5 +255,5 @@ class Player:
         return earned
 
     def tse(self, episode: Episode) -> float:
-        """Eq. 11 by the environment's own account of the tasks."""
+        """Eq. 11, with the turns in which the environment saw each task done."""
         return tse(episode.seen.outcome.completed, gamma=self.cfg.tse_gamma)

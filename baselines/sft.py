@@ -1,4 +1,8 @@
-"""Supervised fine-tuning: the single agent that goes on imitating the logged replies."""
+"""Supervised fine-tuning (SFT), a baseline of Table 1: a single agent imitates the logged replies.
+
+The loss is the cross-entropy of the warm start (start/supervised.py), with the optimiser and the
+step size of the policy gradient.  The paper names SFT and says nothing more: all of this is ours
+(GAP-9)."""
 from __future__ import annotations
 
 import numpy as np
@@ -11,18 +15,26 @@ from start.supervised import imitate
 
 
 class SFT(Gopo):
-    """A single agent, by cross-entropy on the logged replies (Table 1).  Its warm start is supervised already; a step goes on with as many
-    logged dialogues as GOPO samples replies to one, so that all methods learn from equally many reply tokens."""
+    """A single agent that learns by cross-entropy on the logged replies.
+
+    Its warm start is supervised already, and its steps go on with that.  A step reads as many
+    logged dialogues as GOPO samples replies to one, so that all methods learn from equally many
+    reply tokens."""
     single = True
     plays = False
 
     @classmethod
     def options_of(cls, config: dict) -> WarmConfig:
-        """It has no flags of its own: those of the warm start go on."""
+        """SFT has no flags of its own: those of the warm start go on."""
         return configs_of(config)[2]
 
-    def step(self, number: int, seed: int, stage: int = 0) -> tuple[list[Episode], dict[str, float | None]]:
-        logs, rng = self.dataset.train, np.random.default_rng([seed, stage, number])
-        drawn = rng.choice(len(logs), min(len(logs), self.size * self.agent.cfg.group), replace=False)
+    def step(
+        self, number: int, seed: int, stage: int = 0
+    ) -> tuple[list[Episode], dict[str, float | None]]:
+        """Nothing is played; one step on logged dialogues that (seed, stage, number) choose."""
+        logs = self.dataset.train
+        rng = np.random.default_rng([seed, stage, number])
+        count = min(len(logs), self.size * self.agent.cfg.group)
+        drawn = rng.choice(len(logs), count, replace=False)
         pairs = warm_pairs([logs[i] for i in drawn], self.history_turns)
         return [], imitate(self.agent, pairs, self.options)

@@ -12,8 +12,8 @@ from unittest.mock import MagicMock
 import numpy as np
 import pytest
 
+import data
 import eval
-import train
 from data import DataError
 from experiments import layout, paper, studies
 from experiments import rows as row_table
@@ -25,6 +25,7 @@ from infra.jobs import order
 from infra.runs import alone_in
 from shop import mgshop
 from start.base import check_base
+from start.resolve import PARTS, parse_flags, settle
 from tests.made_up import made_up
 
 S = Settings("mgshop", "mgshop", 2, 3, precision="fp32")
@@ -127,31 +128,29 @@ def test_a_seed_is_measured_before_the_next_one_but_one_is_trained():
 def parsed(name, flags):
     """A job's flags as train.py's own parser reads them."""
     _, argv = training(S, name, 0, flags, None).arguments
-    return train.parse(argv)
+    return parse_flags(argv, "")
 
 
-def config_of(cfg, gopo, expert, agent, options):
+def config_of(configs, dataset):
     """As train.py writes it to config.json."""
-    return {
-        "run": asdict(cfg),
-        "gopo": asdict(gopo),
-        "expert": asdict(expert),
-        "agent": asdict(agent),
-        "options": options and asdict(options),
-    }
+    config = {name: asdict(getattr(configs, name)) for name in PARTS}
+    config["options"] = configs.options and asdict(configs.options)
+    return settle(config, dataset)
 
 
 @pytest.mark.parametrize("study", JOBS)
 def test_every_job_is_a_command_that_train_accepts_and_a_base_that_it_shares(study):
     """Not a copy of train.py's rules: its own parser and its own check of a base."""
     configs = {}
+    dataset = data.load("mgshop")
     folder = Path("of_base")
     folder.mkdir()
     for name, flags in JOBS[study].items():
-        cfg, gopo, expert, agent, _, options = parsed(name, flags)
+        flagged = parsed(name, flags)
+        cfg, gopo = flagged.run, flagged.gopo
         assert cfg.output_dir == str(S.run(name, 0))
         assert (cfg.seed, cfg.eval_episodes, cfg.precision) == (0, 0, "fp32")
-        configs[name] = config_of(cfg, gopo, expert, agent, options)
+        configs[name] = config_of(flagged, dataset)
         if not cfg.base:
             continue
         base = cfg.base.removeprefix("runs/paper-mgshop/").removesuffix("-0")
@@ -171,16 +170,20 @@ def test_every_job_is_a_command_that_train_accepts_and_a_base_that_it_shares(stu
 def test_all_methods_take_as_many_steps_with_as_many_replies():
     for name, flags in PAPER.items():
         _, argv = training(replace(S, steps=7), name, 0, flags, None).arguments
-        cfg, gopo, _, agent, _, _ = train.parse(argv)
-        assert cfg.steps == (0 if name in ("base", "single") else 7)
-        assert gopo.dialogues is None
-        assert agent.group == 4
-        assert agent.agent_lr == 2e-4
+        flagged = parse_flags(argv, "")
+        steps = 7
+        if name in ("base", "single"):
+            steps = 0
+        assert flagged.run.steps == steps
+        assert flagged.gopo.dialogues is None
+        assert flagged.agent.group == 4
+        assert flagged.agent.agent_lr == 2e-4
 
 
 def test_single_agents_start_from_a_single_agent():
     for name, flags in PAPER.items():
-        cfg, gopo, *_ = parsed(name, flags)
+        flagged = parsed(name, flags)
+        cfg, gopo = flagged.run, flagged.gopo
         single = algorithm(cfg.algo).single or name in ("single", "gopo_single")
         assert gopo.no_expert == single
         base = "/single-0" if single else "/base-0"

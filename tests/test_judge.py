@@ -20,6 +20,7 @@ from expert import Expert, ExpertConfig, Perception
 from gopo import Gopo, GopoConfig
 from hosted.judge import G_EVAL, GRE, REWARD, LLMJudge, expected_mark, judge_from, quoted
 from infra.client import Answer, ApiConfig, Client
+from measure import training_row
 from rewards import DIMENSIONS
 from tests.fake_client import FACTS, FORM, POOL, REFUND, Fake, shown, strings
 
@@ -420,7 +421,8 @@ def test_training_with_a_judge_that_fails_now_and_then():
     expert = Expert(list(shop.skills), perception, ExpertConfig())
     judge = LLMJudge(Fake(answer), shop.skills, shop.must_not_say)
     gopo = Gopo(shop, expert, None, judge, GopoConfig(dialogues=3))
-    row, played = gopo.step(1, 0)
+    played, learned = gopo.step(1, 0)
+    row = training_row(1, gopo, played, learned)
     scores = []
     items = []
     for episode in played:

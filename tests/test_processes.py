@@ -13,12 +13,13 @@ import torch
 import data
 from csagent import CustomerServiceAgent
 from expert import Expert, ExpertConfig, Perception
-from gopo import Gopo, GopoConfig, rollout
+from gopo import Gopo, GopoConfig
 from hosted.judge import judge_for
 from infra import processes
 from infra.runs import load_tensors, read_rows, save_tensors
 from lm.config import AgentConfig, LMConfig, WarmConfig
 from lm.models import build_tiny
+from measure import summary
 from policies import by_policy, keyed
 from start.pairs import slot_names, vocabulary_texts, warm_pairs
 from start.supervised import supervised
@@ -52,11 +53,13 @@ def one_update(path: str) -> None:
     torch.set_num_threads(1)
     gopo = both_agents()
     choose = by_policy(gopo.expert, keyed(1))
-    played = rollout(gopo.episodes("train", range(5), 0), choose, gopo.speaker, gopo.judge,
-                     gopo.expert.perception, gopo.dataset.skills, 2, None, keyed(2))
+    played = gopo.play(gopo.episodes("train", range(5), 0), choose, group=2, draws=keyed(2))
     # unscored: Eq. 9b leaves it out, in the one process that has it
-    played[0].steps[0].scores[0] = None
-    row = gopo.summary(processes.shard(played)) | gopo.learn(processes.shard(played))
+    first = played[0].steps[0]
+    first.scores[0] = None
+    gopo.score(first, 1)
+    mine = processes.shard(played)
+    row = summary(gopo, mine) | gopo.learn(mine)
     pairs = warm_pairs(gopo.dataset.train)[:7]
     kept = gradients_of(gopo.learner.parameters, "expert")
     kept |= gradients_of(gopo.agent.params, "agent")
