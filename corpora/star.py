@@ -235,5 +235,5 @@ if __name__ == "__main__":
     try:
         main()
     except DataError as error:
-        print(f"corpora/star.py: {error}", file=sys.stderr)
+        print(f"star.py: {error}", file=sys.stderr)
         sys.exit(2)
