@@ -32,8 +32,8 @@ def split(
 ) -> tuple[list[Dialogue], list[Dialogue], list[Dialogue]]:
     """(train, dev, test), about 80/10/10 % by sha256 of the id, each at least one dialogue.
 
-    A dialogue keeps its part when others are added, except in tiny files, where a part would else
-    be empty.  Needs three dialogues with different ids.
+    A dialogue keeps its part when others are added, except in tiny files, where a part would
+    otherwise be empty.  Needs three dialogues with different ids.
     """
     share = {dialogue.id: _share(dialogue.id) for dialogue in dialogues}
     ranked = sorted(share, key=lambda id: (share[id], id))

@@ -79,7 +79,7 @@ def corpus(folder: Path) -> tuple[list[Dialogue], Tasks]:
 # ---------------------------------------------------------------- the archives
 
 def sources(folder: Path) -> list[Path]:
-    """The two archives, or else GitHub's zip, which is downloaded if none of them is there."""
+    """The two archives; without them GitHub's zip, which is downloaded if it is not there."""
     archives = [folder / name for name in ARCHIVES]
     if not all(path.exists() for path in archives):
         if (folder / ZIP).exists():
