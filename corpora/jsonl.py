@@ -23,17 +23,15 @@ More about both files: docs/logs.md.
 Try it:  python train.py --dataset logs.jsonl"""
 from __future__ import annotations
 
-import hashlib
 import json
-import math
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields as dataclass_fields
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from corpora.dialogues import examples, horizon, split, turns_of, used_skills
 from data import MAX_SKILLS, DataError, Dataset, Dialogue, Skill, Turn, delexicalise
 
 DIALOGUE_FIELDS = {"id", "turns", "goal", "source"}
@@ -140,81 +138,6 @@ def _note(path: Path, turns: Sequence[Turn], used: Sequence[str], ignored: set[s
     if ignored:
         notes.append(f"fields that are not used: {', '.join(sorted(ignored))}")
     return "; ".join(notes)
-
-
-# ---------------------------------------------------------------- what every corpus needs
-
-def turns_of(dialogues: Iterable[Dialogue]) -> list[Turn]:
-    """The turns of all dialogues, in order."""
-    turns: list[Turn] = []
-    for dialogue in dialogues:
-        turns += dialogue.turns
-    return turns
-
-
-def used_skills(turns: Iterable[Turn]) -> list[str]:
-    """The skills that label any turn, each once, in order of first appearance."""
-    used: dict[str, None] = {}
-    for turn in turns:
-        used |= dict.fromkeys(turn.skills or ())
-    return list(used)
-
-
-def split(
-    dialogues: Sequence[Dialogue],
-) -> tuple[list[Dialogue], list[Dialogue], list[Dialogue]]:
-    """(train, dev, test), about 80/10/10 % by sha256 of the id, each at least one dialogue.
-
-    A dialogue keeps its part when others are added, except in tiny files, where a part would else
-    be empty.  Needs three dialogues with different ids.
-    """
-    share = {dialogue.id: _share(dialogue.id) for dialogue in dialogues}
-    ranked = sorted(share, key=lambda id: (share[id], id))
-    rank = {id: place for place, id in enumerate(ranked)}
-    n = len(dialogues)
-    n_test = min(max(1, _below(.1, share)), n - 2)
-    n_held_out = min(max(n_test + 1, _below(.2, share)), n - 1)
-    train, dev, test = [], [], []
-    for dialogue in dialogues:
-        if rank[dialogue.id] < n_test:
-            test.append(dialogue)
-        elif rank[dialogue.id] < n_held_out:
-            dev.append(dialogue)
-        else:
-            train.append(dialogue)
-    return train, dev, test
-
-
-def _share(id: str) -> float:
-    """A number in [0, 1) that depends on the id alone."""
-    return int(hashlib.sha256(id.encode()).hexdigest()[:8], 16) / 2**32
-
-
-def _below(limit: float, share: Mapping[str, float]) -> int:
-    return sum(x < limit for x in share.values())
-
-
-def horizon(dialogues: Sequence[Dialogue]) -> int:
-    """T of Eq. 1 for logs: the 90th percentile of the dialogues' lengths in turns, at least 2."""
-    lengths = sorted(len(dialogue.turns) for dialogue in dialogues)
-    return max(2, lengths[math.ceil(.9 * len(lengths)) - 1])
-
-
-def examples(skill: str, train: Iterable[Dialogue], limit: int = 8) -> tuple[str, ...]:
-    """Replies of the training split that used a skill.
-
-    Those that used it alone come first, among them the most frequent, then in file order.
-    """
-    # (used with other skills, reply) -> how often
-    used: Counter[tuple[bool, str]] = Counter()
-    for dialogue in train:
-        for turn in dialogue.turns:
-            if turn.reply and turn.skills and skill in turn.skills:
-                used[len(turn.skills) > 1, turn.reply] += 1
-    # sorted() is stable: file order decides between equals
-    ranked = sorted(used, key=lambda key: (key[0], -used[key]))
-    replies = dict.fromkeys(reply for _, reply in ranked)
-    return tuple(replies)[:limit]
 
 
 # ---------------------------------------------------------------- lines and rows
