@@ -2,7 +2,7 @@
 
 Numbers worked out by hand, properties (hypothesis, second implementations), refusals.  The loop
 plays a dialogue of two turns, made by hand in tests/two_turns.py.  Everything else is in tests/:
-the Expert's policy in test_expert.py, Eqs. 9a-9d in test_csagent.py, whole runs in test_train.py."""
+the Expert's policy in test_expert.py, Eqs. 9a-9d in test_csagent.py, runs in test_train.py."""
 import itertools
 import math
 import random

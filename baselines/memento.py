@@ -40,7 +40,6 @@ from infra.processes import world_size
 from infra.runs import adam_state, load_adam_state, load_into
 from policies import Choose
 
-
 # --- Q ------------------------------------------------------------------------------------------
 
 def q_loss(logit: Tensor, r: Tensor) -> Tensor:

@@ -96,7 +96,8 @@ def test_every_room_stands_on_a_floor():
 @pytest.mark.parametrize("module", sorted(MODULES))
 def test_imports_run_downwards(module):
     for other in IMPORTS[module]:
-        assert FLOOR[room(other)] <= FLOOR[room(module)], f"{module} imports {other} from a floor above"
+        above = FLOOR[room(other)] > FLOOR[room(module)]
+        assert not above, f"{module} imports {other} from a floor above"
 
 
 def test_no_circle_of_files():
@@ -112,9 +113,13 @@ def test_no_circle_of_rooms():
 
 # --- a line says one thing ----------------------------------------------------------------------
 
-LINES = 500                                      # of a file
-CORE_TEST = "test_gopo.py"
-CORE_LINES = 600                                 # of the equations' and the loop's test
+# Files whose lines are of before these rules.  The list may only become shorter.
+NOT_YET = {
+    "corpora/download.py", "corpora/jsonl.py", "corpora/multiwoz.py", "corpora/sop.py",
+    "corpora/star.py", "hosted/label.py", "tests/test_baselines.py", "tests/test_data.py",
+    "tests/test_label.py", "tests/test_multiwoz.py", "tests/test_ppo.py", "tests/test_star.py",
+}
+LONGEST = {"test_gopo.py": 600}                  # lines; 500 for all others
 LONG = 50                                        # lines of a function that counts as long
 
 
@@ -130,11 +135,11 @@ def sources() -> dict[str, Source]:
 SOURCES = sources()
 
 
-def offenders(rule) -> list[str]:
-    """file:line of all that breaks a rule."""
+def offenders(name: str) -> list[str]:
+    """What breaks a rule in a file, as "file:line: rule"."""
     found = []
-    for name, source in SOURCES.items():
-        found += [f"{name}:{line}" for line in rule(source)]
+    for rule in RULES:
+        found += [f"{name}:{line}: {rule.__doc__}" for line in rule(SOURCES[name])]
     return found
 
 
@@ -142,20 +147,20 @@ def listed(found: list[str]) -> str:
     return "\n".join([f"{len(found)} offenders:", *found])
 
 
-@pytest.mark.parametrize("rule", RULES)
-def test_a_line_says_one_thing(rule):
-    found = offenders(rule)
-    assert not found, f"{rule.__doc__} {listed(found)}"
-
-
-def test_files_are_short():
-    found = []
-    for name, source in SOURCES.items():
-        most = CORE_LINES if name == CORE_TEST else LINES
-        count = len(source.text.splitlines())
-        if count > most:
-            found.append(f"{name}:{count} lines of at most {most}")
+@pytest.mark.parametrize("name", sorted(set(SOURCES) - NOT_YET))
+def test_a_line_says_one_thing(name):
+    found = offenders(name)
     assert not found, listed(found)
+
+
+@pytest.mark.parametrize("name", sorted(set(SOURCES) - NOT_YET))
+def test_files_are_short(name):
+    assert len(SOURCES[name].text.splitlines()) <= LONGEST.get(name, 500)
+
+
+@pytest.mark.parametrize("name", sorted(NOT_YET))
+def test_a_file_that_keeps_the_rules_is_off_the_list(name):
+    assert offenders(name), f"take {name} off NOT_YET"
 
 
 def test_functions_are_short():
@@ -167,7 +172,7 @@ def test_functions_are_short():
             if length > LONG:
                 long.append(f"{name}:{line} {length} lines")
     assert median(every) <= 15
-    assert len(long) <= 0.05 * len(every), listed(long)
+    assert len(long) <= 0.02 * len(every), listed(long)
 
 
 CROWDED = """
