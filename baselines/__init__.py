@@ -1,1 +1,1 @@
-"""What GOPO is compared with: each file one method, a subclass of gopo.Gopo."""
+"""What GOPO is compared with: each file is one method, most of them a subclass of gopo.Gopo."""

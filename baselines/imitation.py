@@ -1,5 +1,15 @@
-"""Imitation of the teacher: offline on logged turns, on-policy on the turns that the Expert itself reaches."""
+"""Imitation of the teacher: the Expert learns T itself, and not how much its own skills resemble T.
+
+    loss = -mean log pi_E(T | s^E_t)                                           in place of Eq. 7
+
+`Imitation` learns on-policy, in the states that the Expert itself reaches: this is DAgger (Ross et
+al. 2011) without its mixture of teacher and learner.  `imitate_offline` learns in the logged
+states.  Both methods are ours; the paper has no such row.  They use the labels that R^E is made
+of (Eqs. 2-6), and so show what a reward adds to the same labels.
+The Customer Service Agent learns as in GOPO (Eqs. 9a-9d)."""
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -12,26 +22,45 @@ from start.pairs import labelled_states
 
 
 class Imitation(Gopo):
-    """GOPO with the Expert's Eq. 7 replaced by cross-entropy on the teacher's sequences, in the states that the Expert itself reaches (DAgger,
-    Ross et al. 2011, without the mixture): the same labels as R^E is made of, told outright instead of as a reward."""
+    """`Gopo` with the Expert's Eq. 7 replaced by cross-entropy on the teacher's sequences."""
 
     def learn_skills(self, played: list[Episode]) -> dict[str, float | None]:
-        labelled = [s for e in played for s in e.steps if s.teacher is not None]         # an empty sequence is a label, too: stop at once
-        return {"loss_expert": self.learner.imitate([s.state for s in labelled], [s.teacher for s in labelled])}
+        """One step; an empty sequence of the teacher is a label too: it says to stop at once."""
+        states = []
+        teachers = []
+        for episode in played:
+            for step in episode.steps:
+                if step.teacher is not None:
+                    states.append(step.state)
+                    teachers.append(step.teacher)
+        return {"loss_expert": self.learner.imitate(states, teachers)}
 
 
 def imitate_offline(gopo: Gopo, seed: int, epochs: int = 15, batch: int = 64) -> Gopo:
     """Cross-entropy on the training split; keeps the epoch with the highest ESNDCG on dev."""
-    states, dev = labelled_states(gopo.dataset.train), labelled_states(gopo.dataset.dev)
-    dev = dev or states
-    generator, best, kept = torch.Generator().manual_seed(seed), -1.0, None
+    states, teachers = columns(labelled_states(gopo.dataset.train))
+    dev_states, dev_teachers = columns(labelled_states(gopo.dataset.dev))
+    if not dev_states:
+        dev_states, dev_teachers = states, teachers
+    generator = torch.Generator().manual_seed(seed)
+    best = -1.0
+    kept = None
     for _ in tqdm(range(epochs), desc="imitation, offline", leave=False):
         for rows in torch.randperm(len(states), generator=generator).split(batch):
-            gopo.learner.imitate([states[i][0] for i in rows], [states[i][1] for i in rows])
+            drawn = [states[i] for i in rows]
+            gopo.learner.imitate(drawn, [teachers[i] for i in rows])
         with torch.no_grad():
-            chosen = gopo.expert.act([s for s, _ in dev], greedy=True).skills
-        score = float(np.mean([esndcg(p, t) for p, (_, t) in zip(chosen, dev)]))
+            chosen = gopo.expert.act(dev_states, greedy=True).skills
+        score = float(np.mean([esndcg(p, t) for p, t in zip(chosen, dev_teachers)]))
         if score > best:
-            best, kept = score, {k: v.clone() for k, v in gopo.expert.state_dict().items()}
+            best = score
+            kept = {name: value.clone() for name, value in gopo.expert.state_dict().items()}
     gopo.expert.load_state_dict(kept)
     return gopo
+
+
+def columns(pairs: Sequence[tuple]) -> tuple[list, list]:
+    """The states and the teacher's sequences of (state, sequence) pairs."""
+    states = [state for state, _ in pairs]
+    teachers = [teacher for _, teacher in pairs]
+    return states, teachers

@@ -1,139 +1,92 @@
-"""PPO (Schulman et al. 2017), the reinforcement-learning baseline of Table 1: one agent, no Expert, learned token by token.
+"""PPO (Schulman et al. 2017), the reinforcement-learning baseline of Table 1.
 
-    r_i = pi(a_i|s_i) / pi_old(a_i|s_i)        L_clip = -mean_i min(r_i A_i, clip(r_i, 1 - eps, 1 + eps) A_i)
-    A_i = delta_i + d_i lambda_i A_{i+1}       delta_i = rho_i + d_i V_{i+1} - V_i         L_V = mean_i (V_i - A_i^old - V_i^old)^2
-    loss = L_clip + value_weight L_V + lambda_d L_d (Eq. 9d, the agent's own)
+One agent without an Expert learns token by token.  From Schulman et al. are the clipped surrogate
+(their Eq. 7) and, from their 2016 paper, GAE (ppo_equations.py):
 
-Tokens i run through the whole dialogue: the customer's words are the environment.  rho_i is 0 but at the last drawn token of a reply, where
-R^A_t (Eq. 8) stands, and TSE (Eq. 11) beside it at the dialogue's last, in a live shop.  Within a reply d_i and lambda_i are 1; after its last
-token they are --gamma and --ppo_lambda.
-V_i is linear in the hidden state that token i was drawn from, plus a bias.  The bias is not learned: before the epochs of each rollout it is set
-so that V is right on average over its tokens; the weights learn by Adam what differs from token to token.  Without the bias they were pushed
-towards the mean, and V explained less than nothing (explained_variance -.17 to -.56 at step 15, five seeds).
-The agent reads what any agent without an Expert reads: H_t, u_t, e_t, B_t and the shop's global rules; with one reply a state it plays `group`
-times GOPO's dialogues a step, so both sample as many replies.
+    r_i = pi(a_i|s_i) / pi_old(a_i|s_i)
+    L_clip = -mean_i min(r_i A_i, clip(r_i, 1 - eps, 1 + eps) A_i)
+    A_i = delta_i + d_i lambda_i A_{i+1}        delta_i = rho_i + d_i V_{i+1} - V_i
+    L_V = mean_i (V_i - A_i^old - V_i^old)^2
+    loss = L_clip + value_weight L_V + lambda_d L_d                 (L_d: Eq. 9d, the agent's own)
 
-The paper names PPO and says nothing more (GAP-9), so all below is ours.  Advantages are whitened over the batch; values are not clipped.
-log pi_old is computed anew before the first epoch, in the same forward passes as V: the sampler's own (Reply.logp) differs in bf16 or with another
-kernel, and the ratio has to begin at exactly 1.  No KL term to the warm start: RLHF has one because a learned reward model is right only near it;
-here rules or a judge score the text itself, and GOPO, which this is compared with, has none.  9c is left out: there are no skills to be near.
-A truncated dialogue to which no TSE was paid goes on with V at its last token's state, as if the next turn were like this one.  An unscored
-reply (the judge gave None) earns the mean of the batch's scored ones: a dialogue's return needs a number for each turn, and 0 would read as a bad reply.
-Try it:  python ppo.py        rewards, GAE and the clipped surrogate of a dialogue of two turns, to follow by hand
-Exercise: set --ppo_lambda 0 and 1; which of explained_variance, success and turns moves, and why?"""
+Tokens i run through the whole dialogue; the customer's words are the environment.  rho_i is 0
+except at the last drawn token of a reply, which earns R^A_t (Eq. 8).  In a live shop the dialogue's
+last token also earns its TSE (Eq. 11).  Within a reply d_i and lambda_i are 1; at its last token
+they are --gamma and --ppo_lambda.
+The agent reads what any agent without an Expert reads: H_t, u_t, e_t, B_t and the shop's global
+rules.  It draws one reply a state and plays --group times as many dialogues as GOPO, so both
+sample as many replies a step.
+
+The paper names PPO and says nothing more (GAP-9), so all of the following is ours:
+  - V_i is linear in the hidden state that token i was drawn from, plus a bias.  Before the epochs
+    of each rollout the bias is set so that V is right on average over its tokens.  The weights
+    learn by Adam what differs from token to token.  Without the bias they were pushed towards the
+    mean, and V explained less than nothing (explained_variance -.17 to -.56, step 15, five seeds).
+  - Advantages are whitened over the batch; values are not clipped.
+  - log pi_old is computed anew before the first epoch, in the same forward passes as V.  The
+    sampler's own (Reply.logp) differs in bf16 or with another kernel, and the ratio has to begin
+    at exactly 1.
+  - No KL term to the warm start.  RLHF has one because a learned reward model is right only near
+    it; here rules or a judge score the text itself, and GOPO has no such term.
+  - Eq. 9c is left out: there are no skills to be near.
+  - A truncated dialogue to which no TSE was paid goes on with V at its last token's state, as if
+    the next turn were like this one.
+  - A reply that the judge could not score earns the mean of the batch's scored replies.  A
+    dialogue's return needs a number for each turn, and 0 would read as a bad reply.
+Try it:  python -m baselines.ppo        rewards, GAE and the clipped surrogate, to follow by hand
+Exercise: set --ppo_lambda 0 and 1; which of explained_variance, success and turns moves, and why?
+"""
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from baselines.ppo_equations import clipped_surrogate, token_gae, token_rewards, value_loss
 from csagent import negative_entropy
 from data import DataError, Episode, Prepared, Reply, Step, opt
-from gopo import Gopo, GopoConfig
+from gopo import Gopo
 from infra.processes import all_mean, all_sum, sum_gradients
 from infra.runs import adam_state, load_adam_state, load_into
 from lm.decoder import Drawn, token_logp
+from play import GopoConfig
 from policies import Speaker
 from rewards import end_bonus
 
 # B replies, L tokens of a reply, T tokens of a dialogue, V vocabulary
 
 
-# --- equations -----------------------------------------------------------------------------------------------------------------
-
-def clipped_surrogate(logp: Tensor, old_logp: Tensor, advantage: Tensor, mask: Tensor, clip: float) -> Tensor:
-    """L_clip = -mean min(r A, clip(r, 1 - eps, 1 + eps) A), r = exp(logp - old_logp): Schulman et al. 2017, Eq. 7, minimised.
-
-    logp       [B, L] nats, now; values where mask is 0 are ignored
-    old_logp   [B, L] nats, of the policy that sampled; no gradient
-    advantage  [B, L] no gradient
-    mask       [B, L] 1 where the agent drew the token
-    clip       eps > 0.  A token that has gone further than eps the way its advantage points has gradient 0
-    returns    scalar, mean over the mask; raises ValueError on shapes that differ or an empty mask
-
-    >>> clipped_surrogate(torch.tensor([[1.5]]).log(), torch.zeros(1, 1), torch.ones(1, 1), torch.ones(1, 1), 0.2).item()
-    -1.2000000476837158
-    """
-    mask = _checked("clipped_surrogate", mask, logp, old_logp, advantage)
-    ratio, adv = (logp[mask] - old_logp[mask].detach()).exp(), advantage[mask].detach()                # [N]
-    return -torch.minimum(ratio * adv, ratio.clamp(1 - clip, 1 + clip) * adv).mean()
-
-
-def value_loss(value: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """L_V = mean (V - target)^2 over the mask.
-
-    value    [B, L] V of the state each token was drawn in
-    target   [B, L] A + V of the policy that sampled (the lambda-return); no gradient
-    returns  scalar >= 0; raises ValueError on shapes that differ or an empty mask
-
-    >>> value_loss(torch.tensor([[1., 9.]]), torch.tensor([[3., 0.]]), torch.tensor([[1, 0]])).item()
-    4.0
-    """
-    mask = _checked("value_loss", mask, value, target)
-    return (value[mask] - target[mask].detach()).square().mean()
-
-
-def token_gae(rewards: Sequence[float], values: Sequence[float], discounts: Sequence[float], decays: Sequence[float]) -> list[float]:
-    """`expert.gae` with a discount d_i and a lambda_i for each step: delta_i = r_i + d_i V_{i+1} - V_i;  A_i = delta_i + d_i lambda_i A_{i+1}.
-
-    rewards    [T], `token_rewards`
-    values     [T + 1]; the last is 0 if the dialogue terminated
-    discounts  [T], each in [0, 1]
-    decays     [T], lambda_i in [0, 1]
-    raises     ValueError if the lengths do not fit
-
-    >>> token_gae([0., 1.], [.5, .5, 0.], [1., .9], [.5, 1.])
-    [0.25, 0.5]
-    """
-    if not len(values) - 1 == len(rewards) == len(discounts) == len(decays):
-        raise ValueError(f"token_gae needs T rewards, T + 1 values, T discounts and T lambdas: got {[len(x) for x in (rewards, values, discounts, decays)]}")
-    advantages, later = [0.0] * len(rewards), 0.0
-    for i in reversed(range(len(rewards))):
-        later = rewards[i] + discounts[i] * (values[i + 1] + decays[i] * later) - values[i]
-        advantages[i] = later
-    return advantages
-
-
-def token_rewards(rewards: Sequence[float], lengths: Sequence[int], gamma: float, lam: float) -> tuple[list[float], list[float], list[float]]:
-    """Rewards, discounts and lambdas of the tokens of a dialogue: a turn's reward stands at its last token, and time passes only there.
-
-    rewards  one a turn
-    lengths  drawn tokens of each turn's reply, >= 1
-    returns  rho, d and lambda, each as long as all turns together; raises ValueError for a turn without a token
-
-    >>> token_rewards([1., .5], [2, 1], .9, .7)
-    ([0.0, 1.0, 0.5], [1.0, 0.9, 0.9], [1.0, 0.7, 0.7])
-    """
-    if len(rewards) != len(lengths) or min(lengths, default=0) < 1:
-        raise ValueError(f"token_rewards needs a reward and at least one token for each turn: got {len(rewards)} rewards, lengths {list(lengths)}")
-    at_ends = lambda value: [x for n in lengths for x in [1.0] * (n - 1) + [value]]
-    return [x for r, n in zip(rewards, lengths) for x in [0.0] * (n - 1) + [r]], at_ends(gamma), at_ends(lam)
-
-
-def _checked(name: str, mask: Tensor, *others: Tensor) -> Tensor:
-    if any(x.shape != mask.shape for x in others) or not mask.any():
-        raise ValueError(f"{name} wants equal shapes and a mask that is not empty, got {[tuple(x.shape) for x in (*others, mask)]}")
-    return mask.bool()
-
-
-# --- learning --------------------------------------------------------------------------------------------------------------------
+# --- config, and one reply of a batch -----------------------------------------------------------
 
 @dataclass(frozen=True)
 class PPOConfig:
-    """How PPO learns; every number is ours (GAP-9).  The step size of the LM is --agent_lr, the discount between turns --gamma."""
-    ppo_clip: float = opt(0.2, "PPO: eps, how far the ratio may go before the gradient stops, in (0, 1)")
-    ppo_epochs: int = opt(2, "PPO: optimiser steps on each rollout, each on all of its tokens")
-    ppo_lambda: float = opt(0.7, "PPO: lambda of GAE from turn to turn, in [0, 1], as the Expert's --gae_lambda; 1 within a reply, or credit would fade in it")
-    ppo_value_lr: float = opt(0.2, "PPO: about how far the value head's weights may move V in a step (its bias is set, not learned): their Adam step size "
-                                    "times the LM's width, over which V sums")
-    ppo_value_weight: float = opt(0.0, "PPO: weight of the value loss in what the LM learns, in [0, 1]; 0: only the head learns values (at 0.5, before V had "
-                                       "a bias, returns of 5 met by V = 0 drove the tiny LM's R^A from .71 to .48 in five steps, on one seed)")
-    ppo_tse: float = opt(1.0, "PPO: this times the dialogue's TSE stands at its last token, live shop only")
-    ppo_end_bonus: bool = opt(False, "PPO: also pay an end with all tasks done 1 for each turn left to the horizon, as GOPO's Expert is paid (GAP-4)")
+    """How PPO learns; every number is ours (GAP-9).
+
+    The step size of the LM is --agent_lr, the discount between turns --gamma.
+    """
+    ppo_clip: float = opt(
+        0.2, "PPO: eps, how far the ratio may go before the gradient stops, in (0, 1)")
+    ppo_epochs: int = opt(
+        2, "PPO: optimiser steps on each rollout, each on all of its tokens")
+    ppo_lambda: float = opt(
+        0.7, "PPO: lambda of GAE from turn to turn, in [0, 1], as the Expert's --gae_lambda; "
+        "within a reply it is 1, or credit would fade there")
+    ppo_value_lr: float = opt(
+        0.2, "PPO: about how far the value head's weights may move V in a step (its bias is set, "
+        "not learned): their Adam step size times the LM's width, over which V sums")
+    ppo_value_weight: float = opt(
+        0.0, "PPO: weight of the value loss in what the LM learns, in [0, 1]; 0: only the head "
+        "learns values (at 0.5, before V had a bias, returns of 5 met V = 0 and drove the tiny "
+        "LM's R^A from .71 to .48 in five steps, on one seed)")
+    ppo_tse: float = opt(
+        1.0, "PPO: this times the dialogue's TSE stands at its last token, live shop only")
+    ppo_end_bonus: bool = opt(
+        False, "PPO: if all tasks are done at the end, its last token also earns the value of "
+        "the turns left to the horizon at 1 each, as GOPO's Expert does (GAP-4)")
 
     def __post_init__(self):
         if not 0 < self.ppo_clip < 1:
@@ -151,7 +104,10 @@ class PPOConfig:
 
 @dataclass
 class Spoken:
-    """One reply of the batch: what it was drawn from and, for each of its n drawn tokens, what the update needs ([n] each)."""
+    """One reply of the batch: what it was drawn from, and what the update needs.
+
+    The tensors are [n] each: one number for each of the n tokens that the agent drew.
+    """
     prepared: Prepared
     reply: Reply
     old_logp: Tensor | None = None
@@ -160,121 +116,238 @@ class Spoken:
     target: Tensor | None = None
 
     @property
-    def drawn(self) -> list[int]:
-        return self.reply.ids[:sum(self.reply.mask)]
+    def length(self) -> int:
+        """n, the tokens that the agent drew; those that were inserted are no action."""
+        return sum(self.reply.mask)
 
+
+class Look(NamedTuple):
+    """What the model says now of a micro-batch."""
+    logits: Tensor                               # [B, L, V] temperature-scaled, bans at -inf
+    logp: Tensor                                 # [B, L] log pi of each drawn token, nats
+    value: Tensor                                # [B, L] V of the state it was drawn in
+    mask: Tensor                                 # [B, L] True at drawn tokens
+
+
+# --- learning -----------------------------------------------------------------------------------
 
 class PPO(Gopo):
-    """`Gopo` with the Expert left out and Eqs. 9a-9d replaced: the same dialogues, judge and customers."""
+    """`Gopo` without an Expert and with Eqs. 9a-9d replaced.
+
+    Dialogues, judge and customers are the same.
+    """
     Options = PPOConfig
     single = True
 
-    def __init__(self, dataset, expert, agent, judge, cfg: GopoConfig, speaker: Speaker | None = None, options: PPOConfig | None = None):
+    def __init__(
+        self,
+        dataset,
+        expert,
+        agent,
+        judge,
+        cfg: GopoConfig,
+        speaker: Speaker | None = None,
+        options: PPOConfig | None = None,
+    ):
         if not cfg.no_expert:
             raise DataError("PPO is one agent without an Expert: it needs --no_expert")
         if cfg.outcome_weight:
             raise DataError("--outcome_weight is for the Expert's reward: with PPO set --ppo_tse")
         super().__init__(dataset, expert, agent, judge, cfg, speaker, options or PPOConfig())
         if agent:
-            self.size, self.group = self.size * agent.cfg.group, 1               # as many replies a step as GOPO draws
-            width = agent.model.get_output_embeddings().weight.shape[1]
-            self.head = nn.Linear(width, 1).to(agent.device)
-            for parameter in self.head.parameters():
-                nn.init.zeros_(parameter)                                        # V = 0 at first, in every process
-            self.head.bias.requires_grad_(False)                                 # set in `_estimate`, not learned
-            self.value_adam = torch.optim.Adam([self.head.weight], self.options.ppo_value_lr / width)
+            self.size = self.size * agent.cfg.group      # as many replies a step as GOPO draws
+            self.group = 1
+            self._add_value_head()
+
+    def _add_value_head(self) -> None:
+        """V = 0 at first, in every process."""
+        width = self.agent.model.get_output_embeddings().weight.shape[1]
+        self.head = nn.Linear(width, 1).to(self.agent.device)
+        for parameter in self.head.parameters():
+            nn.init.zeros_(parameter)
+        self.head.bias.requires_grad_(False)             # set in `_estimate`, not learned
+        lr = self.options.ppo_value_lr / width
+        self.value_adam = torch.optim.Adam([self.head.weight], lr)
+
+    # --- rewards --------------------------------------------------------------------------------
 
     def turn_reward(self, step: Step, turn: int) -> float:
         """R^A_t of the reply that the customer heard."""
         return step.R_A[0] or 0.0
 
     def rewards(self, episode: Episode, unscored: float = 0.0) -> list[float]:
-        """R^A_t of each turn, `unscored` where the judge gave none; the last with what the end is worth."""
+        """R^A_t of each turn, the last with what the end of the dialogue is worth.
+
+        unscored  what a turn earns whose reply the judge could not score
+        """
         earned = [unscored if s.R_A[0] is None else s.R_A[0] for s in episode.steps]
+        if not self.dataset.environment:
+            return earned
         end = episode.seen
-        if self.dataset.environment:
-            earned[-1] += self.options.ppo_tse * self.tse(episode)
-            if end.terminated and self.options.ppo_end_bonus:
-                earned[-1] += end_bonus(len(earned), self.dataset.horizon, self.gamma, end.outcome.success)
+        earned[-1] += self.options.ppo_tse * self.tse(episode)
+        if end.terminated and self.options.ppo_end_bonus:
+            earned[-1] += end_bonus(
+                len(earned), self.dataset.horizon, self.gamma, end.outcome.success)
         return earned
+
+    # --- one update -----------------------------------------------------------------------------
 
     def learn(self, played: list[Episode]) -> dict[str, float]:
         """One PPO update: `ppo_epochs` optimiser steps, each on all tokens of all processes.
 
-        returns  loss_policy, loss_value, entropy, loss, grad_norm; clipped, the share of ratios outside 1 -+ eps; kl, mean of log pi_old - log pi:
-                 all of the last epoch, before its step.  explained_variance of V before the update; tokens
+        returns  of the last epoch, before its step: loss_policy, loss_value, entropy, loss and
+                 grad_norm; clipped, the share of ratios outside 1 -+ eps; kl, the mean of
+                 log pi_old - log pi.  Also explained_variance, of V before the update, and tokens
         raises   FloatingPointError, before the step, naming what is not finite
         """
-        turns = [[Spoken(s.prepared, s.replies[0]) for s in e.steps] for e in played]
-        chunks = self._micro_batches([x for row in turns for x in row])
-        with torch.no_grad():
-            for part in chunks:
-                _, logp, value, mask = self._look(part)
-                for x, p, v, m in zip(part, logp, value, mask):
-                    x.old_logp, x.value = p[m], v[m]
+        turns = []
+        batch = []
+        for episode in played:
+            spoken = [Spoken(s.prepared, s.replies[0]) for s in episode.steps]
+            turns.append(spoken)
+            batch += spoken
+        chunks = self._micro_batches(batch)
+        self._look_back(chunks)
         explained, tokens = self._estimate(played, turns)
         for _ in range(self.options.ppo_epochs):
             row = self._epoch(chunks, tokens)
         return row | {"explained_variance": explained, "tokens": int(tokens)}
 
     def _micro_batches(self, batch: list[Spoken]) -> list[list[Spoken]]:
-        """Replies whose prompt and reply together are of similar length, so that little is padding."""
-        order, size = sorted(batch, key=lambda x: len(x.prepared.ids) + len(x.drawn)), self.agent.cfg.micro_batch
+        """Prompts and replies of similar length together, so that little is padding."""
+
+        def length(x: Spoken) -> int:
+            return len(x.prepared.ids) + x.length
+
+        order = sorted(batch, key=length)
+        size = self.agent.cfg.micro_batch
         return [order[i:i + size] for i in range(0, len(order), size)]
 
-    def _look(self, part: list[Spoken]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """logits [B, L, V], log pi [B, L] and V [B, L] of each drawn token and of the state it was drawn in, mask [B, L].
+    def _look(self, part: list[Spoken]) -> Look:
+        """One forward pass over a micro-batch.
 
-        V's gradient reaches the LM times `ppo_value_weight`, and the head in full: Adam would undo a factor there."""
+        V's gradient reaches the LM times `ppo_value_weight`, and the head in full: Adam would
+        undo a factor there.
+        """
         drawn = [Drawn(i, x.reply) for i, x in enumerate(part)]
-        logits, hidden, ids, mask = self.agent.masked_states([x.prepared for x in part], drawn)
-        hidden = torch.lerp(hidden.detach(), hidden, self.options.ppo_value_weight)                    # the same values, a weighted gradient
-        return logits, token_logp(logits, ids), self.head(hidden)[..., 0], mask
+        prepared = [x.prepared for x in part]
+        logits, hidden, ids, mask = self.agent.masked_states(prepared, drawn)
+        # the same values, a weighted gradient
+        hidden = torch.lerp(hidden.detach(), hidden, self.options.ppo_value_weight)
+        return Look(logits, token_logp(logits, ids), self.head(hidden)[..., 0], mask)
+
+    @torch.no_grad()
+    def _look_back(self, chunks: list[list[Spoken]]) -> None:
+        """Fills in log pi_old and V_old of every drawn token."""
+        for part in chunks:
+            look = self._look(part)
+            for x, logp, value, mask in zip(part, look.logp, look.value, look.mask):
+                x.old_logp = logp[mask]
+                x.value = value[mask]
 
     def _estimate(self, played: list[Episode], turns: list[list[Spoken]]) -> tuple[float, float]:
-        """Advantages and value targets of every token; the explained variance of V, and the number of tokens of all processes."""
-        unscored = all_mean([r for e in played for s in e.steps if (r := s.R_A[0]) is not None]) or 0.0
-        for episode, row in zip(played, turns):
-            lengths = [len(x.drawn) for x in row]
-            rewards, *times = token_rewards(self.rewards(episode, unscored=unscored), lengths, self.gamma, self.options.ppo_lambda)
-            values = [v for x in row for v in x.value.tolist()]
-            ended = episode.seen.terminated or (self.options.ppo_tse and self.dataset.environment)             # TSE, if paid, was the last word
-            raw = token_gae(rewards, [*values, 0.0 if ended else values[-1]], *times)
-            for x, advantage in zip(row, torch.tensor(raw, device=self.agent.device).split(lengths)):
-                x.advantage, x.target = advantage, advantage + x.value
-        batch = [x for row in turns for x in row]
+        """Fills in advantage and target of every token, whitens the first, and sets V's bias.
+
+        returns  the explained variance of V, and the number of tokens of all processes
+        """
+        unscored = self._mean_reward(played)
+        batch = []
+        for episode, spoken in zip(played, turns):
+            self._add_advantages(episode, spoken, unscored)
+            batch += spoken
         centre, variance, tokens = _moments(torch.cat([x.advantage for x in batch]))
-        around = _moments(torch.cat([x.target for x in batch]))[1]
+        _, around, _ = _moments(torch.cat([x.target for x in batch]))
         if not math.isfinite(centre):
-            raise FloatingPointError(f"the mean advantage is {centre}; no step was taken. Look at the rewards of this batch")
-        self.head.bias += centre                                                 # V is right on average from here on: Adam learns what differs
+            raise FloatingPointError(
+                f"the mean advantage is {centre}; no step was taken. "
+                "Look at the rewards of this batch")
+        # V is right on average from here on: Adam learns what differs.
+        self.head.bias += centre
         for x in batch:
             x.advantage = (x.advantage - centre) / (variance ** 0.5 + 1e-6)
         return 1 - variance / max(around, 1e-8), tokens
 
+    def _mean_reward(self, played: list[Episode]) -> float:
+        """Mean R^A of the scored replies of all processes; 0 if none was scored."""
+        scored = []
+        for episode in played:
+            rewards = [step.R_A[0] for step in episode.steps]
+            scored += [r for r in rewards if r is not None]
+        return all_mean(scored) or 0.0
+
+    def _add_advantages(self, episode: Episode, spoken: list[Spoken], unscored: float) -> None:
+        """GAE over the tokens of one dialogue, cut into its replies again."""
+        lengths = [x.length for x in spoken]
+        earned = self.rewards(episode, unscored=unscored)
+        rewards, discounts, decays = token_rewards(
+            earned, lengths, self.gamma, self.options.ppo_lambda)
+        values = torch.cat([x.value for x in spoken]).tolist()
+        values.append(self._value_after(episode, values[-1]))
+        found = token_gae(rewards, values, discounts, decays)
+        advantages = torch.tensor(found, device=self.agent.device)
+        for x, advantage in zip(spoken, advantages.split(lengths)):
+            x.advantage = advantage
+            x.target = advantage + x.value
+
+    def _value_after(self, episode: Episode, value: float) -> float:
+        """V after the last token: 0 if nothing can follow, or if TSE has settled the dialogue."""
+        settled = self.options.ppo_tse and self.dataset.environment
+        return 0.0 if episode.seen.terminated or settled else value
+
     def _epoch(self, chunks: list[list[Spoken]], tokens: float) -> dict[str, float]:
-        """One step of the LM and one of the value head's weights on the whole batch, its gradient summed over micro-batches and processes."""
-        agent, o, sums = self.agent, self.options, torch.zeros(5, dtype=torch.float64)
+        """One step of the LM and one of the value head's weights, on the whole batch.
+
+        The gradient is summed over micro-batches and processes.
+        """
+        agent = self.agent
         agent.optimizer.zero_grad(set_to_none=True)
         self.value_adam.zero_grad(set_to_none=True)
+        sums = torch.zeros(5, dtype=torch.float64)
         for part in chunks:
-            logits, logp, value, mask = self._look(part)
-            old, advantage, target = (pad_sequence(rows, batch_first=True) for rows in zip(*[(x.old_logp, x.advantage, x.target) for x in part]))
-            share = mask.sum() / tokens                                          # makes the sum over micro-batches the whole batch's mean
-            L_p, L_v = share * clipped_surrogate(logp, old, advantage, mask, o.ppo_clip), share * value_loss(value, target, mask)
-            L_d = share * negative_entropy(logits, mask)
-            (L_p + L_v + agent.cfg.lambda_d * L_d).backward()                    # L_v is weighted in `_look`
-            change = (logp.detach() - old)[mask]                                 # [N] log r
-            sums += torch.stack([L_p, L_v, L_d, ((change.exp() - 1).abs() > o.ppo_clip).sum() / tokens, -change.sum() / tokens]).detach().cpu()
+            sums += self._backward(part, tokens)
         L_p, L_v, L_d, clipped, kl = all_sum(*sums.tolist())
         sum_gradients([self.head.weight])
-        row = agent.step(agent.optimizer, {"loss_policy": L_p, "loss_value": L_v, "entropy": -L_d, "clipped": clipped, "kl": kl,
-                                           "loss": L_p + o.ppo_value_weight * L_v + agent.cfg.lambda_d * L_d})
+        loss = L_p + self.options.ppo_value_weight * L_v + agent.cfg.lambda_d * L_d
+        row = agent.step(agent.optimizer, {
+            "loss_policy": L_p,
+            "loss_value": L_v,
+            "entropy": -L_d,
+            "clipped": clipped,
+            "kl": kl,
+            "loss": loss,
+        })
         self.value_adam.step()
         return row
 
+    def _backward(self, part: list[Spoken], tokens: float) -> Tensor:
+        """The gradient of a micro-batch; returns its share of L_p, L_v, L_d, clipped and kl, [5].
+
+        tokens  of the whole batch; it makes the sum over micro-batches the whole batch's mean
+        """
+        clip = self.options.ppo_clip
+        logits, logp, value, mask = self._look(part)
+        old = pad_sequence([x.old_logp for x in part], batch_first=True)             # [B, L]
+        advantage = pad_sequence([x.advantage for x in part], batch_first=True)      # [B, L]
+        target = pad_sequence([x.target for x in part], batch_first=True)            # [B, L]
+        share = mask.sum() / tokens
+        L_p = share * clipped_surrogate(logp, old, advantage, mask, clip)
+        L_v = share * value_loss(value, target, mask)                # weighted in `_look`
+        L_d = share * negative_entropy(logits, mask)
+        (L_p + L_v + self.agent.cfg.lambda_d * L_d).backward()
+        log_ratio = (logp.detach() - old)[mask]                                      # [N] log r
+        clipped = ((log_ratio.exp() - 1).abs() > clip).sum() / tokens
+        kl = -log_ratio.sum() / tokens
+        return torch.stack([L_p, L_v, L_d, clipped, kl]).detach().cpu()
+
+    # --- checkpoints ----------------------------------------------------------------------------
+
     def parts(self) -> dict[str, dict[str, Tensor]]:
-        return super().parts() | ({"value_head": self.head.state_dict(), "value_adam": adam_state(self.value_adam)} if self.agent else {})
+        """Those of GOPO, and the value head with its Adam."""
+        found = super().parts()
+        if self.agent:
+            found["value_head"] = self.head.state_dict()
+            found["value_adam"] = adam_state(self.value_adam)
+        return found
 
     def restore(self, parts: dict[str, dict[str, Tensor]]) -> None:
         super().restore(parts)
@@ -286,19 +359,47 @@ class PPO(Gopo):
 def _moments(x: Tensor) -> tuple[float, float, float]:
     """Mean, variance and number of the values of all processes."""
     number, summed = all_sum(len(x), float(x.double().sum()))
-    return summed / number, all_sum(float((x.double() - summed / number).square().sum()))[0] / number, number
+    mean = summed / number
+    (squares,) = all_sum(float((x.double() - mean).square().sum()))
+    return mean, squares / number, number
+
+
+# --- to look at ---------------------------------------------------------------------------------
+
+def show_gae() -> None:
+    rewards, discounts, decays = token_rewards([0.6, 0.8 + 1.0], [2, 2], 0.9, 0.5)
+    values = [0.5, 0.5, 1.0, 1.0, 0.0]
+    print("two replies of two tokens, R^A .6 and .8, TSE 1 at the end, gamma .9")
+    print(f"  rho = {rewards}")
+    print(f"  d   = {discounts}")
+    print(f"  V   = {values}  (terminated)")
+    advantages = token_gae(rewards, values, discounts, decays)
+    print(f"GAE, lambda .5 between turns: {[round(a, 4) for a in advantages]}")
+    print("  by hand: A_4 = 1.8 - 1 = .8;  A_3 = 1 - 1 + A_4 = .8;  "
+          "A_2 = .6 + .9 - .5 + .9 * .5 A_3 = 1.36;  A_1 = 0 + .5 - .5 + A_2 = 1.36")
+
+
+def show_clipping(ratio: float, advantage: float) -> None:
+    """One token: what min(r A, clip(r) A) is, and its gradient in log pi."""
+    one = torch.ones(1, 1)
+    logp = (ratio * one).log().requires_grad_()
+    loss = clipped_surrogate(logp, 0 * one, advantage * one, one, 0.2)
+    loss.backward()
+    gradient = -logp.grad.item() or 0.0
+    note = "" if gradient else "  (clipped: nothing more to gain)"
+    print(f"  r = {ratio}, A = {advantage:+.0f}: {-loss.item():+.1f}, "
+          f"gradient {gradient:+.1f}{note}")
+
+
+def demo() -> None:
+    show_gae()
+    print("clipped surrogate, eps .2: min(r A, clip(r) A)")
+    show_clipping(1.0, 1.0)
+    show_clipping(1.5, 1.0)
+    show_clipping(0.5, 1.0)
+    show_clipping(1.5, -1.0)
+    show_clipping(0.5, -1.0)
 
 
 if __name__ == "__main__":
-    rewards, discounts, decays = token_rewards([0.6, 0.8 + 1.0], [2, 2], 0.9, 0.5)
-    values = [0.5, 0.5, 1.0, 1.0, 0.0]
-    print(f"two replies of two tokens, R^A .6 and .8, TSE 1 at the end, gamma .9\n  rho = {rewards}\n  d   = {discounts}\n  V   = {values}  (terminated)")
-    print(f"GAE, lambda .5 between turns: {[round(a, 4) for a in token_gae(rewards, values, discounts, decays)]}"
-          "\n  by hand: A_4 = 1.8 - 1 = .8;  A_3 = 1 - 1 + A_4 = .8;  A_2 = .6 + .9 - .5 + .9 * .5 A_3 = 1.36;  A_1 = 0 + .5 - .5 + A_2 = 1.36")
-    print("clipped surrogate, eps .2: min(r A, clip(r) A)")
-    for ratio, advantage in ((1.0, 1.0), (1.5, 1.0), (0.5, 1.0), (1.5, -1.0), (0.5, -1.0)):
-        logp = torch.tensor([[math.log(ratio)]], requires_grad=True)
-        loss = clipped_surrogate(logp, torch.zeros(1, 1), torch.tensor([[advantage]]), torch.ones(1, 1), 0.2)
-        loss.backward()
-        gradient = -logp.grad.item() or 0.0
-        print(f"  r = {ratio}, A = {advantage:+.0f}: {-loss.item():+.1f}, gradient {gradient:+.1f}" + "  (clipped: nothing more to gain)" * (not gradient))
+    demo()
