@@ -217,11 +217,9 @@ class CaseBank(nn.Module):
 
     def _message(self, states: Sequence[ExpertState], age: int) -> Tensor:
         """The customer's message `age` turns ago, at half the weight for each turn."""
-        texts = []
-        for state in states:
-            said = len(state.history) >= age
-            texts.append(state.history[-age][0] if said else "")
-        there = torch.tensor([len(s.history) >= age for s in states], device=self.device)
+        said = [len(s.history) >= age for s in states]
+        texts = [s.history[-age][0] if there else "" for s, there in zip(states, said)]
+        there = torch.tensor(said, device=self.device)
         return 0.5 ** age * there[:, None] * self._meaning(texts)
 
     def _previous(self, states: Sequence[ExpertState]) -> Tensor:
@@ -405,13 +403,14 @@ class CaseBank(nn.Module):
         return drawn.double().to(self.device)
 
     def _reuse(self, found: Found, score: Tensor, pick: Tensor, any_case: list[bool]) -> Reuse:
+        """The picked cases with their sequences; -1 and no skills where there is no case."""
         cases = found.case.gather(1, pick[:, None]).squeeze(1)
-        skills = []
-        used = []
-        numbers = self.sequences[cases].tolist()
-        for row, case, there in zip(numbers, cases.tolist(), any_case):
-            skills.append(self._names(row) if there else ())
-            used.append(case if there else -1)
+        skills = [self._names(row) for row in self.sequences[cases].tolist()]
+        used = cases.tolist()
+        for row, there in enumerate(any_case):
+            if not there:
+                skills[row] = ()
+                used[row] = -1
         return Reuse(skills, used, score.gather(1, pick[:, None]).squeeze(1).tolist())
 
     def _names(self, numbers: Sequence[int]) -> tuple[str, ...]:
