@@ -438,10 +438,9 @@ def load_agent(folder: Path, dataset: Dataset, config: dict) -> CustomerServiceA
     lm, cfg, _ = configs_of(config)
     device = here(config)
     model, tokenizer = load_saved(folder, lm.quantise, config["precision"], device)
+    skills, banned = dataset.skills, dataset.must_not_say
     return CustomerServiceAgent(
-        model, tokenizer, dataset.skills, dataset.must_not_say, cfg, lm, device,
-        config["precision"],
-    )
+        model, tokenizer, skills, banned, cfg, lm, device, config["precision"])
 
 
 # ------------------------------------------------------------------------------ to look at

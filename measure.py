@@ -40,7 +40,7 @@ from metrics import (
     summary,
     training_row,
 )
-from policies import Choose, by_chance, by_teacher, keyed, with_true_perception
+from policies import Choose, Silence, by_chance, by_teacher, keyed, with_true_perception
 from tse import bleu, bleu_tokenizer, interval
 
 __all__ = [
@@ -152,7 +152,8 @@ def measure(
     customers = begin(dataset.play, split, range(episodes), seed)
     played = _play(gopo, choose, customers, seed, judge_by="needed", label=label)
     for form in forms:
-        _fill_in(gopo.judge, form, played)
+        if not isinstance(gopo.speaker, Silence):        # nothing was said
+            _fill_in(gopo.judge, form, played)
     numbers = [dialogue_metrics(gopo, episode) for episode in played]
     if second_ear and dataset.cross_check:
         customers = begin(dataset.cross_check, split, range(episodes), seed)
@@ -191,15 +192,13 @@ def at_once(gopo: Gopo, dialogues: int) -> int:
 def _fill_in(judge: Judge, form: str, played: Sequence[Episode]) -> None:
     """Fills in a form (gre, g_eval) for all replies at once: a hosted judge answers in parallel.
 
-    Rules know no G-Eval.  GRE is filled in only for replies that have the scores of Eq. 8.
+    Rules know no G-Eval.
     """
     if not hasattr(judge, form):
         return
     steps: list[Step] = []
     for episode in played:
         steps += episode.steps
-    if form != "g_eval":
-        steps = [step for step in steps if step.scores[0] is not None]
     fill_in = getattr(judge, form)
     answers: list[Form | None] = fill_in([step.judged for step in steps])
     for step, answer in zip(steps, answers):

@@ -367,6 +367,8 @@ def summary(gopo: Gopo, played: Sequence[Episode]) -> dict[str, float | None]:
         for episode in played:
             values += METRICS[key].how(gopo, episode)
         row[key] = all_mean(values)
+    if gopo.dataset.environment is None:
+        row["tse"] = None                        # a log goes on whatever was replied
     return row
 
 

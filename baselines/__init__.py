@@ -1,1 +1,1 @@
-"""What GOPO is compared with: each file is one method, most of them a subclass of gopo.Gopo."""
+"""What GOPO is compared with: each method is a subclass of gopo.Gopo, in a file of its name."""

@@ -1,22 +1,13 @@
-"""The case bank of Memento (arXiv 2508.16153): what is remembered, retrieved and reused.
+"""Memento's memory (arXiv 2508.16153): a bank of cases, which are read, reused and written.
 
-A case c = (state, skills, outcome) is a turn that was played or logged.  Equation numbers in this
-file are Memento's:
-    Write  M <- M u {(s, a, r)}, Eq. 12                               `CaseBank.write`
-    Read   the K cases nearest to s^E_t by cosine, Eq. 13, or those   `CaseBank.read`
-           of greatest Q(s, c), Eq. 16
-    Reuse  the skill sequence of one of them, drawn by Eq. 7          `CaseBank.act`
-What is ours (GAP-10):
-  - The planner is no LLM that reads the cases.  Each remembered sequence has the sum of its cases'
-    weights, and failures count against it (`vote`).
-  - There is no sentence encoder: the frozen perception of the Expert encodes a state.
-  - A case of the same dialogue is never retrieved.
-  - The bank begins with the labelled turns of the training split, outcome 1.  When it is full the
-    oldest played case is dropped; logged cases stay.
-How Q learns, and from which outcomes, is in memento.py.
-B batch, N cases, C candidates, K skills, D width of a key.
-Exercise: let a customer retrieve its own dialogue (drop `barred`) on your logs: training looks
-brilliant, the test split does not."""
+A case c = (state, skills, outcome) is a turn that was once answered.  Reading finds cases like
+s^E_t: the nearest by cosine (Eq. 13), or of those the most useful by a learned Q (Eq. 16).  Reusing
+takes the skill sequence of one of them.  Writing adds a case (Eq. 12).  Equation numbers are
+Memento's.  GAP-10 names what is ours here: the vote among the cases, their encoding, what the bank
+begins with, and which case goes when it is full.  Nothing here learns; baselines/memento.py does.
+B batch, N cases, C candidates, k cases read, K skills, D width of a key.
+Try it:  python -m baselines.case_bank        two customers, the cases nearest to each, their vote
+"""
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -31,12 +22,12 @@ from data import MAX_SKILLS, Dataset, opt
 from expert import ExpertConfig, ExpertState, Perception
 from start.pairs import labelled_states
 
-Generators = torch.Generator | Sequence[torch.Generator] | None      # one for all, or one for each
-
 # Keys are multiples of 1/2048: their products sum without rounding in float32, in any order.
 GRID = 2048
-ENCODED_AT_ONCE = 2048                           # states, when many are written
-INF = float("inf")
+# A played customer's dialogue number begins here: it is never that of a logged dialogue.
+LIVE = 2 ** 31
+# States that are encoded at once.
+CHUNK = 2048
 
 
 @dataclass(frozen=True)
@@ -49,33 +40,29 @@ class MementoConfig:
         4, "K, cases read a turn [Memento: 4 is best of 0 to 32]; in training one is drawn from "
         "the best 2K")
     memento_near: int = opt(
-        16, "cases that Q ranks, the nearest by cosine, at least 2K; with more of them, Q picks "
-        "cases that fit the state less")
+        16, "cases that Q ranks, the nearest by cosine, at least 2K; more, and Q picks cases that "
+        "fit the state less")
     memento_bank: int = opt(
-        20_000, "cases kept, logged ones at most half of them; when full the oldest played case "
-        "is dropped")
+        20_000, "cases kept, logged ones at most half of them; when full the oldest played case is "
+        "dropped")
     memento_alpha: float = opt(
         0.5, "temperature alpha of Memento Eq. 7, by which a case is drawn in training, > 0")
     memento_warm: int = opt(500, "turns that Q has learned from before it reads, >= 0")
-    memento_width: int = opt(64, "hidden width of Q, a two-layer perceptron [Memento: 512]")
+    memento_width: int = opt(
+        64, "hidden width of Q, a two-layer perceptron [Memento: 512]")
     memento_q_lr: float = opt(2e-4, "Adam step size of Q")
     memento_batch: int = opt(32, "turns in one Adam step of Q [Memento's code: 32]")
 
     def __post_init__(self):
         if self.memento_read not in ("cosine", "q"):
             raise ValueError(f"--memento_read is cosine or q, got {self.memento_read!r}")
-        least = {
-            "memento_k": 1,
-            "memento_near": 2 * self.memento_k,
-            "memento_bank": 2,
-            "memento_warm": 0,
-            "memento_width": 1,
-            "memento_batch": 1,
-        }
-        for name, bound in least.items():
-            if getattr(self, name) < bound:
-                raise ValueError(f"--{name} must be at least {bound}, got {getattr(self, name)}")
-        # beyond 2^20 `nearest` could not order cases by age
+        near = 2 * self.memento_k
+        smallest = {"k": 1, "near": near, "bank": 2, "warm": 0, "width": 1, "batch": 1}
+        for name, least in smallest.items():
+            value = getattr(self, f"memento_{name}")
+            if value < least:
+                raise ValueError(f"--memento_{name} must be at least {least}, got {value}")
+        # Beyond 2^20 `nearest` could not order cases by age.
         if self.memento_bank > 1_000_000:
             raise ValueError(f"--memento_bank must be at most 1000000, got {self.memento_bank}")
         if not self.memento_alpha > 0 or not self.memento_q_lr > 0:
@@ -86,14 +73,9 @@ class MementoConfig:
 
 # --- equations ----------------------------------------------------------------------------------
 
-class Found(NamedTuple):
-    """The cases retrieved for each state, best first; each [B, up to k]."""
-    weight: Tensor                               # cosine, or Q
-    case: Tensor                                 # its number in the bank
-    allowed: Tensor                              # False where fewer cases were left than k
-
-
-def nearest(query: Tensor, keys: Tensor, barred: Tensor, k: int) -> Found:
+def nearest(
+    query: Tensor, keys: Tensor, barred: Tensor, k: int
+) -> tuple[Tensor, Tensor, Tensor]:
     """TopK_i cosine(enc(s), enc(s_i)), Eq. 13; of equal ones the newest.
 
     query    [B, D], keys [N, D]; both L2-normalised, oldest case first
@@ -101,12 +83,12 @@ def nearest(query: Tensor, keys: Tensor, barred: Tensor, k: int) -> Found:
     returns  cosine, case, allowed, each [B, min(k, N)], best first; where fewer cases are left
              than k, `allowed` is False
     """
-    cosine = query @ keys.T                                                      # [B, N]
-    # below the grid of the cosines, 2^-22
+    cosine = query @ keys.T                                                          # [B, N]
+    # Below the grid of the cosines, 2^-22.
     age = torch.arange(len(keys), device=keys.device, dtype=torch.float64) * 2 ** -43
-    ranked = torch.add(age, cosine).masked_fill_(barred, -INF)
-    case = ranked.topk(min(k, len(keys)), -1).indices
-    return Found(cosine.gather(1, case), case, ~barred.gather(1, case))
+    order = torch.add(age, cosine).masked_fill_(barred, float("-inf"))
+    found = order.topk(min(k, len(keys)), -1).indices
+    return cosine.gather(1, found), found, ~barred.gather(1, found)
 
 
 def mu(score: Tensor, alpha: float) -> Tensor:
@@ -115,36 +97,38 @@ def mu(score: Tensor, alpha: float) -> Tensor:
 
 
 def vote(sequences: Tensor, weight: Tensor, outcome: Tensor) -> Tensor:
-    """What speaks for the sequence of each retrieved case (GAP-10).
+    """What speaks for the sequence of each retrieved case i, GAP-10.
 
-    score_i = sum_j [sequence_j = sequence_i] weight_j (2 r_j - 1)
+    It is sum_j [sequence_j = sequence_i] weight_j (2 r_j - 1): failures count against a sequence.
 
     sequences  [B, k, 5] skill numbers, -1 pads
     weight     [B, k] cosine or Q, 0 where no case is
-    outcome    [B, k] r in {0, 1}; with Q it is 1: Q has read r, and is itself the chance that the
-               case helps
+    outcome    [B, k] r in {0, 1}; 1 for Q, which has read r and is itself the chance that the case
+               helps
     returns    [B, k]; -inf where an earlier case already stands for the same sequence
     """
-    same = (sequences[:, :, None] == sequences[:, None]).all(-1)                 # [B, k, k]
-    speaks = weight * (2 * outcome - 1)                                          # [B, k]
-    score = (same * speaks[:, None]).sum(-1)
-    return score.masked_fill(same.tril(-1).any(-1), -INF)
+    same = (sequences[:, :, None] == sequences[:, None]).all(-1)                     # [B, k, k]
+    signed = weight * (2 * outcome - 1)
+    score = (same * signed[:, None]).sum(-1)
+    repeated = same.tril(-1).any(-1)
+    return score.masked_fill(repeated, float("-inf"))
 
 
 # --- the bank -----------------------------------------------------------------------------------
 
 class Reuse(NamedTuple):
-    """What `act` chose; like a Choice of the Expert it has `.skills`."""
+    """What `act` chose; as a Choice of the Expert it has `.skills`."""
     skills: list[tuple[str, ...]]
-    cases: list[int]     # whose sequence it is, with the greatest weight; -1: no case, no skills
-    score: list[float]                           # its vote
+    # The case whose sequence it is, the one with the greatest weight; -1: no case, no skills.
+    cases: list[int]
+    # Its vote.
+    score: list[float]
 
 
 class CaseBank(nn.Module):
-    """M, Read and Reuse, in the place of an Expert.
+    """M, with Read, Reuse and Write, in the place of an Expert.
 
-    Cases lie oldest first, logged before played, in tensors of a fixed size.
-    """
+    Cases lie oldest first, logged before played, in tensors of a fixed size."""
 
     def __init__(
         self,
@@ -158,27 +142,21 @@ class CaseBank(nn.Module):
         self.perception = perception
         self.cfg = cfg
         self.options = options
-        self.index = {skill: i for i, skill in enumerate(self.pool)}
-        texts = 1 + cfg.history                                      # U_t and k messages of H_t
-        width = perception.width * texts + perception.size + len(self.pool)
-        self._add_buffers(options.memento_bank, width)
-        inputs = 3 * width + len(self.pool) + 1
-        self.q = nn.Sequential(
-            nn.Linear(inputs, options.memento_width),
-            nn.ReLU(),
-            nn.Linear(options.memento_width, 1))
-
-    def _add_buffers(self, size: int, width: int) -> None:
-        """Room for `size` cases, and three counters."""
-        # float16 is exact for multiples of 1/2048 up to 1
+        self.index = {s: i for i, s in enumerate(self.pool)}
+        size = options.memento_bank
+        width = perception.width * (1 + cfg.history) + perception.size + len(self.pool)
+        # float16 is exact for multiples of 1/2048 up to 1.
         self.register_buffer("keys", torch.zeros(size, width, dtype=torch.float16))
-        none = torch.full((size, MAX_SKILLS), -1, dtype=torch.int16)
-        self.register_buffer("sequences", none)
+        self.register_buffer(
+            "sequences", torch.full((size, MAX_SKILLS), -1, dtype=torch.int16))
         self.register_buffer("outcome", torch.zeros(size, dtype=torch.int8))
         self.register_buffer("dialogue", torch.zeros(size, dtype=torch.int64))
-        # cases held; those of them that are never dropped; turns that Q has learned from
+        # Cases held; those of them that are never dropped; turns that Q has learned from.
         for name in ("count", "logged", "learned"):
             self.register_buffer(name, torch.zeros(1, dtype=torch.int64))
+        hidden = options.memento_width
+        self.q = nn.Sequential(
+            nn.Linear(3 * width + len(self.pool) + 1, hidden), nn.ReLU(), nn.Linear(hidden, 1))
 
     @property
     def device(self) -> torch.device:
@@ -187,47 +165,41 @@ class CaseBank(nn.Module):
     def __len__(self) -> int:
         return int(self.count)
 
-    @property
-    def reads_q(self) -> bool:
-        """Whether Q has learned enough to say which cases are read."""
-        enough = int(self.learned) >= self.options.memento_warm
-        return self.options.memento_read == "q" and enough
-
-    # --- a state as a key -----------------------------------------------------------------------
+    # --- the state as a key ---------------------------------------------------------------------
 
     @torch.no_grad()
     def encode(self, states: Sequence[ExpertState]) -> Tensor:
-        """enc(s), [B, D], length 1 up to the grid; nothing here learns.
+        """enc(s), [B, D], of length 1 up to the grid.
 
-        The blocks are U_t, (u_t, e_t), the customer's last k messages, each worth half of the one
-        after it, and a^E_{t-1}.  Each block has length 1 before it is weighted; a message or
-        skills that are not there are zero.
-        """
-        blocks = [
-            self._meaning([s.user for s in states]),
-            F.normalize(self.perception.probabilities(states), dim=-1),
-        ]
-        blocks += [self._message(states, age) for age in range(1, self.cfg.history + 1)]
+        Its blocks are U_t; (u_t, e_t); the customer's last k messages, each worth half the next;
+        a^E_{t-1}.  Each block has length 1 before it is weighted; a message or skills that are not
+        there are zero.  Nothing here learns."""
+        perceived = self.perception.probabilities(states)
+        blocks = [self._meaning([s.user for s in states]), F.normalize(perceived, dim=-1)]
+        for age in range(1, self.cfg.history + 1):
+            blocks.append(self._earlier(states, age))
         blocks.append(self._previous(states))
-        joined = F.normalize(torch.cat(blocks, -1), dim=-1)
-        return (joined * GRID).round() / GRID
+        key = F.normalize(torch.cat(blocks, -1), dim=-1)
+        return (key * GRID).round() / GRID
 
     def _meaning(self, texts: Sequence[str]) -> Tensor:
         return F.normalize(self.perception.meaning(texts), dim=-1)
 
-    def _message(self, states: Sequence[ExpertState], age: int) -> Tensor:
-        """The customer's message `age` turns ago, at half the weight for each turn."""
-        said = [len(s.history) >= age for s in states]
-        texts = [s.history[-age][0] if there else "" for s, there in zip(states, said)]
-        there = torch.tensor(said, device=self.device)
+    def _earlier(self, states: Sequence[ExpertState], age: int) -> Tensor:
+        """The customer's message of `age` turns before."""
+        there = torch.tensor([len(s.history) >= age for s in states], device=self.device)
+        texts = []
+        for s, known in zip(states, there.tolist()):
+            text = s.history[-age][0] if known else ""
+            texts.append(text)
         return 0.5 ** age * there[:, None] * self._meaning(texts)
 
     def _previous(self, states: Sequence[ExpertState]) -> Tensor:
-        """a^E_{t-1} as a set."""
-        chosen = torch.zeros(len(states), len(self.pool))
-        for row, state in enumerate(states):
-            chosen[row, [self.index[skill] for skill in state.previous]] = 1.0
-        return F.normalize(chosen, dim=-1).to(self.device)
+        """a^E_{t-1}, as a set."""
+        previous = torch.zeros(len(states), len(self.pool))
+        for row, s in enumerate(states):
+            previous[row, [self.index[p] for p in s.previous]] = 1.0
+        return F.normalize(previous, dim=-1).to(self.device)
 
     # --- Write ----------------------------------------------------------------------------------
 
@@ -240,106 +212,111 @@ class CaseBank(nn.Module):
         dialogues: Sequence[int],
     ) -> None:
         """M <- M u {(s, a, r)}, Eq. 12; beyond the bank's size the oldest played case goes."""
-        logged = int(self.logged)
-        room = len(self.keys) - logged
+        first = int(self.logged)
+        room = len(self.keys) - first
         states = list(states)[-room:]
         if not states:
             return
         new = {
             "keys": self._keys(states),
-            "sequences": self._numbers(list(sequences)[-room:]),
+            "sequences": torch.tensor([self._numbers(a) for a in list(sequences)[-room:]]),
             "outcome": torch.tensor(list(outcomes)[-room:]),
             "dialogue": torch.tensor(list(dialogues)[-room:]),
         }
         end = len(self)
-        stay = min(end - logged, room - len(states))                 # played cases that stay
-        first = logged + stay
+        # Played cases that stay.
+        kept = min(end - first, room - len(states))
+        begin = first + kept
         for name, value in new.items():
             buffer = getattr(self, name)
-            buffer[logged:first] = buffer[end - stay:end].clone()
-            buffer[first:first + len(states)] = value.to(buffer)
-        self.count.fill_(first + len(states))
+            buffer[first:begin] = buffer[end - kept:end].clone()
+            buffer[begin:begin + len(states)] = value.to(buffer)
+        self.count.fill_(begin + len(states))
 
     def _keys(self, states: Sequence[ExpertState]) -> Tensor:
-        starts = range(0, len(states), ENCODED_AT_ONCE)
-        return torch.cat([self.encode(states[i:i + ENCODED_AT_ONCE]) for i in starts])
+        """enc(s) in parts: all at once could take gigabytes."""
+        parts = [self.encode(states[i:i + CHUNK]) for i in range(0, len(states), CHUNK)]
+        return torch.cat(parts)
 
-    def _numbers(self, sequences: Sequence[Sequence[str]]) -> Tensor:
-        """[B, 5] skill numbers, -1 pads."""
-        rows = []
-        for sequence in sequences:
-            numbers = [self.index[skill] for skill in sequence]
-            rows.append(numbers + [-1] * (MAX_SKILLS - len(numbers)))
-        return torch.tensor(rows)
+    def _numbers(self, skills: Sequence[str]) -> list[int]:
+        """A skill sequence as a row of `sequences`."""
+        return [self.index[name] for name in skills] + [-1] * (MAX_SKILLS - len(skills))
 
     def fill(self, dataset: Dataset) -> None:
-        """Begins the bank anew with the labelled turns of the training split, outcome 1.
+        """Begins the bank anew: the labelled turns of the training split, outcome 1.
 
-        If they are more than half of the bank, evenly spaced ones are taken.
-        """
+        If they are more than half of the bank, evenly spaced ones."""
         cases = []
         for number, dialogue in enumerate(dataset.train):
             for state, teacher in labelled_states([dialogue]):
-                cases.append((state, teacher, 1, number))
+                cases.append((state, teacher, number))
         most = len(self.keys) // 2
         if len(cases) > most:
             cases = [cases[i * len(cases) // most] for i in range(most)]
         self.count.zero_()
         self.logged.zero_()
-        if cases:
-            self.write(*zip(*cases))
+        states = [state for state, _, _ in cases]
+        teachers = [teacher for _, teacher, _ in cases]
+        numbers = [number for _, _, number in cases]
+        self.write(states, teachers, [1] * len(cases), numbers)
         self.logged.fill_(len(cases))
 
     # --- Read -----------------------------------------------------------------------------------
 
+    @property
+    def reads_q(self) -> bool:
+        return self.options.memento_read == "q" and int(self.learned) >= self.options.memento_warm
+
     @torch.no_grad()
     def read(
         self, states: Sequence[ExpertState], k: int, dialogues: Sequence[int] | None = None
-    ) -> Found:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """The cases for each state, best first.
 
-        They are the nearest by cosine (Eq. 13); if Q reads, those of greatest Q among the nearest
-        `memento_near` (Eq. 16).
+        By cosine (Eq. 13), or of the `memento_near` nearest those of greatest Q (Eq. 16).
+
+        dialogues  ids: a dialogue never retrieves itself
+        returns    weight, case, allowed, each [B, up to k]
         """
         n = len(self)
         query = self.encode(states)
         barred = torch.zeros(len(states), n, dtype=torch.bool, device=self.device)
         if dialogues is not None:
-            # a dialogue never retrieves itself
-            asking = torch.tensor(dialogues, device=self.device)
-            barred = asking[:, None] == self.dialogue[:n]
-        found = nearest(query, self.keys[:n].float(), barred, self.options.memento_near)
+            ids = torch.tensor(dialogues, device=self.device)
+            barred = ids[:, None] == self.dialogue[:n]
+        near = self.options.memento_near
+        weight, case, allowed = nearest(query, self.keys[:n].float(), barred, near)
         if n and self.reads_q:
-            found = self._ranked_by_q(query, found)
-        return Found(found.weight[:, :k], found.case[:, :k], found.allowed[:, :k])
+            weight, case, allowed = self._ranked_by_q(query, case, allowed)
+        return weight[:, :k], case[:, :k], allowed[:, :k]
 
-    def _ranked_by_q(self, query: Tensor, found: Found) -> Found:
-        """The same cases, those of greatest Q first; of equal ones the nearest."""
-        q = self.q(self.value_input(query, found.case)).squeeze(-1).sigmoid()
-        q = (q * 1024).round() / 1024            # rounded: equal cases stay equal in any batch
-        known = q.masked_fill(~found.allowed, -1.0)
-        best = known.sort(dim=-1, descending=True, stable=True).indices
-        return Found(q.gather(1, best), found.case.gather(1, best), found.allowed.gather(1, best))
+    def _ranked_by_q(
+        self, query: Tensor, case: Tensor, allowed: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The same cases by descending Q; of equal ones the nearest first."""
+        q = self.q(self.value_input(query, case)).squeeze(-1).sigmoid()
+        # Rounded: equal cases stay equal in any batch.
+        q = (q * 1024).round() / 1024
+        best = q.masked_fill(~allowed, -1.0).sort(dim=-1, descending=True, stable=True).indices
+        return q.gather(1, best), case.gather(1, best), allowed.gather(1, best)
 
     def value_input(self, query: Tensor, cases: Tensor) -> Tensor:
-        """What Q reads of (s, c): [B, D], [B, C] -> [B, C, 3 D + K + 1].
+        """What Q reads of (s, c).
 
-        These are enc(s), enc(c), their product, the skills of c as a set, and the outcome of c.
+        enc(s), enc(c), their product, the skills of c as a set, the outcome of c.
+
+        query    [B, D], cases [B, C]
+        returns  [B, C, 3 D + K + 1]
         """
-        scale = query.shape[-1] ** 0.5           # a unit vector's coordinates are tiny next to 0/1
+        # Coordinates of a unit vector are tiny next to inputs of 0 and 1.
+        scale = query.shape[-1] ** 0.5
         s = scale * query[:, None].expand(-1, cases.shape[1], -1)
         c = scale * self.keys[cases].float()
+        # Column 0 takes the padding.
         skills = torch.zeros(*cases.shape, len(self.pool) + 1, device=self.device)
-        skills.scatter_(-1, self.sequences[cases].long() + 1, 1.0)   # column 0 takes the pads
-        outcome = self.outcome[cases].float()
-        return torch.cat([s, c, s * c, skills[..., 1:], outcome[..., None]], -1)
-
-    def state_values(self, states: Sequence[ExpertState]) -> list[float]:
-        """V(s): the share of successes among the K cases read, by weight; 0 without a case."""
-        found = self.read(states, self.options.memento_k)
-        weight = found.weight.clamp(min=0) * found.allowed
-        succeeded = (weight * self.outcome[found.case]).sum(-1)
-        return (succeeded / weight.sum(-1).clamp(min=1e-8)).tolist()
+        skills = skills.scatter_(-1, self.sequences[cases].long() + 1, 1.0)[..., 1:]
+        outcome = self.outcome[cases].float()[..., None]
+        return torch.cat([s, c, s * c, skills, outcome], -1)
 
     # --- Reuse ----------------------------------------------------------------------------------
 
@@ -347,7 +324,7 @@ class CaseBank(nn.Module):
     def act(
         self,
         states: Sequence[ExpertState],
-        generator: Generators = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
         given: None = None,
         greedy: bool = False,
         stops: bool = True,
@@ -368,50 +345,89 @@ class CaseBank(nn.Module):
                 "a case bank has no log-probabilities to score and no stop: "
                 "act takes neither given nor stops=False")
         k = self.options.memento_k
-        if not greedy:
-            k = 2 * k
-        found = self.read(states, k, dialogues)
-        any_case = found.allowed.any(-1)                                         # [B]
-        if not any_case.any():
+        candidates = k if greedy else 2 * k
+        weight, case, allowed = self.read(states, candidates, dialogues)
+        found = allowed.any(-1).tolist()
+        if not any(found):
             return Reuse([()] * len(states), [-1] * len(states), [0.0] * len(states))
-        score = self._votes(found)                                               # [B, k]
-        score[~any_case] = 0.0                   # a row without a case: any draw, not used
-        pick = score.argmax(-1) if greedy else self._draw(score, generator)      # [B]
-        return self._reuse(found, score, pick, any_case.tolist())
+        score = self._votes(weight, case, allowed)
+        # A row without a case: any draw, not used.
+        score[[not f for f in found]] = 0.0
+        pick = score.argmax(-1) if greedy else self._draw(score, generator)          # [B]
+        used = case.gather(1, pick[:, None]).squeeze(1).tolist()
+        votes = score.gather(1, pick[:, None]).squeeze(1).tolist()
+        skills = [self._skills(c) if f else () for c, f in zip(used, found)]
+        cases = [c if f else -1 for c, f in zip(used, found)]
+        return Reuse(skills, cases, votes)
 
-    def _votes(self, found: Found) -> Tensor:
-        """What speaks for each case's sequence; -inf where there is no case."""
-        if self.reads_q:
-            outcome = torch.ones_like(found.weight)
-        else:
-            outcome = self.outcome[found.case].float()
-        sequences = self.sequences[found.case].long()
-        score = vote(sequences, found.weight * found.allowed, outcome)
-        return score.masked_fill(~found.allowed, -INF)
+    def _votes(self, weight: Tensor, case: Tensor, allowed: Tensor) -> Tensor:
+        """[B, k] `vote`, -inf where no case is."""
+        outcome = torch.ones_like(weight) if self.reads_q else self.outcome[case].float()
+        score = vote(self.sequences[case].long(), weight * allowed, outcome)
+        return score.masked_fill(~allowed, float("-inf"))
 
-    def _draw(self, score: Tensor, generator: Generators) -> Tensor:
-        """A case for each state by Eq. 7: the first whose cumulative sum exceeds the uniform."""
+    def _draw(
+        self, score: Tensor, generator: torch.Generator | Sequence[torch.Generator] | None
+    ) -> Tensor:
+        """[B] by Eq. 7: the first case whose cumulative probability exceeds the uniform."""
         sums = mu(score.double(), self.options.memento_alpha).cumsum(-1)
-        chance = self._uniforms(len(score), generator)
-        return (sums <= chance[:, None] * sums[:, -1:]).sum(-1)
+        uniform = self._uniforms(len(score), generator)
+        return (sums <= uniform[:, None] * sums[:, -1:]).sum(-1)
 
-    def _uniforms(self, batch: int, generator: Generators) -> Tensor:
+    def _uniforms(
+        self, batch: int, generator: torch.Generator | Sequence[torch.Generator] | None
+    ) -> Tensor:
         if isinstance(generator, Sequence):
             drawn = torch.cat([torch.rand(1, generator=g) for g in generator])
         else:
             drawn = torch.rand(batch, generator=generator)
         return drawn.double().to(self.device)
 
-    def _reuse(self, found: Found, score: Tensor, pick: Tensor, any_case: list[bool]) -> Reuse:
-        """The picked cases with their sequences; -1 and no skills where there is no case."""
-        cases = found.case.gather(1, pick[:, None]).squeeze(1)
-        skills = [self._names(row) for row in self.sequences[cases].tolist()]
-        used = cases.tolist()
-        for row, there in enumerate(any_case):
-            if not there:
-                skills[row] = ()
-                used[row] = -1
-        return Reuse(skills, used, score.gather(1, pick[:, None]).squeeze(1).tolist())
+    def _skills(self, case: int) -> tuple[str, ...]:
+        return tuple(self.pool[i] for i in self.sequences[case].tolist() if i >= 0)
 
-    def _names(self, numbers: Sequence[int]) -> tuple[str, ...]:
-        return tuple(self.pool[i] for i in numbers if i >= 0)
+    def state_values(self, states: Sequence[ExpertState]) -> list[float]:
+        """V(s): the share of successes among the K cases read, by weight; 0 without a case."""
+        weight, case, allowed = self.read(states, self.options.memento_k)
+        weight = weight.clamp(min=0) * allowed
+        succeeded = (weight * self.outcome[case]).sum(-1)
+        return (succeeded / weight.sum(-1).clamp(min=1e-8)).tolist()
+
+
+# --- two customers ------------------------------------------------------------------------------
+
+SAID = (
+    ("Where is my refund?", ("refund",), 0),
+    ("Where is my refund? I am furious", ("apologise", "refund"), 1),
+    ("My refund is late and I am furious", ("apologise", "refund"), 1),
+    ("Is the lamp in stock?", ("greet", "stock"), 1),
+    ("Is the sofa in stock?", ("stock",), 0),
+)
+
+
+def demo() -> None:
+    torch.manual_seed(0)
+    perception = Perception(["refund", "stock"], ["neutral", "angry"])
+    options = MementoConfig(memento_read="cosine", memento_k=3, memento_bank=8)
+    pool = ["greet", "apologise", "refund", "stock"]
+    bank = CaseBank(pool, perception, ExpertConfig(), options)
+    words, sequences, outcomes = zip(*SAID)
+    bank.write([ExpertState(user) for user in words], sequences, outcomes, range(len(SAID)))
+    for user in ("I am furious, where is my refund?", "Is the chair in stock?"):
+        print(f"customer: {user}")
+        _show(bank, ExpertState(user))
+
+
+def _show(bank: CaseBank, state: ExpertState) -> None:
+    weight, case, _ = bank.read([state], bank.options.memento_k)
+    for w, c in zip(weight[0].tolist(), case[0].tolist()):
+        user, skills, outcome = SAID[c]
+        end = "succeeded, +" if outcome else "failed,    -"
+        print(f"  cosine {w:.3f}  {user:37s} {', '.join(skills):18s} {end}{w:.3f}")
+    choice = bank.act([state], greedy=True)
+    print(f"  reused: {', '.join(choice.skills[0])}, "
+          f"for which the cases speak with {choice.score[0]:+.3f}")
+
+
+if __name__ == "__main__":
+    demo()

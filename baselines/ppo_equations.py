@@ -1,15 +1,17 @@
-"""The equations of PPO on tokens: the clipped surrogate, the value loss, GAE, where rewards stand.
+"""PPO's equations (Schulman et al. 2017): the clipped surrogate, values, and GAE token by token.
 
-    L_clip = -mean_i min(r_i A_i, clip(r_i, 1 - eps, 1 + eps) A_i)     Schulman et al. 2017, Eq. 7
-    A_i = delta_i + d_i lambda_i A_{i+1}                               Schulman et al. 2016, GAE
-    delta_i = rho_i + d_i V_{i+1} - V_i
+    L_clip = -mean_i min(r_i A_i, clip(r_i, 1 - eps, 1 + eps) A_i)      their Eq. 7, minimised
     L_V = mean_i (V_i - A_i^old - V_i^old)^2
+    delta_i = rho_i + d_i V_{i+1} - V_i
+    A_i = delta_i + d_i lambda_i A_{i+1}
 
-A discount d_i and a lambda_i for each token are ours: time passes between turns, and not within a
-reply (GAP-9).  Pure functions: no model, no config.  Who uses them is in ppo.py.
-Try it:  python -m baselines.ppo"""
+Pure functions of tensors and numbers: no model, no dialogue, no config.  That time passes only at
+the end of a reply (d_i, lambda_i), and where rewards stand (rho_i), is ours (GAP-9): see
+baselines/ppo.py, which learns by them.
+Try it:  python -m baselines.ppo_equations        a dialogue of two turns, to follow by hand"""
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -21,27 +23,26 @@ from torch import Tensor
 def clipped_surrogate(
     logp: Tensor, old_logp: Tensor, advantage: Tensor, mask: Tensor, clip: float
 ) -> Tensor:
-    """L_clip = -mean min(r A, clip(r, 1 - eps, 1 + eps) A), r = exp(logp - old_logp).
-
-    Schulman et al. 2017, Eq. 7, with its sign turned: it is minimised.
+    """L_clip = -mean min(r A, clip(r, 1 - eps, 1 + eps) A): Schulman et al. 2017, Eq. 7, minimised.
 
     logp       [B, L] nats, now; values where mask is 0 are ignored
-    old_logp   [B, L] nats, of the policy that sampled; no gradient
+    old_logp   [B, L] nats, of the policy that sampled; no gradient.  r = exp(logp - old_logp)
     advantage  [B, L] no gradient
     mask       [B, L] 1 where the agent drew the token
-    clip       eps > 0.  The gradient is 0 at a token whose ratio has gone further than eps in the
-               direction of its advantage
+    clip       eps > 0.  A token that has gone further than eps the way its advantage points has
+               gradient 0
     returns    scalar, mean over the mask
     raises     ValueError on shapes that differ or an empty mask
 
-    >>> one = torch.ones(1, 1)
-    >>> clipped_surrogate((1.5 * one).log(), 0 * one, one, one, 0.2).item()
+    >>> ratio, one = torch.tensor([[1.5]]), torch.ones(1, 1)
+    >>> clipped_surrogate(ratio.log(), torch.zeros(1, 1), one, one, 0.2).item()
     -1.2000000476837158
     """
     mask = _checked("clipped_surrogate", mask, logp, old_logp, advantage)
-    ratio = (logp[mask] - old_logp[mask].detach()).exp()                         # [N]
-    adv = advantage[mask].detach()                                               # [N]
-    return -torch.minimum(ratio * adv, ratio.clamp(1 - clip, 1 + clip) * adv).mean()
+    ratio = (logp[mask] - old_logp[mask].detach()).exp()                             # [N]
+    adv = advantage[mask].detach()
+    clipped = ratio.clamp(1 - clip, 1 + clip)
+    return -torch.minimum(ratio * adv, clipped * adv).mean()
 
 
 def value_loss(value: Tensor, target: Tensor, mask: Tensor) -> Tensor:
@@ -49,8 +50,7 @@ def value_loss(value: Tensor, target: Tensor, mask: Tensor) -> Tensor:
 
     value    [B, L] V of the state each token was drawn in
     target   [B, L] A + V of the policy that sampled (the lambda-return); no gradient
-    returns  scalar >= 0
-    raises   ValueError on shapes that differ or an empty mask
+    returns  scalar >= 0; raises ValueError on shapes that differ or an empty mask
 
     >>> value, target = torch.tensor([[1., 9.]]), torch.tensor([[3., 0.]])
     >>> value_loss(value, target, torch.tensor([[1, 0]])).item()
@@ -68,9 +68,9 @@ def token_gae(
 ) -> list[float]:
     """`expert.gae` with a discount d_i and a lambda_i for each step.
 
-    delta_i = r_i + d_i V_{i+1} - V_i;   A_i = delta_i + d_i lambda_i A_{i+1}
+    delta_i = r_i + d_i V_{i+1} - V_i        A_i = delta_i + d_i lambda_i A_{i+1}
 
-    rewards    [T], `token_rewards`
+    rewards    [T], from `token_rewards`
     values     [T + 1]; the last is 0 if the dialogue terminated
     discounts  [T], each in [0, 1]
     decays     [T], lambda_i in [0, 1]
@@ -87,7 +87,8 @@ def token_gae(
     advantages = [0.0] * len(rewards)
     later = 0.0
     for i in reversed(range(len(rewards))):
-        later = rewards[i] + discounts[i] * (values[i + 1] + decays[i] * later) - values[i]
+        follows = values[i + 1] + decays[i] * later
+        later = rewards[i] + discounts[i] * follows - values[i]
         advantages[i] = later
     return advantages
 
@@ -95,7 +96,7 @@ def token_gae(
 def token_rewards(
     rewards: Sequence[float], lengths: Sequence[int], gamma: float, lam: float
 ) -> tuple[list[float], list[float], list[float]]:
-    """Rewards, discounts and lambdas of a dialogue's tokens.
+    """Rewards, discounts and lambdas of the tokens of a dialogue.
 
     A turn's reward stands at its last token, and time passes only there.
 
@@ -115,16 +116,48 @@ def token_rewards(
     discounts: list[float] = []
     decays: list[float] = []
     for reward, length in zip(rewards, lengths):
-        within = length - 1
-        rho += [0.0] * within + [reward]
-        discounts += [1.0] * within + [gamma]
-        decays += [1.0] * within + [lam]
+        rho += [0.0] * (length - 1) + [reward]
+        discounts += [1.0] * (length - 1) + [gamma]
+        decays += [1.0] * (length - 1) + [lam]
     return rho, discounts, decays
 
 
 def _checked(name: str, mask: Tensor, *others: Tensor) -> Tensor:
-    """The mask as booleans; ValueError if a shape differs from it or nothing is in it."""
     if any(x.shape != mask.shape for x in others) or not mask.any():
         shapes = [tuple(x.shape) for x in (*others, mask)]
         raise ValueError(f"{name} wants equal shapes and a mask that is not empty, got {shapes}")
     return mask.bool()
+
+
+# --- by hand ------------------------------------------------------------------------------------
+
+def demo() -> None:
+    rewards, discounts, decays = token_rewards([0.6, 0.8 + 1.0], [2, 2], 0.9, 0.5)
+    values = [0.5, 0.5, 1.0, 1.0, 0.0]
+    found = token_gae(rewards, values, discounts, decays)
+    print("two replies of two tokens, R^A .6 and .8, TSE 1 at the end, gamma .9")
+    print(f"  rho = {rewards}")
+    print(f"  d   = {discounts}")
+    print(f"  V   = {values}  (terminated)")
+    rounded = [round(a, 4) for a in found]
+    print(f"GAE, lambda .5 between turns: {rounded}")
+    print("  by hand: A_4 = 1.8 - 1 = .8;  A_3 = 1 - 1 + A_4 = .8;  "
+          "A_2 = .6 + .9 - .5 + .9 * .5 A_3 = 1.36;  A_1 = 0 + .5 - .5 + A_2 = 1.36")
+    print("clipped surrogate, eps .2: min(r A, clip(r) A)")
+    for ratio, advantage in ((1.0, 1.0), (1.5, 1.0), (0.5, 1.0), (1.5, -1.0), (0.5, -1.0)):
+        _show_surrogate(ratio, advantage)
+
+
+def _show_surrogate(ratio: float, advantage: float) -> None:
+    logp = torch.tensor([[math.log(ratio)]], requires_grad=True)
+    one = torch.ones(1, 1)
+    loss = clipped_surrogate(logp, torch.zeros(1, 1), torch.tensor([[advantage]]), one, 0.2)
+    loss.backward()
+    gradient = -logp.grad.item() or 0.0
+    note = "" if gradient else "  (clipped: nothing more to gain)"
+    print(f"  r = {ratio}, A = {advantage:+.0f}: {-loss.item():+.1f}, "
+          f"gradient {gradient:+.1f}{note}")
+
+
+if __name__ == "__main__":
+    demo()

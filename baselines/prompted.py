@@ -1,71 +1,65 @@
-"""An Expert that nobody trained: a language model is asked for the skills (Table 5, dual agent).
+"""An Expert that nobody trained: the language model is asked which skills a turn needs.
 
-A tiny model cannot write a list of skills.  It is therefore not asked to write one, but how
-probable each skill's name is as the first of the list, per token:
-
-    taken = { k : log p(name_k | s^E_t) > log p(empty list | s^E_t) }, at most five, best first
-
-A model that was trained elsewhere reads the prompt of a hosted Expert (hosted/agents.py).  The
-paper has the row and does not print its prompt (GAP-9): the prompts and the rule above are ours.
-Nothing here learns."""
+It fills the row of Table 5 for an untrained dual agent.  The paper says nothing of how its models
+were asked: both the prompt and the reading of the answer are ours (GAP-9)."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from csagent import CustomerServiceAgent
 from data import MAX_SKILLS, Dataset, Episode
 from expert import ExpertState, Perception
 from hosted.agents import HostedExpert
 from lm.models import BUILT
-from policies import Choose, Skills
+from policies import Choose
+
+Messages = list[dict[str, str]]
+Ask = Callable[[ExpertState, str | None, str | None], Messages]
 
 
-def by_prompt(agent: CustomerServiceAgent, dataset: Dataset, perception: Perception) -> Choose:
-    """A chooser that asks the language model of `agent`, as a hosted one would be asked."""
+def by_prompt(agent, dataset: Dataset, perception: Perception) -> Choose:
+    """The language model is asked for the skills, as a hosted one would be.
+
+    It is not asked to write them, which a tiny model cannot.  Its probability of each skill's name
+    as the first of the list is compared with that of an empty list: the skills that are more
+    probable, per token, are taken, at most five, the most probable first."""
     names = list(dataset.skills)
-    hosted = HostedExpert(None, dataset, perception)
+    ask = _asker(agent, dataset, perception)
     opening = agent.encode('{"skills": [')
-    answers = [f'"{name}"' for name in names] + ["]"]      # the last one closes an empty list
+    answers = [f'"{name}"' for name in names]
+    answers.append("]")
 
-    def prompt(state: ExpertState, intent: str | None, emotion: str | None) -> list[int]:
-        if agent.lm.model in BUILT:
-            return agent.ask(short_prompt(names, state, intent, emotion)) + opening
-        return agent.ask(hosted.prompt(state, intent, emotion)) + opening
-
-    def choose(states: list[ExpertState], episodes: list[Episode]) -> list[Skills]:
-        perceived = perception.perceive([s.user for s in states])
-        prompts = [prompt(state, *labels) for state, labels in zip(states, perceived)]
-        return [above_nothing(names, row) for row in agent.likelihood(prompts, answers)]
+    def choose(states: list[ExpertState], episodes: list[Episode]) -> list[tuple[str, ...]]:
+        perceived = perception.perceive([state.user for state in states])
+        prompts = []
+        for state, (intent, emotion) in zip(states, perceived):
+            prompts.append(agent.ask(ask(state, intent, emotion)) + opening)
+        scores = agent.likelihood(prompts, answers)
+        return [_better_than_none(names, row) for row in scores]
 
     return choose
 
 
-def short_prompt(
-    names: Sequence[str], state: ExpertState, intent: str | None, emotion: str | None
-) -> list[dict[str, str]]:
-    """What a tiny model is asked: it reads few tokens, so no skill is described."""
-    data = {
-        "customer": state.user,
-        "intent": intent,
-        "emotion": emotion,
-        "before": " ".join(state.previous),
-    }
-    return [
-        {"role": "system", "content": f"skills: {' '.join(names)}"},
-        {"role": "user", "content": str(data)},
-    ]
+def _asker(agent, dataset: Dataset, perception: Perception) -> Ask:
+    """What asks the model: a hosted model's prompt, or a short one for the tiny LM."""
+    if agent.lm.model not in BUILT:
+        return HostedExpert(None, dataset, perception).prompt
+    skills = f"skills: {' '.join(dataset.skills)}"
+
+    def ask(state: ExpertState, intent: str | None, emotion: str | None) -> Messages:
+        # The tiny LM reads few tokens.
+        known = {
+            "customer": state.user,
+            "intent": intent,
+            "emotion": emotion,
+            "before": " ".join(state.previous),
+        }
+        return [{"role": "system", "content": skills}, {"role": "user", "content": str(known)}]
+
+    return ask
 
 
-def above_nothing(names: Sequence[str], scores: Sequence[float]) -> Skills:
-    """The names whose score is above the last score, which is that of an empty list; best first.
-
-    >>> above_nothing(["a", "b", "c"], [-2.0, -1.0, -5.0, -3.0])
-    ('b', 'a')
-    """
-    ranked = sorted(zip(names, scores), key=_score, reverse=True)[:MAX_SKILLS]
+def _better_than_none(names: Sequence[str], scores: Sequence[float]) -> tuple[str, ...]:
+    """The best five names whose score is above that of the empty list, which stands last."""
     nothing = scores[-1]
-    return tuple(name for name, score in ranked if score > nothing)
-
-
-def _score(pair: tuple[str, float]) -> float:
-    return pair[1]
+    ranked = sorted(zip(names, scores), key=lambda pair: -pair[1])
+    return tuple(name for name, score in ranked[:MAX_SKILLS] if score > nothing)

@@ -1,15 +1,13 @@
-"""Supervised fine-tuning (Table 1): the single agent goes on imitating the logged replies.
+"""Supervised fine-tuning (SFT), a baseline of Table 1: a single agent imitates the logged replies.
 
-The loss is cross-entropy on the tokens of a logged reply, given H_t, u_t, e_t and B_t
-(start/supervised.py).  GAP-9: the paper names the method and says nothing more, so the size of a
-step is ours.  Where GOPO plays --dialogues and samples --group replies to each state, a step of SFT
-reads --dialogues times --group logged dialogues: all methods learn from about equally many tokens.
-There is no Expert, no judge and no reward here, and nothing is played."""
+The loss is the cross-entropy of the warm start (start/supervised.py), with the optimiser and the
+step size of the policy gradient.  The paper names SFT and says nothing more: all of this is ours
+(GAP-9)."""
 from __future__ import annotations
 
 import numpy as np
 
-from data import Dialogue, Episode
+from data import Episode
 from gopo import Gopo
 from lm.config import WarmConfig, configs_of
 from start.pairs import warm_pairs
@@ -17,26 +15,26 @@ from start.supervised import imitate
 
 
 class SFT(Gopo):
-    """`Gopo` with its step replaced: the warm start, which is supervised already, goes on."""
+    """A single agent that learns by cross-entropy on the logged replies.
+
+    Its warm start is supervised already, and its steps go on with that.  A step reads as many
+    logged dialogues as GOPO samples replies to one, so that all methods learn from equally many
+    reply tokens."""
     single = True
     plays = False
 
     @classmethod
     def options_of(cls, config: dict) -> WarmConfig:
-        """SFT has no flags of its own: it uses those of the warm start."""
-        _, _, warm = configs_of(config)
-        return warm
+        """SFT has no flags of its own: those of the warm start go on."""
+        return configs_of(config)[2]
 
     def step(
         self, number: int, seed: int, stage: int = 0
     ) -> tuple[list[Episode], dict[str, float | None]]:
-        """One step of cross-entropy on logged replies; no dialogue is played."""
-        rng = np.random.default_rng([seed, stage, number])
-        pairs = warm_pairs(self._drawn(rng), self.history_turns)
-        return [], imitate(self.agent, pairs, self.options)
-
-    def _drawn(self, rng: np.random.Generator) -> list[Dialogue]:
-        """The logged dialogues of a step, none of them twice."""
+        """Nothing is played; one step on logged dialogues that (seed, stage, number) choose."""
         logs = self.dataset.train
-        size = min(len(logs), self.size * self.agent.cfg.group)
-        return [logs[i] for i in rng.choice(len(logs), size, replace=False)]
+        rng = np.random.default_rng([seed, stage, number])
+        count = min(len(logs), self.size * self.agent.cfg.group)
+        drawn = rng.choice(len(logs), count, replace=False)
+        pairs = warm_pairs([logs[i] for i in drawn], self.history_turns)
+        return [], imitate(self.agent, pairs, self.options)

@@ -1,10 +1,18 @@
-"""Fixtures for the tests of the client, which use them by name."""
+"""Fixtures that tests use by name: a client that does not wait, small runs of the trainer."""
+import signal
+from contextlib import contextmanager
+
 import pytest
 
+import train
+from gopo import load
 from infra import client as client_module
 from infra.client import ApiConfig, Client
+from shop import mgshop
 from tests.asking import KEY
+from tests.training import SHORT, SHORT_LM
 
+# --- the client ---------------------------------------------------------------------------------
 
 @pytest.fixture
 def quick(monkeypatch):
@@ -32,3 +40,52 @@ def make_client(tmp_path, quick):
     yield make
     for client in made:
         client.close()
+
+
+# --- runs of the trainer ------------------------------------------------------------------------
+
+@contextmanager
+def small_shops():
+    """A smaller mgshop: smoke tests check wiring, not figures.
+
+    The signal handlers that train.main sets are taken back at the end.
+    """
+    handlers = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mgshop, "SIZES", {"train": 40, "dev": 6, "test": 6})
+        yield
+    for name, handler in handlers.items():
+        signal.signal(name, handler)
+
+
+@pytest.fixture(scope="module")
+def small_shop():
+    with small_shops():
+        yield
+
+
+@pytest.fixture(scope="session")
+def strategy_run(tmp_path_factory):
+    """A run of two steps in which the phrase book speaks.  Not to be changed."""
+    run = tmp_path_factory.mktemp("strategy") / "run"
+    with small_shops():
+        flags = [*SHORT, "--steps", "2", "--eval_episodes", "3"]
+        assert train.main([*flags, "--output_dir", str(run)]) == 0
+    return run
+
+
+@pytest.fixture(scope="session")
+def lm_run(tmp_path_factory):
+    """A run of one step in which a language model speaks.  Not to be changed."""
+    run = tmp_path_factory.mktemp("lm") / "run"
+    with small_shops():
+        flags = [*SHORT_LM, "--steps", "1", "--eval_episodes", "2"]
+        assert train.main([*flags, "--output_dir", str(run)]) == 0
+    return run
+
+
+@pytest.fixture(scope="session")
+def answer(lm_run):
+    """Both agents of `lm_run`."""
+    with small_shops():
+        return load(lm_run)

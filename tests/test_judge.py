@@ -20,6 +20,7 @@ from expert import Expert, ExpertConfig, Perception
 from gopo import Gopo, GopoConfig
 from hosted.judge import G_EVAL, GRE, REWARD, LLMJudge, expected_mark, judge_from, quoted
 from infra.client import Answer, ApiConfig, Client
+from measure import training_row
 from rewards import DIMENSIONS
 from tests.fake_client import FACTS, FORM, POOL, REFUND, Fake, shown, strings
 

@@ -1,0 +1,38 @@
+"""start/stages.py: a stage is done when its file or folder is there, and is read back then."""
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from expert import ExpertConfig, Perception
+from gopo import Gopo
+from shop import mgshop
+from start.stages import prepare_expert, replace_folder
+
+
+def test_a_killed_stage_starts_again(tmp_path):
+    folder = tmp_path / "warm_start"
+
+    def killed(part):
+        (part / "half").write_text("")
+        raise KeyboardInterrupt
+
+    def finished(part):
+        (part / "whole").write_text("")
+
+    with pytest.raises(KeyboardInterrupt):
+        replace_folder(folder, killed)
+    assert not folder.exists()
+    replace_folder(folder, finished)
+    with pytest.raises(KeyboardInterrupt):
+        replace_folder(folder, killed)
+    assert [p.name for p in folder.iterdir()] == ["whole"]
+
+
+def test_finished_stages_are_read_back(small_shop, strategy_run, monkeypatch):
+    # else a resumed run would train perception again, or start elsewhere
+    monkeypatch.setattr(Perception, "fit", lambda *_, **__: pytest.fail("trained twice"))
+    torch.manual_seed(99)
+    expert = prepare_expert(
+        strategy_run, mgshop.load(), Gopo, ExpertConfig(), None, 0, "cpu")
+    saved = load_file(strategy_run / "untrained.safetensors")
+    assert all(torch.equal(v, saved[k]) for k, v in expert.state_dict().items())
