@@ -422,7 +422,7 @@ def _totals(drawn: Sequence[Drawn], distance: Tensor) -> Totals:
     return totals
 
 
-# ------------------------------------------------------------------------------ a run, read back
+# ---------------------------------------------------------------- a run, read back
 def here(config: dict) -> str:
     """The device of a run, or the CPU where there is no such device."""
     return config["device"] if torch.cuda.is_available() else "cpu"
@@ -438,9 +438,8 @@ def load_agent(folder: Path, dataset: Dataset, config: dict) -> CustomerServiceA
     lm, cfg, _ = configs_of(config)
     device = here(config)
     model, tokenizer = load_saved(folder, lm.quantise, config["precision"], device)
-    skills, banned = dataset.skills, dataset.must_not_say
-    return CustomerServiceAgent(
-        model, tokenizer, skills, banned, cfg, lm, device, config["precision"])
+    how = (cfg, lm, device, config["precision"])
+    return CustomerServiceAgent(model, tokenizer, dataset.skills, dataset.must_not_say, *how)
 
 
 # ------------------------------------------------------------------------------ to look at
