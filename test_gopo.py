@@ -18,13 +18,14 @@ import eval as evaluation
 import lm.constraints
 import lm.reader
 import play
-from data import Dataset, Reply, Request, fill
+from data import Dataset, Request, fill
 from expert import Expert, ExpertConfig, ExpertState, Perception, expert_loss, gae, pick_advantages
 from gopo import Answer, GopoConfig
 from judge import RuleJudge
-from measure import evaluate, summary, training_row
+from measure import evaluate
+from metrics import summary, training_row
 from play import Player
-from policies import by_chance
+from policies import PhraseBook, by_chance
 from rewards import (
     CS_WEIGHTS,
     cs_reward,
@@ -417,19 +418,16 @@ def test_judge_by_names_who_sets_the_standard():
 def test_dialogues_in_lockstep_equal_those_played_one_by_one():
     pool = mgshop.skill_pool()
 
-    def speak(prepared, *_):
-        requests = [p.request for p in prepared]
-        said = [mgshop.template(r.skills, r.context, random.Random(0)) for r in requests]
-        return [[Reply(text)] for text in said]
+    def customer(split, number, seed):
+        return mgshop.Shop(seed, split, number)
 
-    speaker = play_two().gopo.speaker
-    speaker.prepare = lambda requests: lm.constraints.prepare_plain(requests, pool, ())
-    speaker.speak = speak
+    def wording(skills, context, rng):
+        return mgshop.template(skills, context, random.Random(0))
+
     shop = Dataset(
-        "shop", pool, (), (), [], [], [],
-        environment=lambda split, n, seed: mgshop.Shop(seed, split, n))
+        "shop", pool, (), (), [], [], [], environment=customer, template=wording)
     expert = Expert(list(pool), Perception([], []), ExpertConfig(width=8))
-    player = Player(shop, expert, speaker, RuleJudge(pool), GopoConfig())
+    player = Player(shop, expert, PhraseBook(shop), RuleJudge(pool), GopoConfig())
     choose = by_chance(list(pool), 0)
 
     def steps(numbers):

@@ -1,6 +1,26 @@
-"""People's own logs: one dialogue a line, checked field by field; what is wrong is named by file, line and field.
+"""People's own logs: one dialogue a line, checked field by field.
 
-Try it:  python train.py --dataset logs.jsonl        (docs/logs.md says what a line holds)"""
+A line is a JSON object in UTF-8, in any language.  Only `turns` and `user` are required:
+
+    id       a string or a whole number, a different one in each line; default "line-<number>"
+    turns    a list of at least one turn
+    goal     an object: what the customer wanted
+    source   where the dialogue comes from; accepted and not used
+
+A turn is what the customer wrote and what the agent replied:
+
+    user     U_t, what the customer wrote
+    intent   u_t, a label of that message; null or "": nobody labelled it
+    emotion  e_t, in the same way
+    context  B_t, the facts that the agent had, {name: string or number}; null: not known
+    skills   T, what the reply does: at most five different ids, in the order of the reply;
+             null: nobody labelled the turn, []: labelled, and no skill was used
+    reply    what the agent wrote; values of B_t in it become slots
+
+Other fields are ignored, and the dataset's note names them.  The first thing that is wrong is
+named by file, line and field.  `<name>.skills.json` next to the logs may hold the skill pool.
+More about both files: docs/logs.md.
+Try it:  python train.py --dataset logs.jsonl"""
 from __future__ import annotations
 
 import hashlib
@@ -8,7 +28,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields as dataclass_fields
 from dataclasses import replace
 from pathlib import Path
@@ -16,78 +36,188 @@ from typing import Any
 
 from data import MAX_SKILLS, DataError, Dataset, Dialogue, Skill, Turn, delexicalise
 
-FIELDS = {"id", "turns", "goal", "source", "user", "intent", "emotion", "context", "skills", "reply"}        # what load_jsonl reads
+DIALOGUE_FIELDS = {"id", "turns", "goal", "source"}
+TURN_FIELDS = {"user", "intent", "emotion", "context", "skills", "reply"}
+SKILL_FIELDS = [field.name for field in dataclass_fields(Skill)]
 
+
+# ---------------------------------------------------------------- the dataset
 
 def load_jsonl(path: Path) -> Dataset:
-    """People's own logs, one Dialogue a line, any language (README).  Skills: `<name>.skills.json` beside it, or those used.
+    """A file of logs as a Dataset whose dialogues are replayed.
 
-    Returns a replay Dataset split about 80/10/10 by a hash of the id: but in tiny files, a dialogue keeps its split when the file grows.
-    Raises DataError with the file, the line and the field of the first thing that is wrong."""
-    beside = path.with_name(path.name.removesuffix(".jsonl") + ".skills.json")
-    pool = read_skills(beside) if beside.exists() else None
-    dialogues, ids, fields = [], {}, set()
+    The skills are those of `<name>.skills.json`, or else those that the logs use.  `split`
+    says which dialogues train, tune and test.
+    raises  DataError with the file, the line and the field of the first thing that is wrong
+    """
+    pool_path = skills_path(path)
+    pool = read_skills(pool_path) if pool_path.exists() else None
+    dialogues, names = _read(path, pool)
+    if len(dialogues) < 3:
+        raise DataError(
+            f"{path}: {len(dialogues)} dialogue(s); at least 3 are needed, one each to train, to "
+            "tune and to test; add lines")
+    train, dev, test = split(dialogues)
+    turns = turns_of(dialogues)
+    used = used_skills(turns)
+    if pool is None:
+        pool = {skill: Skill(skill) for skill in used}
+    intents = _labels(turn.intent for turn in turns)
+    emotions = _labels(turn.emotion for turn in turns)
+    return Dataset(
+        path.name.removesuffix(".jsonl"),
+        _with_examples(pool, train),
+        intents=intents,
+        emotions=emotions,
+        train=train,
+        dev=dev,
+        test=test,
+        horizon=horizon(dialogues),
+        note=_note(path, turns, used, names - DIALOGUE_FIELDS - TURN_FIELDS),
+    )
+
+
+def skills_path(path: Path) -> Path:
+    """Where the skill pool of a file of logs stands: logs.jsonl -> logs.skills.json."""
+    return path.with_name(path.name.removesuffix(".jsonl") + ".skills.json")
+
+
+def _read(path: Path, pool: Mapping[str, Skill] | None) -> tuple[list[Dialogue], set[str]]:
+    """(dialogues, names of all fields that occur)."""
+    dialogues: list[Dialogue] = []
+    line_of: dict[str, int] = {}
+    names: set[str] = set()
     for number, line in read_lines(path):
         at = f"{path}, line {number}"
         row = parse_row(line, at)
         dialogue = parse_dialogue(row, at, number)
-        if dialogue.id in ids:
-            raise DataError(f"{at}, field id: {dialogue.id!r} stands in line {ids[dialogue.id]} already; give each dialogue its own id")
-        for i, skill in [(i, s) for i, t in enumerate(dialogue.turns) for s in t.skills or ()]:
-            if pool is not None and skill not in pool:
-                raise DataError(f"{at}, field turns[{i}].skills: {skill!r} is not in {beside}; add it there, or correct the log")
-        ids[dialogue.id] = number
-        fields.update(row, *row["turns"])
+        if dialogue.id in line_of:
+            raise DataError(
+                f"{at}, field id: {dialogue.id!r} stands in line {line_of[dialogue.id]} already; "
+                "give each dialogue its own id")
+        if pool is not None:
+            _check_skills(dialogue, pool, skills_path(path))
+        line_of[dialogue.id] = number
+        names.update(row, *row["turns"])
         dialogues.append(dialogue)
-    if len(dialogues) < 3:
-        raise DataError(f"{path}: {len(dialogues)} dialogue(s); at least 3 are needed, one each to train, to tune and to test; add lines")
-    train, dev, test = split(dialogues)
-    turns = [t for d in dialogues for t in d.turns]
-    used = dict.fromkeys(s for t in turns for s in t.skills or ())   # dict: a set in order of first appearance
-    skills = pool if pool is not None else {s: Skill(s) for s in used}
-    skills = {s.id: s if s.examples else replace(s, examples=examples(s.id, train)) for s in skills.values()}
-    return Dataset(path.name.removesuffix(".jsonl"), skills, _labels(t.intent for t in turns), _labels(t.emotion for t in turns),
-                   train, dev, test, horizon=horizon(dialogues), note=_note(path, turns, used, fields - FIELDS))
+    return dialogues, names
 
 
-def split(dialogues: list[Dialogue]) -> tuple[list[Dialogue], list[Dialogue], list[Dialogue]]:
-    """(train, dev, test), about 80/10/10 by sha256 of the id, each at least one; needs three dialogues."""
-    share = {d.id: int(hashlib.sha256(d.id.encode()).hexdigest()[:8], 16) / 2**32 for d in dialogues}    # in [0, 1)
-    rank = {d: i for i, d in enumerate(sorted(share, key=lambda d: (share[d], d)))}
-    n_test = min(max(1, sum(x < .1 for x in share.values())), len(dialogues) - 2)
-    n_held = min(max(n_test + 1, sum(x < .2 for x in share.values())), len(dialogues) - 1)
-    return ([d for d in dialogues if rank[d.id] >= n_held], [d for d in dialogues if n_test <= rank[d.id] < n_held],
-            [d for d in dialogues if rank[d.id] < n_test])
+def _check_skills(dialogue: Dialogue, pool: Mapping[str, Skill], pool_path: Path) -> None:
+    for i, turn in enumerate(dialogue.turns):
+        for skill in turn.skills or ():
+            if skill not in pool:
+                raise DataError(
+                    f"{dialogue.source}, field turns[{i}].skills: {skill!r} is not in "
+                    f"{pool_path}; add it there, or correct the log")
 
 
-def horizon(dialogues: Sequence[Dialogue]) -> int:
-    """T of Eq. 1 for logs: the 90th percentile of the dialogues' lengths in turns, at least 2."""
-    lengths = sorted(len(d.turns) for d in dialogues)
-    return max(2, lengths[math.ceil(.9 * len(lengths)) - 1])
-
-
-def examples(skill: str, train: Sequence[Dialogue], limit: int = 8) -> tuple[str, ...]:
-    """Replies of the training split that used a skill: those that used it alone first, then the most frequent, in file order."""
-    used = Counter((len(t.skills) > 1, t.reply) for d in train for t in d.turns if t.reply and skill in (t.skills or ()))
-    ranked = sorted(used, key=lambda key: (key[0], -used[key]))      # stable
-    return tuple(dict.fromkeys(reply for _, reply in ranked))[:limit]
+def _with_examples(pool: Mapping[str, Skill], train: Sequence[Dialogue]) -> dict[str, Skill]:
+    """The pool; a skill without examples takes its own from the training replies."""
+    skills = {}
+    for skill in pool.values():
+        if not skill.examples:
+            skill = replace(skill, examples=examples(skill.id, train))
+        skills[skill.id] = skill
+    return skills
 
 
 def _labels(values: Iterable[str | None]) -> tuple[str, ...]:
-    return tuple(sorted({v for v in values if v is not None}))
+    known = {value for value in values if value is not None}
+    return tuple(sorted(known))
 
 
-def _note(path: Path, turns: list[Turn], used: Iterable[str], ignored: set[str]) -> str:
+def _note(path: Path, turns: Sequence[Turn], used: Sequence[str], ignored: set[str]) -> str:
+    """What these logs cannot teach, printed at the start of a run."""
     notes = []
     if not used:
-        notes.append(f'{path} labels no turn with skills, so the Expert cannot train: write "skills": ["..."], at most {MAX_SKILLS} ids in the '
-                     "order the reply uses them, into each turn")
-    if not any(t.reply for t in turns):
+        notes.append(
+            f"{path} labels no turn with skills, so the Expert cannot train: write "
+            f'"skills": ["..."], at most {MAX_SKILLS} ids in the order the reply uses them, into '
+            "each turn")
+    if not any(turn.reply for turn in turns):
         notes.append(f"{path} holds no reply, so only the Expert trains")
     if ignored:
         notes.append(f"fields that are not used: {', '.join(sorted(ignored))}")
     return "; ".join(notes)
 
+
+# ---------------------------------------------------------------- what every corpus needs
+
+def turns_of(dialogues: Iterable[Dialogue]) -> list[Turn]:
+    """The turns of all dialogues, in order."""
+    turns: list[Turn] = []
+    for dialogue in dialogues:
+        turns += dialogue.turns
+    return turns
+
+
+def used_skills(turns: Iterable[Turn]) -> list[str]:
+    """The skills that label any turn, each once, in order of first appearance."""
+    used: dict[str, None] = {}
+    for turn in turns:
+        used |= dict.fromkeys(turn.skills or ())
+    return list(used)
+
+
+def split(
+    dialogues: Sequence[Dialogue],
+) -> tuple[list[Dialogue], list[Dialogue], list[Dialogue]]:
+    """(train, dev, test), about 80/10/10 % by sha256 of the id, each at least one dialogue.
+
+    A dialogue keeps its part when others are added, except in tiny files, where a part would else
+    be empty.  Needs three dialogues with different ids.
+    """
+    share = {dialogue.id: _share(dialogue.id) for dialogue in dialogues}
+    ranked = sorted(share, key=lambda id: (share[id], id))
+    rank = {id: place for place, id in enumerate(ranked)}
+    n = len(dialogues)
+    n_test = min(max(1, _below(.1, share)), n - 2)
+    n_held_out = min(max(n_test + 1, _below(.2, share)), n - 1)
+    train, dev, test = [], [], []
+    for dialogue in dialogues:
+        if rank[dialogue.id] < n_test:
+            test.append(dialogue)
+        elif rank[dialogue.id] < n_held_out:
+            dev.append(dialogue)
+        else:
+            train.append(dialogue)
+    return train, dev, test
+
+
+def _share(id: str) -> float:
+    """A number in [0, 1) that depends on the id alone."""
+    return int(hashlib.sha256(id.encode()).hexdigest()[:8], 16) / 2**32
+
+
+def _below(limit: float, share: Mapping[str, float]) -> int:
+    return sum(x < limit for x in share.values())
+
+
+def horizon(dialogues: Sequence[Dialogue]) -> int:
+    """T of Eq. 1 for logs: the 90th percentile of the dialogues' lengths in turns, at least 2."""
+    lengths = sorted(len(dialogue.turns) for dialogue in dialogues)
+    return max(2, lengths[math.ceil(.9 * len(lengths)) - 1])
+
+
+def examples(skill: str, train: Iterable[Dialogue], limit: int = 8) -> tuple[str, ...]:
+    """Replies of the training split that used a skill.
+
+    Those that used it alone come first, among them the most frequent, then in file order.
+    """
+    # (used with other skills, reply) -> how often
+    used: Counter[tuple[bool, str]] = Counter()
+    for dialogue in train:
+        for turn in dialogue.turns:
+            if turn.reply and turn.skills and skill in turn.skills:
+                used[len(turn.skills) > 1, turn.reply] += 1
+    # sorted() is stable: file order decides between equals
+    ranked = sorted(used, key=lambda key: (key[0], -used[key]))
+    replies = dict.fromkeys(reply for _, reply in ranked)
+    return tuple(replies)[:limit]
+
+
+# ---------------------------------------------------------------- lines and rows
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     """(line number from 1, text) of the lines that are not blank."""
@@ -95,107 +225,234 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
         raise DataError(f"--dataset {path}: no such file; give the path of your logs")
     with path.open("rb") as file:
         for number, raw in enumerate(file, 1):
-            at = f"{path}, line {number}"
-            try:
-                line = raw.decode("utf-8-sig" if number == 1 else "utf-8")       # -sig: Windows editors put a mark in front
-            except UnicodeDecodeError as error:
-                raise DataError(f"{at}: byte {error.start + 1} is not UTF-8; save the file as UTF-8") from None
-            if "\0" in line:
-                raise DataError(f"{at}: NUL byte; the file is damaged or not UTF-8: save it as UTF-8 again")
+            line = _decoded(raw, number, f"{path}, line {number}")
             if line.strip():
                 yield number, line
 
 
-def parse_row(text: str, at: str) -> Any:
-    def refuse(constant):
-        raise ValueError(f"{constant} is no JSON")
+def _decoded(raw: bytes, number: int, at: str) -> str:
+    # -sig: Windows editors put a mark in front of the first line
+    encoding = "utf-8-sig" if number == 1 else "utf-8"
     try:
-        return json.loads(text, parse_constant=refuse)
+        line = raw.decode(encoding)
+    except UnicodeDecodeError as error:
+        wrong = f"byte {error.start + 1} is not UTF-8"
+        raise DataError(f"{at}: {wrong}; save the file as UTF-8") from None
+    if "\0" in line:
+        raise DataError(
+            f"{at}: NUL byte; the file is damaged or not UTF-8: save it as UTF-8 again")
+    return line
+
+
+def parse_row(text: str, at: str) -> Any:
+    """The JSON value of a line; `at` names the line in the error message."""
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{at}: not valid JSON ({error}); write one object a line and quote with \"") from None
+        advice = 'write one object a line and quote with "'
+        raise DataError(f"{at}: not valid JSON ({error}); {advice}") from None
+
+
+def _refuse_constant(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
 
 
 def parse_dialogue(row: Any, at: str, number: int) -> Dialogue:
+    """A line's value as a Dialogue; `number` of the line makes an id where there is none."""
     if not isinstance(row, dict):
-        raise DataError(f'{at}: {_kind(row)} where an object is needed; write {{"id": "..", "turns": [..]}}')
-    turns = row.get("turns")
-    if not isinstance(turns, list) or not turns:
-        wrong = "missing" if turns is None else "empty" if turns == [] else f"{_kind(turns)}, not a list"
-        raise DataError(f'{at}, field turns: {wrong}; write a list of at least one {{"user": "..", "reply": ".."}}')
-    id = row.get("id", f"line-{number}")
-    if not isinstance(row.get("goal"), (dict, type(None))):
-        raise DataError(f"{at}, field goal: {_kind(row['goal'])}; write an object or null")
-    id = str(id) if type(id) is int else _string(id, f"{at}, field id")
-    return Dialogue(id, tuple(_turn(t, f"{at}, field turns[{i}]") for i, t in enumerate(turns)), row.get("goal"), at)
+        raise DataError(
+            f"{at}: {_kind(row)} where an object is needed; "
+            'write {"id": "..", "turns": [..]}')
+    rows = _turn_rows(row.get("turns"), f"{at}, field turns")
+    goal = _goal(row.get("goal"), f"{at}, field goal")
+    id = _id(row.get("id", f"line-{number}"), f"{at}, field id")
+    turns = []
+    for i, turn in enumerate(rows):
+        turns.append(_turn(turn, f"{at}, field turns[{i}]"))
+    return Dialogue(id, tuple(turns), goal, at)
 
+
+# ---------------------------------------------------------------- fields of a dialogue
+
+def _turn_rows(value: Any, at: str) -> list[Any]:
+    if isinstance(value, list) and value:
+        return value
+    if value is None:
+        wrong = "missing"
+    elif value == []:
+        wrong = "empty"
+    else:
+        wrong = f"{_kind(value)}, not a list"
+    raise DataError(f'{at}: {wrong}; write a list of at least one {{"user": "..", "reply": ".."}}')
+
+
+def _goal(value: Any, at: str) -> dict[str, Any] | None:
+    if value is not None and not isinstance(value, dict):
+        raise DataError(f"{at}: {_kind(value)}; write an object or null")
+    return value
+
+
+def _id(value: Any, at: str) -> str:
+    # type(), because True is an int as well
+    if type(value) is int:
+        return str(value)
+    return _string(value, at)
+
+
+# ---------------------------------------------------------------- fields of a turn
 
 def _turn(turn: Any, at: str) -> Turn:
     if not isinstance(turn, dict):
         raise DataError(f'{at}: {_kind(turn)}; write {{"user": "..", "reply": ".."}}')
     user = _string(turn.get("user"), f"{at}.user")
-    intent, emotion, reply = (None if turn.get(k) is None else _string(turn[k], f"{at}.{k}") for k in ("intent", "emotion", "reply"))
+    intent = _text_or_none(turn.get("intent"), f"{at}.intent")
+    emotion = _text_or_none(turn.get("emotion"), f"{at}.emotion")
+    reply = _text_or_none(turn.get("reply"), f"{at}.reply")
     context = _context(turn.get("context"), f"{at}.context")
-    skills = None if turn.get("skills") is None else _strings(turn["skills"], f"{at}.skills")
-    if skills and (len(skills) > MAX_SKILLS or len(set(skills)) < len(skills) or "" in skills):
-        wrong = f"{len(skills)} skills" if len(skills) > MAX_SKILLS else "an empty or repeated skill"
-        raise DataError(f"{at}.skills: {wrong}; write at most {MAX_SKILLS} different skill ids, in the order the reply uses them")
-    return Turn(user, intent or None, emotion or None, context, skills, delexicalise(reply, context) if reply else None)
+    skills = _skills(turn.get("skills"), f"{at}.skills")
+    if reply is not None:
+        reply = delexicalise(reply, context)
+    return Turn(user, intent, emotion, context, skills, reply)
+
+
+def _text_or_none(value: Any, at: str) -> str | None:
+    """A string; None for null and for the empty string."""
+    if value is None:
+        return None
+    return _string(value, at) or None
 
 
 def _context(value: Any, at: str) -> dict[str, str]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise DataError(f'{at}: {_kind(value)}; write an object of strings, {{"price": "30 euros"}}')
+        raise DataError(
+            f'{at}: {_kind(value)}; write an object of strings, {{"price": "30 euros"}}')
     context = {}
-    for key, v in value.items():
-        if not re.fullmatch(r"\w+", key):
-            raise DataError(f"{at}: {key!r} cannot be a slot; name it with letters, digits and _ alone")
-        if v is not None:                        # null: not known, as if it were not there
-            context[key] = str(v) if type(v) in (int, float) else _string(v, f"{at}.{key}")
+    for name, fact in value.items():
+        if not re.fullmatch(r"\w+", name):
+            raise DataError(
+                f"{at}: {name!r} cannot be a slot; name it with letters, digits and _ alone")
+        # null: not known, as if it were not there
+        if fact is not None:
+            context[name] = _fact(fact, f"{at}.{name}")
     return context
 
+
+def _fact(value: Any, at: str) -> str:
+    # type(), because True is an int as well
+    if type(value) in (int, float):
+        return str(value)
+    return _string(value, at)
+
+
+def _skills(value: Any, at: str) -> tuple[str, ...] | None:
+    if value is None:
+        return None
+    skills = _strings(value, at)
+    if len(skills) > MAX_SKILLS:
+        wrong = f"{len(skills)} skills"
+    elif len(set(skills)) < len(skills) or "" in skills:
+        wrong = "an empty or repeated skill"
+    else:
+        return skills
+    raise DataError(
+        f"{at}: {wrong}; write at most {MAX_SKILLS} different skill ids, in the order the reply "
+        "uses them")
+
+
+# ---------------------------------------------------------------- values
 
 def _string(value: Any, at: str) -> str:
     if not isinstance(value, str):
         raise DataError(f"{at}: {_kind(value)} where a string is needed; write it in quotes")
-    if "\0" in value or any("\ud800" <= c <= "\udfff" for c in value):
+    # a surrogate is half of a character
+    if re.search("[\0\ud800-\udfff]", value):
         raise DataError(f"{at}: holds a NUL or half of a character; remove it")
     return value
 
 
 def _strings(value: Any, at: str) -> tuple[str, ...]:
     if not isinstance(value, list):
-        raise DataError(f'{at}: {_kind(value)} where a list of strings is needed; write ["..", ".."]')
-    return tuple(_string(v, at) for v in value)
+        raise DataError(
+            f'{at}: {_kind(value)} where a list of strings is needed; write ["..", ".."]')
+    return tuple(_string(item, at) for item in value)
 
 
 def _kind(value: Any) -> str:
-    names = {dict: "an object", list: "a list", str: "a string", bool: "true or false", type(None): "missing or null"}
+    """What a JSON value is, in words.
+
+    >>> _kind({}), _kind(None), _kind(.5)
+    ('an object', 'missing or null', 'a number')
+    """
+    names = {
+        dict: "an object",
+        list: "a list",
+        str: "a string",
+        bool: "true or false",
+        type(None): "missing or null",
+    }
     return names.get(type(value), "a number")
 
 
+# ---------------------------------------------------------------- the skill pool
+
 def read_skills(path: Path) -> dict[str, Skill]:
     """The pool from `<name>.skills.json`: a list of Skill records, or {id: record}."""
-    value = parse_row("\n".join(line for _, line in read_lines(path)), str(path))
-    records = [{"id": k} | v if isinstance(v, dict) else v for k, v in value.items()] if isinstance(value, dict) else value
-    if not isinstance(records, list) or not records:
-        raise DataError(f'{path}: {_kind(value)} without a record; write [{{"id": "apologise", "description": ".."}}, ..]')
-    pool = {}
-    for i, record in enumerate(records):
-        at = f"{path}, record {i + 1}"
-        if not isinstance(record, dict):
-            raise DataError(f"{at}: {_kind(record)} where an object is needed")
-        unknown = set(record) - {f.name for f in dataclass_fields(Skill)}
-        if unknown or not record.get("id"):
-            wrong = f"unknown field {min(unknown)!r}" if unknown else "field id is missing"
-            raise DataError(f"{at}: {wrong}; fields are {', '.join(f.name for f in dataclass_fields(Skill))}")
-        if record.get("task") not in (None, 1, 2, 3) or type(record.get("task")) in (bool, float):
-            raise DataError(f"{at}, field task: {record['task']!r}; write 1, 2, 3 or null")
-        lists = {k: _strings(record[k], f"{at}, field {k}") for k in ("examples", "must_say", "must_not_say", "needs") if record.get(k) is not None}
-        skill = Skill(_string(record["id"], f"{at}, field id"), _string(record.get("description") or "", f"{at}, field description"),
-                      task=record.get("task"), **lists)
+    text = "\n".join(line for _, line in read_lines(path))
+    records = _records(parse_row(text, str(path)), path)
+    pool: dict[str, Skill] = {}
+    for number, record in enumerate(records, 1):
+        at = f"{path}, record {number}"
+        skill = _skill(record, at)
         if skill.id in pool:
-            raise DataError(f"{at}, field id: {skill.id!r} stands there already; give each skill its own id")
+            raise DataError(
+                f"{at}, field id: {skill.id!r} stands there already; give each skill its own id")
         pool[skill.id] = skill
     return pool
+
+
+def _records(value: Any, path: Path) -> list[Any]:
+    records = value
+    if isinstance(value, dict):
+        records = [_named(id, record) for id, record in value.items()]
+    if not isinstance(records, list) or not records:
+        raise DataError(
+            f"{path}: {_kind(value)} without a record; "
+            'write [{"id": "apologise", "description": ".."}, ..]')
+    return records
+
+
+def _named(id: str, record: Any) -> Any:
+    """A record of {id: record} as one of a list; what is no object is refused later."""
+    if not isinstance(record, dict):
+        return record
+    return {"id": id} | record
+
+
+def _skill(record: Any, at: str) -> Skill:
+    if not isinstance(record, dict):
+        raise DataError(f"{at}: {_kind(record)} where an object is needed")
+    _check_fields(record, at)
+    lists = {}
+    for name in ("examples", "must_say", "must_not_say", "needs"):
+        if record.get(name) is not None:
+            lists[name] = _strings(record[name], f"{at}, field {name}")
+    id = _string(record["id"], f"{at}, field id")
+    description = _string(record.get("description") or "", f"{at}, field description")
+    return Skill(id, description, task=record.get("task"), **lists)
+
+
+def _check_fields(record: Mapping[str, Any], at: str) -> None:
+    unknown = set(record) - set(SKILL_FIELDS)
+    wrong = None
+    if unknown:
+        wrong = f"unknown field {min(unknown)!r}"
+    elif not record.get("id"):
+        wrong = "field id is missing"
+    if wrong:
+        raise DataError(f"{at}: {wrong}; fields are {', '.join(SKILL_FIELDS)}")
+    task = record.get("task")
+    # True == 1 and 1.0 == 1, but neither is a number of a task
+    if task not in (None, 1, 2, 3) or type(task) in (bool, float):
+        raise DataError(f"{at}, field task: {task!r}; write 1, 2, 3 or null")

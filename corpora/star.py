@@ -40,7 +40,7 @@ from typing import Any
 
 import data
 from corpora import jsonl
-from corpora.download import fetch
+from corpora.download import digest, fetch
 from corpora.jsonl import examples, horizon
 from corpora.sop import BRANCHES, RENAMED, prohibitions
 from data import DataError, Dataset, Dialogue, Skill, Turn, base
@@ -356,7 +356,7 @@ def sources(folder: Path) -> list[Path]:
     """The two archives, or else GitHub's zip; downloads that if none is there."""
     if all((folder / name).exists() for name in ARCHIVES):
         for name, sha256 in ARCHIVES.items():
-            if download.digest(folder / name) != sha256:
+            if digest(folder / name) != sha256:
                 raise DataError(f"{folder / name}: damaged, its sha256 is not {sha256[:12]}..; remove it and run python star.py --download")
         return [folder / name for name in ARCHIVES]
     return [folder / ZIP] if (folder / ZIP).exists() else download(folder)

@@ -1,10 +1,12 @@
 """What many tests share: a small pool of skills, what a judge is shown, a small Expert."""
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import torch
 from hypothesis import settings
 
-from data import Judged, Skill
+from data import Judged, Labels, Observation, Prepared, Reply, Request, Skill, Step
 from expert import Expert, ExpertConfig, ExpertState, Perception
 
 property_test = settings(max_examples=200, deadline=None)
@@ -56,3 +58,18 @@ def expert_of(pool, seed=0, **flags) -> Expert:
     perception = Perception(["refund", "other"], ["angry", "neutral"], 8)
     cfg = ExpertConfig(**({"width": 24, "history": 1} | flags))
     return Expert(pool, perception, cfg, words=8)
+
+
+# --- logs ---------------------------------------------------------------------------------------
+
+def replay_step(skills, teacher, reply, context=B_T, reference="ref") -> Step:
+    """A logged turn, played: the skills chosen, the teacher's, and what was replied."""
+    seen = Observation("u", context, labels=Labels(teacher=tuple(teacher), reference=reference))
+    return Step(
+        seen, ExpertState("u"), (None, None), tuple(skills),
+        Prepared(Request("u", tuple(skills), context)), [Reply(reply)],
+        Judged("u", context, (), reply, reference=reference), [None])
+
+
+def replayed(*steps: Step):
+    return SimpleNamespace(steps=list(steps))

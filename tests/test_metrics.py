@@ -1,69 +1,70 @@
-"""The metrics of tse.py other than TSE: replayed tasks, GRE, BLEU, skills, intervals."""
+"""metrics.py: the values of a dialogue by hand, and the table of metrics."""
 import math
+from types import SimpleNamespace
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from sacrebleu.metrics import BLEU
 
-from tse import bleu, g_eval, gre, interval, replay_turns, skill_f1
-
-
-def test_replay_turns_by_hand():
-    assert replay_turns([{1}, {1, 2}, set()]) == (1, 2, None)
-    assert replay_turns([]) == (None, None, None)
+from data import Dataset
+from metrics import HELD_OUT, METRICS, TRAINING, completed, dialogue_metrics, summary
+from policies import Silence
+from tests.helpers import POOL, replay_step, replayed
+from tests.two_turns import Parrot, play_two
 
 
-def test_gre_and_g_eval_leave_out_the_unscored():
-    assert gre([(6, 9, 0), None, (3, 3, 3)]) == pytest.approx(4)    # (6 + 9 + 0) / 3 = 5, and 3
-    assert gre([None]) is None
-    assert g_eval([]) is None
+def test_summary_by_hand():
+    R_E = (1.0, 1 / (3 + 1 / math.log2(3)))         # as in test_gopo.py
+    played = play_two()
+    row = summary(played.gopo, [played.episode])
+    wanted = {
+        "tse": 1.0, "success": 1.0, "turns": 2, "r_expert": sum(R_E) / 2, "r_cs": 0.775,
+        "w_expert": 0.4, "length": 1.0, "f1": (1 + 2 / 3) / 2, "exact": 0.5, "unscored": 0.0,
+        "S_quality": 0.25, "S_fitness": 1.0, "esndcg": sum(R_E) / 2}
+    assert {key: row[key] for key in wanted} == pytest.approx(wanted)
 
 
-# --- BLEU ---------------------------------------------------------------------------------------
+# --- the table ----------------------------------------------------------------------------------
 
-def test_bleu_by_hand():
-    # every n-gram matches, 6 words for 7: the brevity penalty exp(1 - 7/6) alone
-    found = bleu(["the cat sat on the mat"], ["the cat sat on the mat ."])
-    assert found == pytest.approx(math.exp(1 - 7 / 6))
-    # five characters, the last wrong: (4/5 * 3/4 * 2/3 * 1/2)^(1/4); by words it would be one word
-    assert bleu(["我要退货吗"], ["我要退货吧"]) == pytest.approx(0.2 ** 0.25)
-
-
-def test_bleu_leaves_out_what_has_no_reference():
-    assert bleu(["x"], [""]) is None
-    assert bleu([], []) is None
-    assert bleu(["a b c d", "junk"], ["a b c d", ""]) == pytest.approx(1.0)
+def test_every_column_is_a_metric():
+    assert set(TRAINING) <= set(METRICS)
+    assert set(HELD_OUT) <= set(METRICS)
+    for columns in (TRAINING, HELD_OUT):
+        assert len(set(columns)) == len(columns)
 
 
-words = st.sampled_from("the cat {price_1} sat on mat".split())
-sentences = st.lists(words, min_size=1, max_size=9).map(" ".join)
+@pytest.mark.parametrize("key", METRICS)
+def test_every_metric_is_explained(key):
+    metric = METRICS[key]
+    assert metric.key == key
+    assert metric.help.strip()
+    assert metric.name.strip()
+    assert metric.better in ("high", "low", "")
+    assert metric.digits >= 0
 
 
-@settings(max_examples=30, deadline=None)
-@given(st.lists(sentences, min_size=1, max_size=4))
-def test_bleu_equals_sacrebleu(replies):
-    references = [r[::-1] if i % 2 else r for i, r in enumerate(replies)]
-    oracle = BLEU(tokenize="13a").corpus_score(replies, [references])
-    assert bleu(replies, references) == pytest.approx(oracle.score / 100)
+def test_both_tables_read_the_metrics():
+    played = play_two()
+    assert list(summary(played.gopo, [played.episode])) == list(TRAINING)
+    assert list(dialogue_metrics(played.gopo, played.episode)) == list(HELD_OUT)
 
 
-# --- skills, and intervals ----------------------------------------------------------------------
+# --- tasks of logged dialogues ------------------------------------------------------------------
 
-def test_skill_f1_by_hand():
-    # 2 * 1 / (2 + 3), order ignored
-    assert skill_f1(["b", "a"], ["c", "b", "d"]) == pytest.approx(0.4)
-    assert skill_f1([], []) == 1
-    assert skill_f1(["a"], []) == 0
-    assert skill_f1(["b", "a"], ["a", "b"]) == 1
+LOGS = Dataset("logs", POOL, (), (), [], [], [])
+SILENT = SimpleNamespace(dataset=LOGS, speaker=Silence(LOGS))
+SPEAKING = SimpleNamespace(dataset=LOGS, speaker=Parrot())
 
 
-def test_interval_by_hand():
-    assert interval([0.5] * 8) == {"mean": 0.5, "low": 0.5, "high": 0.5}
-    assert interval([None, 1.0])["mean"] == 1.0
-    nothing = {"mean": None, "low": None, "high": None}
-    assert interval([None]) == interval([]) == nothing
-    coin = interval([0.0, 1.0] * 200)            # 1.96 * sqrt(.25 / 400) = .049
-    assert coin["low"] == pytest.approx(0.451, abs=0.012)
-    assert coin["high"] == pytest.approx(0.549, abs=0.012)
-    assert interval([0.0, 1.0, 1.0], seed=3) == interval([0.0, 1.0, 1.0], seed=3)
+def test_completed_on_logs_by_hand():
+    """TSE-replay: a skill counts if the policy chose it and the teacher has it.
+
+    If the policy speaks, a slot that the skill needs must have been said as well.
+    """
+    episode = replayed(
+        replay_step(["guide"], ["pay"], ""),
+        replay_step(["pay"], ["pay"], "No slot."),
+        replay_step(["pay", "guide"], ["guide", "pay"], "You get {refund_2}."))
+    assert completed(SILENT, episode) == (None, 2, 3)
+    assert completed(SPEAKING, episode) == (None, 3, 3)
+    # nothing to state: choosing it is all it can do
+    bare = replayed(replay_step(["pay"], ["pay"], "No.", context={}))
+    assert completed(SPEAKING, bare) == (None, 1, None)

@@ -8,7 +8,7 @@ from data import Dataset, Dialogue, Labels, Turn
 from expert import Expert, ExpertConfig, ExpertState, Perception
 from gopo import Gopo, GopoConfig
 from judge import ReplayJudge
-from measure import training_row
+from metrics import training_row
 from policies import by_chance, with_true_perception
 from rewards import skill_reward
 from tests.helpers import IDS, POOL

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corpora import sop, star
-from data import MAX_SKILLS, DataError, base, slots
+from data import MAX_SKILLS, DataError, Labels, base, slots
 
 DATA = Path(os.environ.get("GOPO_DATA", "data"))
 FOLDER = DATA / "star"
@@ -190,7 +190,7 @@ def test_the_sop_as_a_policy():
 
     def act(user, past, **B):
         steps = [SimpleNamespace(teacher=t) for t in past]
-        env = SimpleNamespace(context={"_task": "bank_balance"} | B, labels=data.Labels(teacher=("bank_ask_dob",)))
+        env = SimpleNamespace(context={"_task": "bank_balance"} | B, labels=Labels(teacher=("bank_ask_dob",)))
         return sop.by_sop(dataset)([SimpleNamespace(user=user)], [SimpleNamespace(steps=steps, seen=env)])
     assert act("Hello!", []) == [("hello",)] and act("I want my balance please", []) == [("ask_name",)]
     assert act("my balance", [("hello",)]) == [("ask_name",)] and act("Jo", [("ask_name",), None]) == [("bank_ask_account_number",)]

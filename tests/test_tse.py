@@ -1,0 +1,69 @@
+"""The metrics of tse.py other than TSE: replayed tasks, GRE, BLEU, skills, intervals."""
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sacrebleu.metrics import BLEU
+
+from tse import bleu, g_eval, gre, interval, replay_turns, skill_f1
+
+
+def test_replay_turns_by_hand():
+    assert replay_turns([{1}, {1, 2}, set()]) == (1, 2, None)
+    assert replay_turns([]) == (None, None, None)
+
+
+def test_gre_and_g_eval_leave_out_the_unscored():
+    assert gre([(6, 9, 0), None, (3, 3, 3)]) == pytest.approx(4)    # (6 + 9 + 0) / 3 = 5, and 3
+    assert gre([None]) is None
+    assert g_eval([]) is None
+
+
+# --- BLEU ---------------------------------------------------------------------------------------
+
+def test_bleu_by_hand():
+    # every n-gram matches, 6 words for 7: the brevity penalty exp(1 - 7/6) alone
+    found = bleu(["the cat sat on the mat"], ["the cat sat on the mat ."])
+    assert found == pytest.approx(math.exp(1 - 7 / 6))
+    # five characters, the last wrong: (4/5 * 3/4 * 2/3 * 1/2)^(1/4); by words it would be one word
+    assert bleu(["我要退货吗"], ["我要退货吧"]) == pytest.approx(0.2 ** 0.25)
+
+
+def test_bleu_leaves_out_what_has_no_reference():
+    assert bleu(["x"], [""]) is None
+    assert bleu([], []) is None
+    assert bleu(["a b c d", "junk"], ["a b c d", ""]) == pytest.approx(1.0)
+
+
+words = st.sampled_from("the cat {price_1} sat on mat".split())
+sentences = st.lists(words, min_size=1, max_size=9).map(" ".join)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(sentences, min_size=1, max_size=4))
+def test_bleu_equals_sacrebleu(replies):
+    references = [r[::-1] if i % 2 else r for i, r in enumerate(replies)]
+    oracle = BLEU(tokenize="13a").corpus_score(replies, [references])
+    assert bleu(replies, references) == pytest.approx(oracle.score / 100)
+
+
+# --- skills, and intervals ----------------------------------------------------------------------
+
+def test_skill_f1_by_hand():
+    # 2 * 1 / (2 + 3), order ignored
+    assert skill_f1(["b", "a"], ["c", "b", "d"]) == pytest.approx(0.4)
+    assert skill_f1([], []) == 1
+    assert skill_f1(["a"], []) == 0
+    assert skill_f1(["b", "a"], ["a", "b"]) == 1
+
+
+def test_interval_by_hand():
+    assert interval([0.5] * 8) == {"mean": 0.5, "low": 0.5, "high": 0.5}
+    assert interval([None, 1.0])["mean"] == 1.0
+    nothing = {"mean": None, "low": None, "high": None}
+    assert interval([None]) == interval([]) == nothing
+    coin = interval([0.0, 1.0] * 200)            # 1.96 * sqrt(.25 / 400) = .049
+    assert coin["low"] == pytest.approx(0.451, abs=0.012)
+    assert coin["high"] == pytest.approx(0.549, abs=0.012)
+    assert interval([0.0, 1.0, 1.0], seed=3) == interval([0.0, 1.0, 1.0], seed=3)
