@@ -1,1 +1,3 @@
-"""What GOPO is compared with: each method is a subclass of gopo.Gopo, in a file of its name."""
+"""What GOPO is compared with: each method has a file of its name.
+
+All but the prompted Expert, which learns nothing, are subclasses of gopo.Gopo."""

@@ -1,6 +1,7 @@
 """PPO (Schulman et al. 2017), the reinforcement-learning baseline of Table 1.
 
-One agent without an Expert learns token by token.  Schulman et al.'s are the first two lines:
+One agent without an Expert learns token by token.  The ratio and the clipped surrogate are
+from Schulman et al. 2017 (their Eq. 7); GAE, with A_i and delta_i, is from Schulman et al. 2016:
 
     r_i = pi(a_i|s_i) / pi_old(a_i|s_i)
     L_clip = -mean_i min(r_i A_i, clip(r_i, 1 - eps, 1 + eps) A_i)
@@ -89,8 +90,8 @@ class PPOConfig:
         1.0, "PPO: adds this times the dialogue's TSE to the reward at its last token, live shop "
         "only")
     ppo_end_bonus: bool = opt(
-        False, "PPO: adds 1 for each turn left to the horizon when a dialogue ends with all tasks "
-        "done, as for GOPO's Expert (GAP-4)")
+        False, "PPO: when a dialogue ends with all tasks done, adds a discounted 1 for each turn "
+        "left to the horizon, as for GOPO's Expert (GAP-4)")
 
     def __post_init__(self):
         if not 0 < self.ppo_clip < 1:
