@@ -26,7 +26,7 @@ from torch import Tensor
 
 from data import DataError, Dataset, Prepared, Reply, Request, Skill
 from infra.processes import all_sum, sum_gradients
-from infra.runs import adam_state, load_adam_state
+from infra.runs import adam_state, device_of, load_adam_state
 from lm.config import AgentConfig, LMConfig, configs_of
 from lm.constraints import violations
 from lm.decoder import ConstrainedLM, Drawn, token_logp
@@ -423,11 +423,6 @@ def _totals(drawn: Sequence[Drawn], distance: Tensor) -> Totals:
 
 
 # ---------------------------------------------------------------- a run, read back
-def here(config: dict) -> str:
-    """The device of a run, or the CPU where there is no such device."""
-    return config["device"] if torch.cuda.is_available() else "cpu"
-
-
 def load_agent(folder: Path, dataset: Dataset, config: dict) -> CustomerServiceAgent:
     """The agent saved in `folder`, in the precision that the run was trained in."""
     if not (folder / "config.json").exists() and not (folder / "adapter_config.json").exists():
@@ -436,7 +431,7 @@ def load_agent(folder: Path, dataset: Dataset, config: dict) -> CustomerServiceA
             f"python train.py --resume {folder.parent}"
         )
     lm, cfg, _ = configs_of(config)
-    device = here(config)
+    device = device_of(config)
     model, tokenizer = load_saved(folder, lm.quantise, config["precision"], device)
     how = (cfg, lm, device, config["precision"])
     return CustomerServiceAgent(model, tokenizer, dataset.skills, dataset.must_not_say, *how)

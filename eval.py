@@ -29,7 +29,7 @@ from infra.client import ApiConfig
 from infra.files import read_json, write_json
 from infra.flags import given, parse, parser_of
 from judge import Judge
-from lm.models import BUILT
+from lm.config import BUILT
 from measure import data_of, evaluate_run, hosted_gopo, rows_of, trained_row
 from policies import Choose, keyed
 from show import print_table, print_unanswered, show_dialogue, show_turn

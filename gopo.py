@@ -17,7 +17,6 @@ import numpy as np
 import torch
 
 import data
-from csagent import here, load_agent
 from data import DataError, Dataset, Episode, Message, Observation, Step, fill
 from expert import Expert, ExpertBatch, ExpertConfig, ExpertLearner, Perception, gae
 from hosted.judge import judge_for
@@ -26,7 +25,7 @@ from infra.domain import read_domain
 from infra.files import read_json
 from infra.flags import recorded
 from infra.processes import shard, world_size
-from infra.runs import adam_state, load_adam_state, load_into, load_tensors
+from infra.runs import adam_state, device_of, load_adam_state, load_into, load_tensors
 from judge import Judge, RuleJudge
 from play import GopoConfig, Player
 from policies import Choose, Draws, Speaker, by_nobody, by_policy, keyed, silent_speaker
@@ -311,10 +310,12 @@ def load_gopo(
     load_into(policy, load_tensors(run / expert), str(run / expert))
     trained = None
     if speaks and agent and not speaker:
+        # imported here: transformers takes four seconds, and a strategy needs none of it
+        from csagent import load_agent
         trained = load_agent(run / agent, dataset, config)
     judge = judge or judge_for(dataset)
     cfg = recorded(GopoConfig, config["gopo"])
-    policy = policy.to(here(config))
+    policy = policy.to(device_of(config))
     return method(dataset, policy, trained, judge, cfg, speaker, options)
 
 

@@ -25,7 +25,7 @@ from infra.client import ApiConfig, Client
 from infra.domain import read_domain
 from infra.files import read_json
 from judge import Judge
-from lm.models import BUILT
+from lm.config import BUILT
 from metrics import (
     HELD_OUT,
     METRICS,

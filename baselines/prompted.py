@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from data import MAX_SKILLS, Dataset, Episode
 from expert import ExpertState, Perception
 from hosted.agents import HostedExpert
-from lm.models import BUILT
+from lm.config import BUILT
 from policies import Choose
 
 Messages = list[dict[str, str]]

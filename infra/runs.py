@@ -99,6 +99,11 @@ def alone_in(folder: Path) -> Iterator[None]:
         yield
 
 
+def device_of(config: dict) -> str:
+    """The device of a run, or the CPU where there is no such device."""
+    return config["device"] if torch.cuda.is_available() else "cpu"
+
+
 def versions() -> dict[str, str | None]:
     """The versions of the libraries, and the commit of this code (None without git)."""
     command = ["git", "rev-parse", "HEAD"]
