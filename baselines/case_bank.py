@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +30,11 @@ LIVE = 2 ** 31
 CHUNK = 2048
 
 
+# Cases that Q ranks, the nearest by cosine: more, and Q picks cases that fit the state less [ours].
+NEAR = 16
+WIDTH = 64                                       # hidden, of Q, a perceptron [Memento: 512]
+
+
 @dataclass(frozen=True)
 class MementoConfig:
     """How cases are kept and read; numbers are ours where the source is not named (GAP-10)."""
@@ -39,25 +44,20 @@ class MementoConfig:
     memento_k: int = opt(
         4, "K, cases read a turn [Memento: 4 is best of 0 to 32]; in training one is drawn from "
         "the best 2K")
-    memento_near: int = opt(
-        16, "cases that Q ranks, the nearest by cosine, at least 2K; more, and Q picks cases that "
-        "fit the state less")
     memento_bank: int = opt(
         20_000, "cases kept, logged ones at most half of them; when full the oldest played case is "
         "dropped")
     memento_alpha: float = opt(
         0.5, "temperature alpha of Memento Eq. 7, by which a case is drawn in training, > 0")
     memento_warm: int = opt(500, "turns that Q has learned from before it reads, >= 0")
-    memento_width: int = opt(
-        64, "hidden width of Q, a two-layer perceptron [Memento: 512]")
     memento_q_lr: float = opt(2e-4, "Adam step size of Q")
-    memento_batch: int = opt(32, "turns in one Adam step of Q [Memento's code: 32]")
+    # Settings of older runs that nobody used, and the only value that still means the same.
+    REMOVED: ClassVar = {"memento_near": 16, "memento_width": 64, "memento_batch": 32}
 
     def __post_init__(self):
         if self.memento_read not in ("cosine", "q"):
             raise ValueError(f"--memento_read is cosine or q, got {self.memento_read!r}")
-        near = 2 * self.memento_k
-        smallest = {"k": 1, "near": near, "bank": 2, "warm": 0, "width": 1, "batch": 1}
+        smallest = {"k": 1, "bank": 2, "warm": 0}
         for name, least in smallest.items():
             value = getattr(self, f"memento_{name}")
             if value < least:
@@ -154,7 +154,7 @@ class CaseBank(nn.Module):
         # Cases held; those of them that are never dropped; turns that Q has learned from.
         for name in ("count", "logged", "learned"):
             self.register_buffer(name, torch.zeros(1, dtype=torch.int64))
-        hidden = options.memento_width
+        hidden = WIDTH
         self.q = nn.Sequential(
             nn.Linear(3 * width + len(self.pool) + 1, hidden), nn.ReLU(), nn.Linear(hidden, 1))
 
@@ -273,7 +273,7 @@ class CaseBank(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The cases for each state, best first.
 
-        By cosine (Eq. 13), or of the `memento_near` nearest those of greatest Q (Eq. 16).
+        By cosine (Eq. 13), or of the nearest those of greatest Q (Eq. 16).
 
         dialogues  ids: a dialogue never retrieves itself
         returns    weight, case, allowed, each [B, up to k]
@@ -284,7 +284,7 @@ class CaseBank(nn.Module):
         if dialogues is not None:
             ids = torch.tensor(dialogues, device=self.device)
             barred = ids[:, None] == self.dialogue[:n]
-        near = self.options.memento_near
+        near = max(NEAR, 2 * self.options.memento_k)
         weight, case, allowed = nearest(query, self.keys[:n].float(), barred, near)
         if n and self.reads_q:
             weight, case, allowed = self._ranked_by_q(query, case, allowed)

@@ -40,6 +40,9 @@ from infra.processes import world_size
 from infra.runs import adam_state, load_adam_state, load_into
 from policies import Choose
 
+BATCH = 32                                       # turns in one Adam step of Q [Memento's code: 32]
+
+
 # --- Q ------------------------------------------------------------------------------------------
 
 def q_loss(logit: Tensor, r: Tensor) -> Tensor:
@@ -80,7 +83,7 @@ class QLearner(ExpertLearner):
             before = bank.q(inputs).squeeze(-1)
         r = torch.tensor(outcomes, dtype=torch.float32, device=bank.device)
         row = {"loss_q": q_loss(before, r).item(), "q_auc": auc(before, r)}
-        batches = -(-len(r) // bank.options.memento_batch)
+        batches = -(-len(r) // BATCH)
         for first in range(batches):
             # Every so-many-th turn: a batch mixes dialogues without a draw.
             logit = bank.q(inputs[first::batches]).squeeze(-1)

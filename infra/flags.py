@@ -44,10 +44,17 @@ def given(config: type, argv: Sequence[str]) -> str | None:
 def recorded(kind: type[Config], values: Mapping[str, Any]) -> Config:
     """A config as config.json keeps it, perhaps written by an older version.
 
-    raises  DataError that names a setting which this version does not have
+    A setting that was removed is passed over if it had the value that still means the same
+    (`kind.REMOVED`: name -> value).
+
+    raises  DataError that names any other setting which this version does not have
     """
     known = {field.name for field in fields(kind)}
+    removed = getattr(kind, "REMOVED", {})
+    kept = {}
     for name, value in values.items():
-        if name not in known:
+        if name in known:
+            kept[name] = value
+        elif name not in removed or removed[name] != value:
             raise DataError(f"config.json: this version has no setting {name} = {value!r}")
-    return kind(**values)
+    return kind(**kept)

@@ -1,0 +1,61 @@
+"""From flags to config.json: every default is settled once, and flags of others are refused."""
+import pytest
+
+import data
+from start.resolve import new_config, parse_flags, settle
+
+
+@pytest.fixture(scope="module")
+def shop():
+    return data.load("mgshop")
+
+
+def config_of(dataset, *flags):
+    return new_config(parse_flags(["--precision", "fp32", *flags], ""), dataset)
+
+
+def nulls(config):
+    """Settings that are null, as part/name."""
+    found = set()
+    for part, values in config.items():
+        if isinstance(values, dict):
+            found |= {f"{part}/{name}" for name, value in values.items() if value is None}
+    return found
+
+
+def test_no_null_stands_where_a_run_uses_a_number(shop):
+    config = config_of(shop)
+    absent = {"run/split", "run/resume", "run/base", "run/output_dir", "api/api_base"}
+    absent |= {"api/max_requests", "versions/commit"}
+    assert nulls(config) <= absent
+    assert config["gopo"]["gamma"] == 0.95
+    assert config["run"]["steps"] == 25
+    assert config["agent"]["micro_batch"] == 4
+    assert config["warm"]["warm_dialogues"] == len(shop.train)
+
+
+@pytest.mark.parametrize("flags, joint, strategy", [
+    ((), 16, 32),                                # a language model speaks in the joint steps only
+    (("--replies", "template"), 32, 32),
+    (("--dialogues", "8"), 8, 8),
+    (("--dialogues", "8", "--strategy_dialogues", "128"), 8, 128),
+])
+def test_dialogues_of_both_stages(shop, flags, joint, strategy):
+    settled = config_of(shop, *flags)["gopo"]
+    assert (settled["dialogues"], settled["strategy_dialogues"]) == (joint, strategy)
+
+
+def test_settling_twice_changes_nothing(shop):
+    config = config_of(shop)
+    assert settle(config, shop) == config
+
+
+@pytest.mark.parametrize("flags", [
+    ("--ppo_clip", "0.2"),                       # its own default
+    ("--memento_k=4",),
+    ("--algo", "ppo", "--memento_k", "3"),
+])
+def test_a_flag_of_another_algorithm_is_refused_whatever_its_value(flags, capsys):
+    with pytest.raises(SystemExit):
+        parse_flags(flags, "")
+    assert "is none of --algo" in capsys.readouterr().err
