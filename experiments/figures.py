@@ -6,7 +6,6 @@ without data is removed, so that no old one stays.  Curves are running means ove
 as the figure says: the mean over seeds, with a band from the lowest to the highest seed."""
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 
 from experiments.cells import figure, known
 from experiments.reading import NUMBER
+from infra.files import whole
 
 # Okabe and Ito's colours, which the colour-blind can tell apart, and two more
 COLOURS = (
@@ -65,10 +65,9 @@ def save(drawn: Any, path: Path, caption: str) -> None:
     """Whole or not at all; the caption stands below."""
     from matplotlib import pyplot
     drawn.supxlabel(caption, fontsize=9, color="#444444")
-    part = path.with_name(path.name + ".part")
-    drawn.savefig(part, dpi=130, format="png")
+    with whole(path) as part:
+        drawn.savefig(part, dpi=130, format="png")
     pyplot.close(drawn)
-    os.replace(part, path)
 
 
 def open_frame(axis: Any) -> None:

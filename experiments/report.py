@@ -18,7 +18,6 @@ import argparse
 import base64
 import hashlib
 import math
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,6 +28,7 @@ import jinja2
 from data import DataError
 from experiments.cells import brackets, figure, known, seeds_of, side_of_zero, t_of, with_brackets
 from experiments.reading import CURVE, DIALOGUE, NUMBER, read_lines, read_results
+from infra.files import whole
 from rewards import DIMENSIONS
 
 PAGE = Path(__file__).with_name("report_page.html")
@@ -430,10 +430,9 @@ def write(folder: str | Path, dialogues: int = 400, points: int = 200) -> Path:
     """<folder>/report.html, whole or not at all."""
     path = Path(folder) / "report.html"
     text = render(Path(folder), dialogues, points)
-    part = path.with_name(path.name + ".part")
     # "replace": someone's log may hold half a character
-    part.write_bytes(text.encode("utf-8", "replace"))
-    os.replace(part, path)
+    with whole(path) as part:
+        part.write_bytes(text.encode("utf-8", "replace"))
     return path
 
 
