@@ -27,7 +27,7 @@ from gopo import Gopo, load_gopo
 from hosted.judge import LLMJudge, hosted_model, judge_for
 from infra.client import ApiConfig
 from infra.files import read_json, write_json
-from infra.flags import given, parse, parser_of
+from infra.flags import given, parse, parser_of, refuse_below
 from judge import Judge
 from lm.config import BUILT
 from measure import data_of, evaluate_run, hosted_gopo, rows_of, trained_row
@@ -56,7 +56,7 @@ class MeasureConfig:
         "hosted (--paper: by one model)")
 
     def __post_init__(self):
-        at_least(self, episodes=1)
+        refuse_below(self, {"episodes": 1})
         if self.judge != "rules":
             hosted_model(self.judge, "--judge", "rules")
         for name in ("cs_agent", "expert"):
@@ -82,7 +82,7 @@ class RunConfig:
     chat: bool = opt(False, "you play the customer in the terminal")
 
     def __post_init__(self):
-        at_least(self, seed=0, show=0)
+        refuse_below(self, {"seed": 0, "show": 0})
 
 
 @dataclass(frozen=True)
@@ -104,15 +104,7 @@ class PaperConfig:
     small_model: str = opt("nano", "--paper: the smaller model of Table 4")
 
     def __post_init__(self):
-        at_least(self, seeds=1, steps=1, workers=1)
-
-
-def at_least(config: object, **least: int) -> None:
-    """Refuses a number that is too small, by the name of its flag."""
-    for name, smallest in least.items():
-        value = getattr(config, name)
-        if value is not None and value < smallest:
-            raise ValueError(f"--{name} must be at least {smallest}, got {value}")
+        refuse_below(self, {"seeds": 1, "steps": 1, "workers": 1})
 
 
 def parse_flags(

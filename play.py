@@ -16,16 +16,17 @@ from dataclasses import dataclass, replace
 
 from data import Dataset, Episode, Judged, Prepared, Reply, Scores, Skill, Step, begin, opt
 from expert import Expert
+from infra.flags import refuse_below
 from judge import Judge
 from policies import Choose, Draws, Silence, Speaker, request_of
 from rewards import (
     CS_WEIGHTS,
     cs_reward,
     end_bonus,
-    esndcg,
+    extra_cost,
     joint_reward,
-    skill_gains,
-    skill_reward,
+    pick_gains,
+    prefix_esndcg,
 )
 from tse import tse
 
@@ -64,10 +65,7 @@ class GopoConfig:
             raise ValueError(f"--gamma must lie in [0, 1], got {self.gamma}")
         if not 0 < self.tse_gamma <= 1:
             raise ValueError(f"--tse_gamma must lie in (0, 1], got {self.tse_gamma}")
-        for name in ("dialogues", "strategy_dialogues"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"--{name} must be at least 1, got {value}")
+        refuse_below(self, {"dialogues": 1, "strategy_dialogues": 1})
         if self.reward not in ("joint", "expert", "cs") or self.cs_reward not in ("cs", "joint"):
             raise ValueError(
                 "--reward is joint, expert or cs and --cs_reward is cs or joint, "
@@ -222,9 +220,11 @@ class Player:
         cost = self.expert.cfg.skill_cost
         step.R_A = [self._r_cs(scores) for scores in step.scores]
         if step.teacher is not None:
-            step.esndcg = esndcg(step.skills, step.teacher)
-            step.gains = skill_gains(step.skills, step.teacher, cost)
-            step.R_E = skill_reward(step.skills, step.teacher, cost)
+            m, n = len(step.skills), len(step.teacher)
+            prefixes = prefix_esndcg(step.skills, step.teacher)
+            step.esndcg = prefixes[-1]
+            step.gains = pick_gains(prefixes, n, cost)
+            step.R_E = prefixes[-1] - extra_cost(m, n, cost)
         step.R_t = self.turn_reward(step, turn)
 
     @staticmethod

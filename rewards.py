@@ -108,8 +108,12 @@ def skill_reward(predicted: Sequence[str], teacher: Sequence[str], cost: float =
     >>> skill_reward(["soothe", "upsell"], ["soothe"])
     0.9
     """
-    extra = max(0, len(predicted) - len(teacher))
-    return esndcg(predicted, teacher) - cost * extra
+    return esndcg(predicted, teacher) - extra_cost(len(predicted), len(teacher), cost)
+
+
+def extra_cost(m: int, n: int, cost: float) -> float:
+    """c max(0, m - n): the price of m skills where the teacher has n (GAP-2)."""
+    return cost * max(0, m - n)
 
 
 def skill_gains(
@@ -123,10 +127,13 @@ def skill_gains(
     >>> skill_gains(["soothe"], ["soothe"])
     [1.0, 0.0]
     """
-    n = len(teacher)
-    prefixes = prefix_esndcg(predicted, teacher)
-    earned = [value - cost * max(0, i - n) for i, value in enumerate(prefixes)]
-    if not predicted:
+    return pick_gains(prefix_esndcg(predicted, teacher), len(teacher), cost)
+
+
+def pick_gains(prefixes: Sequence[float], n: int, cost: float) -> list[float]:
+    """`skill_gains` from the m + 1 values of `prefix_esndcg`, where the teacher has n skills."""
+    earned = [value - extra_cost(i, n, cost) for i, value in enumerate(prefixes)]
+    if len(earned) == 1:
         return earned  # the stop is the only pick: 1 if the teacher stops here as well
     earned[0] = 0.0  # nothing is earned before the first pick, also where T is empty
     picks = [after - before for before, after in pairwise(earned)]

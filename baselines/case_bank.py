@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from data import MAX_SKILLS, Dataset, opt
 from expert import ExpertConfig, ExpertState, Perception
+from infra.flags import refuse_below
 from start.pairs import labelled_states
 
 # Keys are multiples of 1/2048: their products sum without rounding in float32, in any order.
@@ -57,11 +58,7 @@ class MementoConfig:
     def __post_init__(self):
         if self.memento_read not in ("cosine", "q"):
             raise ValueError(f"--memento_read is cosine or q, got {self.memento_read!r}")
-        smallest = {"k": 1, "bank": 2, "warm": 0}
-        for name, least in smallest.items():
-            value = getattr(self, f"memento_{name}")
-            if value < least:
-                raise ValueError(f"--memento_{name} must be at least {least}, got {value}")
+        refuse_below(self, {"memento_k": 1, "memento_bank": 2, "memento_warm": 0})
         # Beyond 2^20 `nearest` could not order cases by age.
         if self.memento_bank > 1_000_000:
             raise ValueError(f"--memento_bank must be at most 1000000, got {self.memento_bank}")

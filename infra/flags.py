@@ -5,11 +5,36 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from math import inf
 from typing import Any, TypeVar
 
 from data import DataError
 
 Config = TypeVar("Config")
+
+
+def refuse_other_words(config: Any, choices: Mapping[str, tuple[str, ...]]) -> None:
+    """ValueError that names the flag, unless each field holds one of its words."""
+    for name, words in choices.items():
+        value = getattr(config, name)
+        if value not in words:
+            raise ValueError(f"--{name} must be one of {', '.join(words)}, got {value!r}")
+
+
+def refuse_not_positive(config: Any, *names: str) -> None:
+    """ValueError that names the flag, unless each field is None or lies in (0, inf)."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not 0 < value < inf:
+            raise ValueError(f"--{name} must be positive, got {value}")
+
+
+def refuse_below(config: Any, least: Mapping[str, float]) -> None:
+    """ValueError that names the flag, unless each field is None or at least this large."""
+    for name, bound in least.items():
+        value = getattr(config, name)
+        if value is not None and not value >= bound:
+            raise ValueError(f"--{name} must be at least {bound}, got {value}")
 
 
 def parser_of(configs: Sequence[type], description: str) -> Any:

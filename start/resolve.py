@@ -21,7 +21,7 @@ from gopo import ALGORITHMS, algorithm
 from hosted.judge import hosted_model, judge_for
 from infra.client import ApiConfig
 from infra.files import read_json, write_json
-from infra.flags import given, parse, parser_of, recorded
+from infra.flags import given, parse, parser_of, recorded, refuse_below
 from infra.processes import broadcast, is_main
 from infra.runs import run_directory, versions
 from lm.config import BUILT, AgentConfig, LMConfig, WarmConfig, configs_of
@@ -102,10 +102,7 @@ class RunConfig:
             hosted_model(self.judge, "--judge", "rules")
         least = {"steps": 0, "strategy_steps": 0, "seed": 0, "eval_every": 1, "eval_episodes": 0,
                  "save_every": 1}
-        for name, smallest in least.items():
-            value = getattr(self, name)
-            if value is not None and value < smallest:
-                raise ValueError(f"--{name} must be at least {smallest}, got {value}")
+        refuse_below(self, least)
 
 
 # --- flags --------------------------------------------------------------------------------------
