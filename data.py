@@ -16,6 +16,7 @@ import importlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -223,6 +224,9 @@ class Step:
     def R_A_mean(self) -> float | None:
         """The Expert's R^A_t: the mean of the group; None if no reply was scored."""
         scored = [r for r in self.R_A if r is not None]
+        if len(scored) == 1:
+            # a phrase book gives one reply a turn, and numpy is slow on one number
+            return scored[0]
         return float(np.mean(scored)) if scored else None
 
 
@@ -235,6 +239,8 @@ class Episode:
     steps: list[Step] = field(default_factory=list)
     # a^E_{t-1} before the first step, if it is known
     previous: tuple[str, ...] = ()
+    # turns, from 0, whose skills were not the policy's own (policies.with_slips)
+    slips: set[int] = field(default_factory=set)
 
     @property
     def over(self) -> bool:
@@ -362,6 +368,7 @@ def sayable(slot: str) -> bool:
     return not slot.startswith(("fit_", "_"))
 
 
+@lru_cache(4096)
 def base(slot: str) -> str:
     """`price_2` -> `price`: a slot without the number of its candidate."""
     return re.sub(r"_\d+$", "", slot)

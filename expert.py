@@ -1,61 +1,113 @@
-"""The Expert Agent (Sec. 3.1-3.3): it perceives the customer's intent and emotion, then chooses an
-ordered sequence of at most 5 skills.
+"""The Expert Agent (Sec. 3.1-3.3): it chooses an ordered sequence of at most 5 skills.
 
 State     s^E_t = (H_t, u_t, e_t, a^E_{t-1}): the last k turns as text, the perceived intent and
-          emotion, the skills of the turn before.  Text enters as hashed words and character
-          trigrams: any language, no pretrained weights.
+          emotion, the skills of the turn before.  How it reads texts is in perception.py.
 Policy    one skill after another, none twice, until a stop; so a sequence has an exact
           log pi(a|s) = sum_i log p(a_i | a_<i, s) + log p(stop | a, s).
-Learning  advantage actor-critic, Eq. 7, with GAE over the joint reward R_t (GAP-4).
+Learning  advantage actor-critic, Eq. 7, with GAE over the joint reward R_t (GAP-4).  A rollout is
+          used for several Adam steps, for which Eq. 7 is importance-weighted and clipped
+          (`clipped_loss`): the gradient of the first step is Eq. 7's own (GAP-6).
 
-Not here: rewards (rewards.py), replies (csagent.py).
-Shapes: B turns, K skills, S positions of a sequence (5), D width, N picks made.
+Not here: how Eq. 7 is minimised (expert_learner.py), rewards (rewards.py), replies (csagent.py).
+Shapes: B turns, K skills, S positions of a sequence (5), D width, I inputs, N picks made.
 Try it:  python expert.py        an untrained policy on one state, then GAE and Eq. 7 by hand
-Exercise: let the policy repeat a skill (drop the `taken` mask), retrain with --skill_cost 0, watch
-`length` and `esndcg`.
+Exercise: let the policy repeat a skill (drop the mask in `_next`), retrain with --skill_cost 0,
+watch `length` and `esndcg`.
 """
 from __future__ import annotations
 
-import re
-import zlib
-from dataclasses import dataclass, field
-from functools import lru_cache
-from itertools import chain
-from typing import NamedTuple, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from data import MAX_SKILLS, Dataset, ExpertState, Turn, opt
-from infra.processes import all_sum, any_process, sum_gradients
+from data import MAX_SKILLS, ExpertState, opt
+from infra.flags import refuse_below, refuse_not_positive
+from perception import Perception, Reader
 
-BUCKETS = 1 << 13  # rows of the hashed text table [ours]
+Skills = tuple[str, ...]
 Generators = torch.Generator | Sequence[torch.Generator] | None
 
 
 @dataclass(frozen=True)
 class ExpertConfig:
     """What the Expert learns with; every number is ours unless it says otherwise (GAP-9)."""
-    expert_lr: float = opt(2e-3, "Adam step size of the Expert [ours: the paper gives none]")
-    alpha: float = opt(0.04, "weight of the entropy term in Eq. 7, >= 0")
-    gae_lambda: float = opt(0.7, "lambda of GAE, in [0, 1]: 0 trusts the critic, 1 the return")
+    expert_warm: int = opt(
+        8, "epochs of the Expert's warm start: cross-entropy on the teacher's skills in the "
+        "training logs, before any GOPO step; 0 = it begins untrained")
+    expert_lr: float = opt(1e-3, "Adam step size of the Expert at its first rollout")
+    expert_lr_end: float = opt(1e-4, "the same after --expert_decay rollouts; falls linearly")
+    alpha: float = opt(0.01, "weight of the entropy term in Eq. 7 at the first rollout, >= 0")
+    alpha_end: float = opt(0.002, "the same after --expert_decay rollouts; falls linearly")
+    expert_decay: int | None = opt(
+        None, "rollouts over which --expert_lr and --alpha fall; default --strategy_steps, or "
+        "--steps with template replies")
+    expert_epochs: int = opt(3, "times that Eq. 7 uses each rollout (GAP-6)")
+    expert_minibatch: int = opt(360, "turns in an Adam step of the Expert, about")
+    expert_clip: float = opt(
+        0.2, "Eq. 7 does not push the probability of a pick further than by this share from what "
+        "it was in play; 0 = never clipped, no ratio (as printed)")
+    expert_anchor: float = opt(
+        0.3, "weight of the warm start's loss, on as many logged turns, beside Eq. 7: keeps what "
+        "the logs taught; 0 = none")
+    slips: float = opt(
+        0.15, "share of the turns in training in which the skills of a random logged turn are "
+        "played: the Expert learns to recover, and nothing of the slip itself")
+    hide: float = opt(
+        0.15, "share of the sentences in training that are hard or impossible to read: sentences "
+        "never met are less of a surprise")
+    expert_samples: int | None = opt(
+        None, "sequences drawn in each state for R^E alone, which needs no customer (Eq. 6); "
+        "default 1 in a live shop, 4 on replayed logs")
+    blind_critic: bool = opt(
+        False, "ablation: the critic is not told the teacher's sequence; the policy never is")
+    gae_lambda: float = opt(0.9, "lambda of GAE, in [0, 1]: 0 trusts the critic, 1 the return")
+    sentences: int = opt(
+        6, "of a text are read one by one, what comes after them as one more; 1: a text is read "
+        "as a whole")
+    hide_ngrams: float = opt(
+        0.5, "mean share of each sentence's n-grams that are hidden while perception and the warm "
+        "start learn their labels, in [0, .5]")
+    encoder: str | None = opt(
+        None, "folder of a Hugging Face sentence encoder, which reads in place of hashed n-grams; "
+        "it is not trained")
     history: int = opt(3, "k of H_t: how many turns before this one the Expert reads")
     width: int = opt(192, "hidden width of the policy and the critic")
     skill_cost: float = opt(0.1, "c of R^E = ESNDCG - c max(0, m - n): the price of a skill beyond "
                                  "the teacher's number (GAP-2); 0 = the paper")
 
     def __post_init__(self):
-        if self.expert_lr <= 0:
-            raise ValueError(f"--expert_lr must be positive, got {self.expert_lr}")
-        if not 0 <= self.gae_lambda <= 1:
-            raise ValueError(f"--gae_lambda must lie in [0, 1], got {self.gae_lambda}")
-        if min(self.alpha, self.skill_cost) < 0:
-            raise ValueError(f"--alpha, --skill_cost must be >= 0: {self.alpha}, {self.skill_cost}")
-        if self.history < 0 or self.width < 1:
-            raise ValueError(f"--history must be >= 0, --width >= 1: {self.history}, {self.width}")
+        refuse_not_positive(self, "expert_lr", "expert_lr_end")
+        refuse_below(self, {
+            "expert_warm": 0, "alpha": 0, "alpha_end": 0, "expert_decay": 1, "expert_epochs": 1,
+            "expert_minibatch": 1, "expert_clip": 0, "expert_anchor": 0, "expert_samples": 1,
+            "sentences": 1, "history": 0, "width": 1, "skill_cost": 0})
+        if not 0 <= self.hide_ngrams <= 0.5:
+            raise ValueError(f"--hide_ngrams must lie in [0, .5], got {self.hide_ngrams}")
+        for name in ("gae_lambda", "slips", "hide"):
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                raise ValueError(f"--{name} must lie in [0, 1], got {value}")
+        if not self.expert_clip and self.expert_epochs > 1:
+            raise ValueError(
+                f"--expert_clip 0 needs --expert_epochs 1, got {self.expert_epochs}: without a "
+                "ratio a rollout cannot be used twice")
+
+    def settled(self, live: bool, rollouts: int) -> ExpertConfig:
+        """The config with its open defaults filled in.
+
+        live      the dataset is a simulated shop, and not a log that is replayed
+        rollouts  that the Expert will learn from before it has settled
+        """
+        return replace(
+            self,
+            expert_decay=self.expert_decay or max(1, rollouts),
+            expert_samples=self.expert_samples or (1 if live else 4),
+        )
 
 
 # --- equations -----------------------------------------------------------------------------------
@@ -77,22 +129,49 @@ def expert_loss(logp: Tensor, advantage: Tensor, entropy: Tensor, alpha: float) 
     return -A_log_pi.mean() - alpha * H.mean()
 
 
-def gae(rewards: Sequence[float], values: Sequence[float], gamma: float,
-        lam: float) -> list[float]:
+def clipped_loss(logp: Tensor, old: Tensor, advantage: Tensor, entropy: Tensor, alpha: float,
+                 clip: float) -> Tensor:
+    """Eq. 7 for a rollout used again, importance-weighted and clipped (Schulman et al. 2017):
+
+        -E[sum_i min(rho_i A_i, clamp(rho_i, 1 - clip, 1 + clip) A_i)] - alpha H,
+        rho_i = p(a_i | a_<i, s) / p_old(a_i | a_<i, s)
+
+    Where the policy is still the one that played, rho = 1 and the gradient is that of
+    `expert_loss`.  A pick whose probability has moved by more than `clip` in the direction that
+    its advantage asks for is left alone (GAP-6).
+
+    logp, old  [B, S] nats, of each pick now and in play; no gradient flows through `old`
+    the rest   as in `expert_loss`
+    """
+    ratio = (logp - old.detach()).clamp(-10, 10).exp()
+    A = advantage.detach()
+    bounded = ratio.clamp(1 - clip, 1 + clip)
+    gained = torch.minimum(ratio * A, bounded * A).sum(-1)  # [B]
+    return -gained.mean() - alpha * entropy.sum(-1).mean()
+
+
+def gae(rewards: Sequence[float], values: Sequence[float], gamma: float, lam: float,
+        slips: Sequence[bool] = ()) -> list[float]:
     """Generalised Advantage Estimation (Schulman et al. 2016): A-hat_t of Eq. 7 for one dialogue.
 
     delta_t = R_t + gamma V_{t+1} - V_t          A_t = delta_t + gamma lam A_{t+1}
 
     rewards  R_1..R_T (Eq. 10)
     values   V_1..V_{T+1}; V_{T+1} is 0 if the dialogue ended by itself, else V of its last state
+    slips    turns whose skills were not the policy's own: A_t = 0, and what followed such a turn
+             is no merit of the turns before it, which are told V_t in its place
     raises   ValueError if values is not one longer than rewards
     """
     T = len(rewards)
     if len(values) != T + 1:
         raise ValueError(f"gae needs {T + 1} values for {T} rewards, got {len(values)}")
+    slipped = list(slips) or [False] * T
     advantages = [0.0] * T
     later = 0.0
     for t in reversed(range(T)):
+        if slipped[t]:
+            later = 0.0
+            continue
         later = rewards[t] + gamma * values[t + 1] - values[t] + gamma * lam * later
         advantages[t] = later
     return advantages
@@ -124,140 +203,43 @@ def draw(log_p: Tensor, uniform: Tensor) -> Tensor:
     return (cumulative <= uniform[:, None] * cumulative[:, -1:]).sum(-1)
 
 
-# --- text as hashed bags, and perception ---------------------------------------------------------
-
-@lru_cache(200_000)
-def text_features(text: str) -> np.ndarray:
-    """Bucket numbers of the words, word pairs and character trigrams of 2,000 characters."""
-    lowered = text[:2000].lower()
-    words = re.findall(r"\w+", lowered)
-    pairs = [f"{a} {b}" for a, b in zip(words, words[1:])]
-    trigrams = [lowered[i:i + 3] for i in range(len(lowered) - 2)]
-    buckets = [zlib.crc32(g.encode()) % BUCKETS for g in words + pairs + trigrams]
-    return np.array(buckets or [0])
-
-
-def bags(texts: Sequence[str], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Flat bucket numbers and where each text begins, as nn.EmbeddingBag takes them."""
-    features = [text_features(text) for text in texts]
-    starts = np.cumsum([0] + [len(f) for f in features[:-1]])
-    flat = np.concatenate(features)
-    return torch.from_numpy(flat).to(device), torch.from_numpy(starts).to(device)
-
-
-class Perception(nn.Module):
-    """u_t and e_t from the customer's words (Sec. 3.1, step 1): a linear head for each label set
-    that the data has, on one bag of hashed n-grams, learned from labels."""
-
-    def __init__(self, intents: Sequence[str], emotions: Sequence[str], width: int = 64):
-        super().__init__()
-        self.labels = {"intent": tuple(intents), "emotion": tuple(emotions)}
-        self.width = width
-        self.bag = nn.EmbeddingBag(BUCKETS, width, mode="mean")
-        nn.init.normal_(self.bag.weight, std=0.3)
-        self.heads = nn.ModuleDict()
-        for name, labels in self.labels.items():
-            if labels:
-                self.heads[name] = nn.Linear(width, len(labels))
-
-    @property
-    def size(self) -> int:
-        return sum(map(len, self.labels.values()))
-
-    def _pooled(self, texts: Sequence[str]) -> Tensor:
-        return self.bag(*bags(texts, self.bag.weight.device))
-
-    def forward(self, texts: Sequence[str]) -> dict[str, Tensor]:
-        """Logits [B, labels] for each label set that the data has."""
-        pooled = self._pooled(texts)
-        return {name: head(pooled) for name, head in self.heads.items()}
-
-    @torch.no_grad()
-    def probabilities(self, states: Sequence[ExpertState]) -> Tensor:
-        """[B, intents + emotions]: u_t and e_t for the policy; a true one counts as certain."""
-        logits = self([s.user for s in states])
-        if not logits:
-            return torch.zeros(len(states), 0, device=self.bag.weight.device)
-        parts = {name: x.softmax(-1) for name, x in logits.items()}
-        for row, state in enumerate(states):
-            for name, label in zip(self.labels, state.true_perception):
-                if label in self.labels[name]:
-                    parts[name][row] = 0.0
-                    parts[name][row, self.labels[name].index(label)] = 1.0
-        return torch.cat(list(parts.values()), -1)
-
-    @torch.no_grad()
-    def meaning(self, texts: Sequence[str]) -> Tensor:
-        """[B, width]: the pooled text that the two heads read, scaled to unit variance."""
-        return F.layer_norm(self._pooled(texts), (self.width,))
-
-    @torch.no_grad()
-    def perceive(self, texts: Sequence[str]) -> list[tuple[str | None, str | None]]:
-        """Most probable (intent, emotion) of each text; None where the data has no such labels."""
-        found = {name: [None] * len(texts) for name in self.labels}
-        for name, logits in self(texts).items():
-            found[name] = [self.labels[name][i] for i in logits.argmax(-1).tolist()]
-        return list(zip(found["intent"], found["emotion"]))
-
-    def fit(self, dataset: Dataset, epochs: int = 12, lr: float = 1e-2, batch: int = 128,
-            seed: int = 0) -> dict[str, float]:
-        """Learns the labels of the training split; returns `accuracy` on the test split."""
-        turns = list(chain.from_iterable(dialogue.turns for dialogue in dataset.train))
-        generator = torch.Generator().manual_seed(seed)
-        optimiser = torch.optim.Adam(self.parameters(), lr)
-        rounds = epochs if self.heads else 0
-        for _ in tqdm(range(rounds), desc="perception", leave=False):
-            for rows in torch.randperm(len(turns), generator=generator).split(batch):
-                loss = self._loss([turns[i] for i in rows])
-                optimiser.zero_grad()
-                loss.backward()
-                optimiser.step()
-        return self.accuracy(list(chain.from_iterable(d.turns for d in dataset.test)))
-
-    def _loss(self, turns: list[Turn]) -> Tensor:
-        """Cross-entropy summed over the label sets; 0 for a batch that nobody labelled."""
-        total = torch.zeros((), device=self.bag.weight.device)
-        for name, logits in self([t.user for t in turns]).items():
-            target = self._targets(name, turns)
-            if (target >= 0).any():
-                total = total + F.cross_entropy(logits, target, ignore_index=-1)
-        return total if total.requires_grad else 0 * self.bag.weight.sum()
-
-    def _targets(self, name: str, turns: list[Turn]) -> Tensor:
-        """[B] label numbers of one label set; -1 where nobody labelled the turn."""
-        labels = self.labels[name]
-        given = [getattr(turn, name) for turn in turns]
-        numbers = [labels.index(label) if label in labels else -1 for label in given]
-        return torch.tensor(numbers, device=self.bag.weight.device)
-
-    @torch.no_grad()
-    def accuracy(self, turns: list[Turn]) -> dict[str, float]:
-        """Share of the labelled turns that are perceived rightly, by label set."""
-        if not turns:
-            return {}
-        shares = {}
-        for name, logits in self([t.user for t in turns]).items():
-            target = self._targets(name, turns)
-            known = target >= 0
-            if known.any():
-                right = logits.argmax(-1)[known] == target[known]
-                shares[name] = right.float().mean().item()
-        return shares
-
-
 # --- policy and critic ---------------------------------------------------------------------------
 
-class Choice(NamedTuple):
-    """Sequences a^E_t, pick by pick.  The stop is a pick; a fifth skill ends without one."""
-    skills: list[tuple[str, ...]]
-    logp: Tensor  # [B, S] nats; their sum over S is log pi(a|s)
-    entropy: Tensor  # [B, S] nats, of the conditional distributions
-    value: Tensor  # [B, S] V(s, a_<i); the first column is V(s)
+class Picks(NamedTuple):
+    """Skill sequences, pick by pick.  The stop is a pick; a fifth skill ends without one."""
+    number: Tensor  # [B, S] skill numbers; K is the stop, and pads
     mask: Tensor  # [B, S] True where a pick was made
+    before: Tensor  # [B, S, K] 1 for the skills picked earlier
+    last: Tensor  # [B, S] the skill picked last; K before the first
+
+
+class Critic(nn.Module):
+    """V(s, a_<i): the return to expect, on a network of its own.
+
+    It reads what the policy's readers read, and does not change them.  In training it may be told
+    the teacher's sequence T: a baseline may know anything but the action (asymmetric
+    actor-critic), and the policy is never told.
+    """
+
+    def __init__(self, inputs: int, skills: int, width: int):
+        super().__init__()
+        self.state = nn.Sequential(
+            nn.Linear(inputs + 2 * skills, width), nn.ReLU(), nn.Linear(width, width))
+        self.picked = nn.Linear(skills, width, bias=False)
+        self.out = nn.Linear(width, 1)
+        # returns are standardised by the mean and spread of the first rollout's
+        self.register_buffer("mean", torch.zeros(()))
+        self.register_buffer("spread", torch.ones(()))
+
+    def forward(self, inputs: Tensor, before: Tensor, teachers: Tensor) -> Tensor:
+        """[B, I], [B, S, K], [B, 2 K] -> [B, S]."""
+        state = self.state(torch.cat([inputs.detach(), teachers], -1))  # [B, D]
+        hidden = F.relu(state[:, None] + self.picked(before))
+        return self.out(hidden).squeeze(-1) * self.spread + self.mean
 
 
 class Expert(nn.Module):
-    """pi_E and its critic on one trunk."""
+    """pi_E and its critic."""
 
     def __init__(self, pool: Sequence[str], perception: Perception, cfg: ExpertConfig,
                  words: int = 48):
@@ -268,41 +250,38 @@ class Expert(nn.Module):
         self.perception = perception
         self.index = {skill: i for i, skill in enumerate(self.pool)}
         self.stop = K  # the pick after the K skills
-        self.user_bag = nn.EmbeddingBag(BUCKETS, words, mode="mean")
-        self.reply_bag = nn.EmbeddingBag(BUCKETS, words, mode="mean")
-        for bag in (self.user_bag, self.reply_bag):
-            nn.init.normal_(bag.weight, std=0.5)
-        # a mean over many n-grams is tiny compared with inputs of 0 and 1
-        self.user_norm = nn.LayerNorm(words)
-        self.reply_norm = nn.LayerNorm(words)
+        self.positions = min(MAX_SKILLS, K)  # S
+        self.user_reader = Reader(words, cfg.sentences, cfg.encoder)
+        self.reply_reader = Reader(words, cfg.sentences, cfg.encoder)
         texts = words * (k + 1) + words * k + perception.width * (k + 1)
         inputs = texts + perception.size + K
-        self.trunk = nn.Sequential(nn.Linear(inputs, D), nn.ReLU(), nn.Linear(D, D), nn.Tanh())
-
-        self.skill_embedding = nn.Embedding(K + 1, D)  # the last row: nothing chosen yet
-        self.cell = nn.GRUCell(D, D)
+        self.trunk = nn.Sequential(nn.Linear(inputs, D), nn.ReLU(), nn.Linear(D, D))
+        self.picked = nn.Linear(K, D, bias=False)  # the skills picked so far, as a set
+        self.last = nn.Embedding(K + 1, D)  # the skill picked last; row K: none
         self.actor = nn.Linear(D, K + 1)  # K skills and the stop
-        self.critic = nn.Sequential(nn.Linear(D, D), nn.ReLU(), nn.Linear(D, 1))
+        self.critic = Critic(inputs, K, D)
+        # learned from until now: the step size falls with it, and goes on falling after a resume
+        self.register_buffer("rollouts", torch.zeros((), dtype=torch.int64))
 
     @property
     def device(self) -> torch.device:
         return self.actor.weight.device
 
-    def encode(self, states: Sequence[ExpertState]) -> Tensor:
-        """s^E_t -> [B, D]."""
+    # --- reading --------------------------------------------------------------------------------
+
+    def read(self, states: Sequence[ExpertState]) -> Tensor:
+        """s^E_t -> [B, I], what the policy and the critic are given."""
         B = len(states)
         users, replies = self._texts(states)
         parts = [
-            self.user_norm(self.user_bag(*bags(users, self.device))).view(B, -1),  # U_t-k .. U_t
+            self.user_reader(users).view(B, -1),  # U_t-k .. U_t
             self.perception.meaning(users).view(B, -1),  # the same messages; not trained here
             self.perception.probabilities(states),  # u_t, e_t
         ]
         if replies:
-            parts.append(self.reply_norm(self.reply_bag(*bags(replies, self.device))).view(B, -1))
-        previous = torch.zeros(B, len(self.pool))  # a^E_{t-1}, as a set
-        for row, state in enumerate(states):
-            previous[row, [self.index[skill] for skill in state.previous]] = 1.0
-        return self.trunk(torch.cat([*parts, previous.to(self.device)], -1))
+            parts.append(self.reply_reader(replies).view(B, -1))
+        previous = self._sets([state.previous for state in states])  # a^E_{t-1}
+        return torch.cat([*parts, previous], -1)
 
     def _texts(self, states: Sequence[ExpertState]) -> tuple[list[str], list[str]]:
         """The last k + 1 messages and k replies of each state; a turn not played is empty."""
@@ -314,44 +293,74 @@ class Expert(nn.Module):
             replies += [reply for _, reply in turns]
         return users, replies
 
+    def _sets(self, sequences: Sequence[Sequence[str]]) -> Tensor:
+        """[B, K] 1 for the skills of each sequence."""
+        sets = np.zeros((len(sequences), self.stop), np.float32)
+        for row, skills in enumerate(sequences):
+            sets[row, [self.index[skill] for skill in skills]] = 1.0
+        return torch.from_numpy(sets).to(self.device)
+
+    def teachers(self, sequences: Sequence[Skills | None]) -> Tensor:
+        """[B, 2 K] for the critic: T as a set, and its first skill; 0 where nobody knows T."""
+        known = [() if T is None or self.cfg.blind_critic else T for T in sequences]
+        return torch.cat([self._sets(known), self._sets([T[:1] for T in known])], -1)
+
+    def picks(self, sequences: Sequence[Skills]) -> Picks:
+        """Sequences of skills as picks."""
+        number = np.full((len(sequences), self.positions), self.stop)
+        mask = np.zeros(number.shape, bool)
+        for row, skills in enumerate(sequences):
+            number[row, :len(skills)] = [self.index[s] for s in skills]
+            mask[row, :len(skills) + 1] = True
+        number = torch.from_numpy(number).to(self.device)
+        made = F.one_hot(number, self.stop + 1)[..., :self.stop].float()  # [B, S, K]
+        start = torch.full_like(number[:, :1], self.stop)
+        last = torch.cat([start, number[:, :-1]], 1)
+        mask = torch.from_numpy(mask).to(self.device)
+        return Picks(number, mask, made.cumsum(1) - made, last)
+
+    # --- choosing -------------------------------------------------------------------------------
+
+    def _next(self, state: Tensor, before: Tensor, last: Tensor) -> Tensor:
+        """log p(next | so far), [..., K + 1]: no skill twice (GAP-2), -inf for those picked.
+
+        state  [..., D] of the trunk; before [..., K]; last [...]
+        """
+        hidden = torch.tanh(state + self.picked(before) + self.last(last))
+        barred = F.pad(before, (0, 1)) > 0  # never the stop
+        return self.actor(hidden).masked_fill(barred, float("-inf")).log_softmax(-1)
+
+    @torch.no_grad()
     def act(self, states: Sequence[ExpertState], generator: Generators = None,
-            given: Sequence[Sequence[str]] | None = None, greedy: bool = False,
-            stops: bool = True) -> Choice:
-        """Draws a sequence for each state, or scores the `given` ones (imitation; Eq. 7's update).
+            greedy: bool = False, stops: bool = True) -> list[Skills]:
+        """A sequence for each state.
 
         generator  one for all states, or one for each, so that no sequence depends on another
         greedy     the most probable pick each time
         stops      False: never stops before the fifth skill (a baseline of Table MultiWOZ)
         """
         B = len(states)
-        hidden = self.encode(states)  # [B, D]
-        targets = None if given is None else self._targets(given)  # [B, S]
-        draws = targets is None and not greedy
-        uniforms = self._uniforms(B, generator) if draws else None  # [B, S]
-        taken = torch.zeros(B, self.stop + 1, dtype=torch.bool, device=self.device)
-        alive = torch.ones(B, dtype=torch.bool, device=self.device)
+        state = self.trunk(self.read(states))  # [B, D]
+        uniforms = None if greedy else self._uniforms(B, generator)  # [B, S]
+        before = torch.zeros(B, self.stop, device=self.device)
         last = torch.full((B,), self.stop, device=self.device)
+        alive = torch.ones(B, dtype=torch.bool, device=self.device)
         columns = []
-        for i in range(min(MAX_SKILLS, len(self.pool))):
-            hidden = self.cell(self.skill_embedding(last), hidden)
-            log_p = self._log_probs(hidden, taken, stops)  # [B, K + 1]
-            if targets is not None:
-                pick = targets[:, i]
-            elif uniforms is not None:
-                pick = draw(log_p, uniforms[:, i])
-            else:
-                pick = log_p.argmax(-1)
+        for i in range(self.positions):
+            log_p = self._next(state, before, last)  # [B, K + 1]
+            if not stops:
+                log_p[:, self.stop] = float("-inf")
+            pick = log_p.argmax(-1) if greedy else draw(log_p, uniforms[:, i])
             pick = torch.where(alive, pick, self.stop)
-            entropy = torch.where(alive, conditional_entropy(log_p), 0.0)
-            logp = torch.where(alive, log_p.gather(-1, pick[:, None]).squeeze(-1), 0.0)
-            columns.append((pick, logp, entropy, self.critic(hidden).squeeze(-1), alive))
+            columns.append(pick)
             alive = alive & (pick != self.stop)
-            taken = taken | F.one_hot(pick, self.stop + 1).bool() & alive[:, None]
+            if not alive.any():
+                break
+            before = before + F.one_hot(pick, self.stop + 1)[:, :self.stop]
             last = torch.where(alive, pick, last)
-        chosen, *rest = (torch.stack(column, 1) for column in zip(*columns))  # [B, S] each
-        return Choice([self._names(row) for row in chosen.tolist()], *rest)
+        return [self._names(row) for row in torch.stack(columns, 1).tolist()]
 
-    def _names(self, picks: list[int]) -> tuple[str, ...]:
+    def _names(self, picks: list[int]) -> Skills:
         return tuple(self.pool[i] for i in picks if i != self.stop)
 
     def _uniforms(self, batch: int, generator: Generators) -> Tensor:
@@ -362,108 +371,39 @@ class Expert(nn.Module):
             uniforms = torch.rand(batch, MAX_SKILLS, generator=generator)
         return uniforms.view(batch, MAX_SKILLS).double().to(self.device)
 
+    # --- scoring --------------------------------------------------------------------------------
+
+    def log_probs(self, inputs: Tensor, picks: Picks) -> tuple[Tensor, Tensor]:
+        """(log p, entropy) of each pick, nats, [B, S] each; 0 where no pick was made.
+
+        log pi(a|s) is the sum of the first over S; all positions are computed at once, for what
+        comes before a pick is given.
+        """
+        state = self.trunk(inputs)[:, None]  # [B, 1, D]
+        log_p = self._next(state, picks.before, picks.last)  # [B, S, K + 1]
+        made = log_p.gather(-1, picks.number[..., None]).squeeze(-1)
+        logp = torch.where(picks.mask, made, 0.0)
+        entropy = torch.where(picks.mask, conditional_entropy(log_p), 0.0)
+        return logp, entropy
+
     @torch.no_grad()
-    def state_values(self, states: Sequence[ExpertState]) -> list[float]:
+    def as_played(self, states: Sequence[ExpertState], skills: Sequence[Skills],
+                  teachers: Sequence[Skills | None]) -> tuple[Tensor, Tensor]:
+        """(log p, V) of each pick, [B, S] each, by the policy and the critic as they are."""
+        if not states:
+            nothing = torch.zeros(0, self.positions, device=self.device)
+            return nothing, nothing
+        inputs, picks = self.read(states), self.picks(skills)
+        values = self.critic(inputs, picks.before, self.teachers(teachers))
+        return self.log_probs(inputs, picks)[0], values
+
+    @torch.no_grad()
+    def state_values(self, states: Sequence[ExpertState],
+                     teachers: Sequence[Skills | None] | None = None) -> list[float]:
         """V(s), before any pick."""
-        start = torch.full((len(states),), self.stop, device=self.device)
-        hidden = self.cell(self.skill_embedding(start), self.encode(states))
-        return self.critic(hidden).squeeze(-1).tolist()
-
-    def _log_probs(self, hidden: Tensor, taken: Tensor, stops: bool) -> Tensor:
-        """log p(next | so far): no skill twice (GAP-2), so log p = -inf for those taken."""
-        logits = self.actor(hidden).masked_fill(taken, float("-inf"))
-        if not stops:
-            logits[:, self.stop] = float("-inf")
-        return logits.log_softmax(-1)
-
-    def _targets(self, sequences: Sequence[Sequence[str]]) -> Tensor:
-        """[B, S] picks of given sequences, filled up with stops."""
-        rows = []
-        for sequence in sequences:
-            picks = [self.index[skill] for skill in sequence]
-            rows.append(picks + [self.stop] * (MAX_SKILLS - len(picks)))
-        return torch.tensor(rows, device=self.device)
-
-
-# --- learning ------------------------------------------------------------------------------------
-
-@dataclass
-class ExpertBatch:
-    """All turns of a rollout, flat."""
-    states: list[ExpertState] = field(default_factory=list)
-    skills: list[tuple[str, ...]] = field(default_factory=list)
-    returns: list[float] = field(default_factory=list)  # G_t = A_t + V(s_t), A_t from `gae`
-    gains: list[list[float]] = field(default_factory=list)  # what each pick, and the stop, added
-
-
-class ExpertLearner:
-    """One Adam step per rollout for Eq. 7 and the critic; without a ratio, no epochs (GAP-6)."""
-
-    def __init__(self, expert: Expert):
-        self.expert = expert
-        named = expert.named_parameters()
-        self.parameters = [p for name, p in named if not name.startswith("perception.")]
-        self.optimiser = torch.optim.Adam(self.parameters, expert.cfg.expert_lr)
-
-    def update(self, batch: ExpertBatch) -> dict[str, float]:
-        """One step on the turns of all processes; each mean below is over all of them."""
-        alpha, device = self.expert.cfg.alpha, self.expert.device
-        choice = self.expert.act(batch.states, given=batch.skills)  # [B, S] each
-        S = choice.mask.shape[1]
-        gains = torch.tensor([(g + [0.0] * S)[:S] for g in batch.gains], device=device)  # [B, S]
-        returns = torch.tensor(batch.returns, device=device)  # [B]
-        raw = pick_advantages(returns, gains, choice.value.detach(), choice.mask)  # [B, S]
-        values = choice.value[choice.mask]  # [N]
-        picked = raw[choice.mask]  # [N]
-        turns, picks = all_sum(len(batch.states), len(picked))
-        # standardised over the whole batch, never for each turn index
-        mean, spread = _mean_and_variance(picked, picks)
-        advantage = (raw - mean) / (spread ** 0.5 + 1e-6) * choice.mask
-        share = len(batch.states) / turns  # of this process
-        policy = expert_loss(choice.logp, advantage, choice.entropy, alpha) * share
-        target = picked + values.detach()  # what the critic should have said
-        critic = (target - values).square().sum() / picks
-        norm = self.step(policy + 0.5 * critic, "Eq. 7 of the Expert")
-        _, around = _mean_and_variance(target, picks)
-        entropy = float(choice.entropy.detach().sum())
-        policy_sum, critic_sum, entropy_sum = all_sum(policy.item(), critic.item(), entropy)
-        explained = 1 - spread / max(around, 1e-8)
-        return {"loss_expert": policy_sum, "loss_critic": critic_sum,
-                "entropy_expert": entropy_sum / turns, "explained_variance": explained,
-                "grad_norm_expert": norm}
-
-    def imitate(self, states: Sequence[ExpertState],
-                teachers: Sequence[Sequence[str]]) -> float | None:
-        """One step on the mean of -log pi_E(T|s) over the states of all processes; None if none."""
-        count = all_sum(len(states))[0]
-        if not count:
-            return None
-        if states:
-            loss = -self.expert.act(states, given=teachers).logp.sum() / count
-        else:
-            loss = sum(p.sum() for p in self.parameters) * 0.0
-        self.step(loss, "cross-entropy of the Expert")
-        return all_sum(loss.item())[0]
-
-    def step(self, loss: Tensor, term: str) -> float:
-        """One Adam step with gradients clipped to norm 1; returns the norm before clipping."""
-        if any_process(not torch.isfinite(loss)):
-            raise FloatingPointError(f"{term} is {loss.item()}")
-        self.optimiser.zero_grad()
-        loss.backward()
-        sum_gradients(self.parameters)
-        norm = nn.utils.clip_grad_norm_(self.parameters, 1.0)
-        if not torch.isfinite(norm):
-            raise FloatingPointError(f"the gradient of {term} is {norm.item()}")
-        self.optimiser.step()
-        return norm.item()
-
-
-def _mean_and_variance(values: Tensor, count: float) -> tuple[float, float]:
-    """Over the values of all processes, `count` in all."""
-    mean = all_sum(float(values.sum()))[0] / count
-    variance = all_sum(float((values - mean).square().sum()))[0] / count
-    return mean, variance
+        told = self.teachers(teachers or [None] * len(states))
+        before = torch.zeros(len(states), 1, self.stop, device=self.device)
+        return self.critic(self.read(states), before, told)[:, 0].tolist()
 
 
 def main() -> None:
@@ -472,10 +412,13 @@ def main() -> None:
     pool = ["greet", "apologise", "state_refund", "close"]
     expert = Expert(pool, Perception(["refund"], ["neutral", "angry"]), ExpertConfig())
     state = ExpertState("Where is my money?", (("Hi", "Hello and welcome."),), ("greet",))
-    choice = expert.act([state] * 4, torch.Generator().manual_seed(0))
+    states = [state] * 4
+    drawn = expert.act(states, torch.Generator().manual_seed(0))
+    logps, entropies = expert.log_probs(expert.read(states), expert.picks(drawn))
     print(f"message {state.user!r}, history {state.history}, skills before {state.previous}")
-    print(f"untrained: V(s) = {choice.value[0, 0]:.3f}; four draws, no skill twice: log pi  sum H")
-    for skills, logp, entropy in zip(choice.skills, choice.logp, choice.entropy):
+    print(f"untrained: V(s) = {expert.state_values([state])[0]:.3f}; four draws, no skill twice: "
+          "log pi  sum H")
+    for skills, logp, entropy in zip(drawn, logps, entropies):
         listed = ", ".join(skills) or "(stop at once)"
         print(f"  {listed:50s}  {logp.sum():.3f}  {entropy.sum():.3f}")
     print("GAE of rewards (1, 0), values (.5, .5, 0), gamma .9, lambda .5")
@@ -485,6 +428,12 @@ def main() -> None:
     print("  -(1 * -1 + -2 * -3) / 2 - .1 * (.4 + .6) / 2 = -2.5 - .05 = -2.55")
     columns = torch.tensor([[-1.0, 1.0, 0.4], [-3.0, -2.0, 0.6]]).split(1, dim=-1)  # [B, 1] each
     print(f"  expert_loss(...) = {expert_loss(*columns, alpha=0.1):.2f}")
+    print("the same picks, each half as probable in play: rho = 2, clipped at 1.2 where A > 0")
+    print("  -(1.2 * 1 + 2 * -2) / 2 - .05 = 1.35")
+    logp, advantage, entropy = columns
+    halved = logp - np.log(2)
+    loss = clipped_loss(logp, halved, advantage, entropy, alpha=0.1, clip=0.2)
+    print(f"  clipped_loss(...) = {loss:.2f}")
 
 
 if __name__ == "__main__":

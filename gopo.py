@@ -10,15 +10,17 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 import data
-from data import DataError, Dataset, Episode, Message, Observation, Step, fill
-from expert import Expert, ExpertBatch, ExpertConfig, ExpertLearner, Perception, gae
+from data import DataError, Dataset, Episode, ExpertState, Message, Observation, Step, fill
+from expert import Expert, ExpertConfig, gae
+from expert_learner import ExpertBatch, ExpertLearner, labelled_states
 from hosted.judge import judge_for
 from infra.client import all_or_none
 from infra.domain import read_domain
@@ -27,11 +29,21 @@ from infra.flags import recorded
 from infra.processes import shard, world_size
 from infra.runs import adam_state, device_of, load_adam_state, load_into, load_tensors
 from judge import Judge, RuleJudge
+from perception import HideSentences, Perception, reading
 from play import GopoConfig, Player
-from policies import Choose, Draws, Speaker, by_nobody, by_policy, keyed, silent_speaker
+from policies import Choose, Draws, Speaker, by_nobody, by_policy, keyed, silent_speaker, with_slips
 from rewards import expert_weight, joint_reward
 
 # --- both agents, and how they learn ------------------------------------------------------------
+
+class Seeds(NamedTuple):
+    """What is left to chance in a step; each has a seed of its own."""
+    skills: int
+    words: int
+    slips: int
+    hiding: int
+    learning: int                                # minibatches, the anchor's turns, further samples
+
 
 class Gopo(Player):
     """Both agents and how they learn.
@@ -44,6 +56,8 @@ class Gopo(Player):
     options  the algorithm's own config, of class `Options`
     """
     single = False                               # True: one agent, without an Expert
+    warms = True                                 # its Expert has a warm start (`--expert_warm`)
+    practises = True                             # slips and hidden sentences while it trains
     plays = True                                 # False: learns from logs alone (supervised)
     policy: type = Expert                        # what chooses the skills
     Options: type | None = None
@@ -74,6 +88,7 @@ class Gopo(Player):
         self.learner = ExpertLearner(expert)
         self.size = cfg.dialogues
         self.group = agent.cfg.group if agent else 1         # replies to a state
+        self.practises = self.practises and not cfg.no_expert
 
     @classmethod
     def options_of(cls, config: dict) -> Any:
@@ -83,7 +98,8 @@ class Gopo(Player):
     @classmethod
     def new_policy(cls, dataset: Dataset, cfg: ExpertConfig, options: Any) -> Expert:
         """An untrained policy with an untrained perception."""
-        perception = Perception(dataset.intents, dataset.emotions)
+        perception = Perception(
+            dataset.intents, dataset.emotions, most=cfg.sentences, encoder=cfg.encoder)
         return cls.policy(list(dataset.skills), perception, cfg)
 
     @classmethod
@@ -107,17 +123,31 @@ class Gopo(Player):
         """
         rng = np.random.default_rng([seed, stage, number])
         numbers = shard(self._dialogues(rng))
-        skill_seed, word_seed = rng.integers(2**31, size=2).tolist()
-        skill_draws = keyed(skill_seed)
-        word_draws = keyed(word_seed)
+        seeds = Seeds(*rng.integers(2**31, size=len(Seeds._fields)).tolist())
+        with reading(self.expert, self._hiding(seeds)):
+            played = all_or_none(lambda: self._practise(numbers, seed, seeds))
+            return played, self.learn(played, seeds.learning)
 
-        def play() -> list[Episode]:
-            customers = self.episodes("train", numbers, seed)
-            choose = self.chooser(skill_draws)
-            return self.play(customers, choose, group=self.group, draws=word_draws)
+    def _practise(self, numbers: Sequence[int], seed: int, seeds: Seeds) -> list[Episode]:
+        """Dialogues with training customers, in which skills and words are drawn."""
+        choose = self.chooser(keyed(seeds.skills))
+        share = self.expert.cfg.slips
+        if self.practises and share and self.dataset.environment and self.logged:
+            others = [teacher for _, teacher in self.logged]
+            choose = with_slips(choose, others, share, keyed(seeds.slips))
+        customers = self.episodes("train", numbers, seed)
+        draws = keyed(seeds.words)
+        return self.play(
+            customers, choose, group=self.group, draws=draws, judge_by=self.cfg.judge_by)
 
-        played = all_or_none(play)
-        return played, self.learn(played)
+    def _hiding(self, seeds: Seeds) -> HideSentences | None:
+        share = self.expert.cfg.hide
+        return HideSentences(share, seeds.hiding) if self.practises and share else None
+
+    @cached_property
+    def logged(self) -> list[tuple[ExpertState, tuple[str, ...]]]:
+        """Labelled turns of the training logs."""
+        return labelled_states(self.dataset.train)
 
     def _dialogues(self, rng: np.random.Generator) -> list[int]:
         """The training dialogues of a step: new customers, or logs, none twice if possible."""
@@ -126,15 +156,15 @@ class Gopo(Player):
         logs = len(self.dataset.train)
         return rng.choice(logs, self.size, replace=self.size > logs).tolist()
 
-    def learn(self, played: list[Episode]) -> dict[str, float | None]:
-        """One step of Eq. 7 for the Expert and one of Eqs. 9a-9d for the Customer Service Agent."""
-        row = {} if self.cfg.no_expert else self.learn_skills(played)
+    def learn(self, played: list[Episode], seed: int = 0) -> dict[str, float | None]:
+        """Eq. 7 for the Expert, and one step of Eqs. 9a-9d for the Customer Service Agent."""
+        row = {} if self.cfg.no_expert else self.learn_skills(played, seed)
         if self.agent:
             row = row | self.learn_words(played)
         return row
 
-    def learn_skills(self, played: list[Episode]) -> dict[str, float]:
-        return self.learner.update(self.expert_batch(played))
+    def learn_skills(self, played: list[Episode], seed: int) -> dict[str, float | None]:
+        return self.learner.update(self.expert_batch(played, seed), self.logged, seed)
 
     def learn_words(self, played: list[Episode]) -> dict[str, float]:
         steps = []
@@ -146,24 +176,55 @@ class Gopo(Player):
         replies = [step.replies for step in steps]
         return self.agent.update(prepared, replies, rewards)
 
-    def expert_batch(self, played: list[Episode]) -> ExpertBatch:
-        """What Eq. 7 learns from: states, skills, returns and the gain of each pick."""
+    def expert_batch(self, played: list[Episode], seed: int = 0) -> ExpertBatch:
+        """What Eq. 7 learns from: states, skills, returns and the gain of each pick; no slips."""
         batch = ExpertBatch()
-        for episode in played:
-            batch.states += [s.state for s in episode.steps]
-            batch.skills += [s.skills for s in episode.steps]
-            batch.gains += [self.gains(s, turn) for turn, s in enumerate(episode.steps, 1)]
-        ends = [episode.state() for episode in played]
-        values = self.expert.state_values(batch.states + ends)
-        after = values[len(batch.states):]
-        first = 0
-        for episode, last in zip(played, after):
-            end = first + len(episode.steps)
-            v = [*values[first:end], self._value_after(episode, last)]
-            advantages = gae(self.rewards(episode), v, self.gamma, self.expert.cfg.gae_lambda)
-            batch.returns += [a + value for a, value in zip(advantages, v)]
-            first = end
+        for episode, values in zip(played, self._values(played)):
+            slips = [turn in episode.slips for turn in range(len(episode.steps))]
+            advantages = gae(
+                self.rewards(episode), values, self.gamma, self.expert.cfg.gae_lambda, slips)
+            for turn, step in enumerate(episode.steps):
+                if not slips[turn]:
+                    G = advantages[turn] + values[turn]
+                    batch.add(step, G, self.gains(step, turn + 1), (episode.number, turn))
+        if not self.dataset.environment:
+            self._add_samples(batch, played, seed)
         return batch
+
+    def _values(self, played: list[Episode]) -> list[list[float]]:
+        """V_1..V_{T+1} of each dialogue."""
+        states, teachers = [], []
+        for episode in played:
+            states += [step.state for step in episode.steps] + [episode.state()]
+            teachers += [step.teacher for step in episode.steps] + [episode.seen.labels.teacher]
+        found = self.expert.state_values(states, teachers)
+        values, first = [], 0
+        for episode in played:
+            end = first + len(episode.steps)
+            values.append([*found[first:end], self._value_after(episode, found[end])])
+            first = end + 1
+        return values
+
+    def _add_samples(self, batch: ExpertBatch, played: list[Episode], seed: int) -> None:
+        """Further sequences in the same states of a log: Eq. 6 needs no customer to mark them.
+
+        What the reply earned is left as it is; the next turn of a log ignores the action, so the
+        return of such a sequence is its own R_t.
+        """
+        draws = keyed(seed)
+        marked = []
+        for episode in played:
+            for turn, step in enumerate(episode.steps):
+                if step.teacher is not None:
+                    marked.append((episode.number, turn, step))
+        states = [step.state for _, _, step in marked]
+        generators = [draws(number, turn) for number, turn, _ in marked]
+        for _ in range(1, self.expert.cfg.expert_samples or 1):
+            drawn = self.expert.act(states, generators)
+            for skills, (number, turn, step) in zip(drawn, marked):
+                other = replace(step, skills=skills)
+                self.score(other, turn + 1)
+                batch.add(other, other.R_t, self.gains(other, turn + 1), (number, turn))
 
     def _value_after(self, episode: Episode, value: float) -> float:
         """V after the last turn: 0 if nothing can follow.
@@ -175,7 +236,7 @@ class Gopo(Player):
 
     def gains(self, step: Step, turn: int) -> list[float]:
         """What each pick of the Expert added to R_t: its share of R^E_t, weighted as in Eq. 10."""
-        if self.cfg.reward == "cs" or step.teacher is None:
+        if self.cfg.reward in ("cs", "end") or step.teacher is None:
             return [0.0]
         weight = 1.0
         if self.cfg.reward == "joint" and step.R_A_mean is not None:
@@ -283,6 +344,10 @@ def algorithm(name: str) -> type[Gopo]:
 
 # --- a run directory, read back -----------------------------------------------------------------
 
+# The last commit whose Expert read a text as one bag of words.
+OLD_EXPERT = "5751401"
+
+
 def load_gopo(
     run: str | Path,
     dataset: Dataset | None = None,
@@ -306,7 +371,7 @@ def load_gopo(
         # Without a language model the phrase book is needed, and dataset.json holds none.
         dataset = data.load_used(config["run"])
     method, options = algorithm_of(config)
-    policy = method.new_policy(dataset, recorded(ExpertConfig, config["expert"]), options)
+    policy = method.new_policy(dataset, expert_config(config), options)
     load_into(policy, load_tensors(run / expert), str(run / expert))
     trained = None
     if speaks and agent and not speaker:
@@ -323,6 +388,15 @@ def algorithm_of(config: dict) -> tuple[type[Gopo], Any]:
     """The algorithm of a run and its options; a run from before --algo existed is GOPO's."""
     method = algorithm(config["run"].get("algo", "gopo"))
     return method, method.options_of(config)
+
+
+def expert_config(config: dict) -> ExpertConfig:
+    """The Expert's settings of a run; one that read in the old way is refused."""
+    if "expert_warm" not in config["expert"]:
+        raise DataError(
+            "the Expert of this run reads a text as a whole, ours sentence by sentence: evaluate "
+            f"or resume it with commit {OLD_EXPERT}, or train it again")
+    return recorded(ExpertConfig, config["expert"])
 
 
 def load(run: str | Path) -> Answer:

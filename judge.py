@@ -23,6 +23,8 @@ from tse import distinct_pairs
 
 # politeness, product appropriateness, action guidance: each 0-10
 GreScores = tuple[float, float, float]
+# Texts come back, so what depends on a text alone is computed once: so many texts are kept.
+KEPT = 16384
 
 
 class Judge(Protocol):
@@ -37,6 +39,7 @@ class Judge(Protocol):
 
 # --- S_1, S_2, S_4 by rule -----------------------------------------------------------------------
 
+@lru_cache(KEPT)
 def quality(reply: str) -> float:
     """S_1: the mean of four marks for a well-shaped reply.
 
@@ -46,7 +49,7 @@ def quality(reply: str) -> float:
     length = 4 <= len(words) <= 50
     opening = re.match(r"\s*[\"'(]?([A-Z{]|[^\x00-\x7f])", reply) is not None
     ending = re.search(r"[.!?。！？]\s*$", reply) is not None
-    return (length + opening + ending + _variety(words)) / 4
+    return (length + opening + ending + _variety(reply)) / 4
 
 
 def fitness(item: Judged) -> float:
@@ -82,7 +85,7 @@ def diversity(reply: str, previous: Sequence[str]) -> float:
     """
     pairs = _pairs(reply)
     nearest = max((_jaccard(pairs, _pairs(other)) for other in previous), default=0.0)
-    return 0.5 * _variety(_words(reply)) + 0.5 * (1 - nearest)
+    return 0.5 * _variety(reply) + 0.5 * (1 - nearest)
 
 
 # --- the judges ----------------------------------------------------------------------------------
@@ -106,7 +109,8 @@ class RuleJudge:
             skills_with.update(frozenset().union(*examples))
         # a word's weight: the fewer skills use it, the more it tells
         self.idf = {word: math.log((1 + len(pool)) / n) for word, n in skills_with.items()}
-        self.act_of = lru_cache(65536)(self._act_of)
+        self.acts_in = lru_cache(65536)(self._acts_in)
+        self.carried_out = lru_cache(KEPT)(self._carried_out)
 
     def score(self, items: Sequence[Judged]) -> list[Scores | None]:
         return [self._score(item) for item in items]
@@ -126,17 +130,28 @@ class RuleJudge:
         It scores what decoding does not enforce (GAP-7): must-say and must-not-say hold by
         construction and would be constant.
         """
-        asked = [skill.id for skill in item.skills]
-        done = self.acts(item.reply)
+        return self.carried_out(tuple(skill.id for skill in item.skills), item.reply)
+
+    def _carried_out(self, asked: tuple[str, ...], reply: str) -> float:
+        done = self.acts(reply)
         longer = max(len(asked), len(done), 1)
         share = _common_subsequence(asked, done) / longer
-        return 0.5 * share if _shouts(item.reply) else share
+        return 0.5 * share if _shouts(reply) else share
 
     def acts(self, reply: str) -> list[str | None]:
         """The skill that each sentence carries out, disclaimers left out; None = no skill's."""
-        unnumbered = re.sub(r"_\d+\}", "}", reply)  # "{price_2}" -> "{price}", as in the examples
-        sentences = [_plain(s) for s in re.findall(r"[^.!?]+[.!?]*", unnumbered)]
-        return [self.act_of(s) for s in sentences if s and not self._is_disclaimer(s)]
+        unnumbered = NUMBER.sub("}", reply)      # "{price_2}" -> "{price}", as in the examples
+        found: list[str | None] = []
+        for sentence in SENTENCE.findall(unnumbered):
+            found += self.acts_in(sentence.strip())
+        return found
+
+    def _acts_in(self, sentence: str) -> tuple[str | None, ...]:
+        """The act of one sentence; nothing if it is a disclaimer or holds no letter."""
+        plain = _plain(sentence)
+        if not plain or self._is_disclaimer(plain):
+            return ()
+        return (self._act_of(plain),)
 
     def _is_disclaimer(self, sentence: str) -> bool:
         return any(sentence in d or d in sentence for d in self.disclaimers)
@@ -192,7 +207,7 @@ class ReplayJudge:
 
     def _score(self, item: Judged) -> Scores:
         chrf = sentence_chrf(item.reply, [item.reference]).score / 100
-        return chrf, _slot_f1(item), float(_keeps_rules(item)), _variety(_words(item.reply))
+        return chrf, _slot_f1(item), float(_keeps_rules(item)), _variety(item.reply)
 
     def gre(self, items: Sequence[Judged]) -> list[GreScores | None]:
         """None: politeness in any language is not a matter of rules."""
@@ -226,26 +241,31 @@ POLITE = re.compile(
     re.IGNORECASE,
 )
 WORD = re.compile(r"\{\w+\}|[\u3040-\u30ff\u4e00-\u9fff]|[^\W\u3040-\u30ff\u4e00-\u9fff]+")
+SENTENCE = re.compile(r"[^.!?]+[.!?]*")
+NUMBER = re.compile(r"_\d+\}")                  # of a candidate, in a slot
 
 
-def _words(text: str) -> list[str]:
+@lru_cache(KEPT)
+def _words(text: str) -> tuple[str, ...]:
     """Words in lower case, slots whole; a Chinese or Japanese character is a word of its own."""
-    return WORD.findall(text.lower())
+    return tuple(WORD.findall(text.lower()))
 
 
-def _variety(words: Sequence[str]) -> float:
+@lru_cache(KEPT)
+def _variety(reply: str) -> float:
     """Distinct-2 of one reply; 0 for fewer than two words."""
-    return distinct_pairs([words]) or 0.0
+    return distinct_pairs([_words(reply)]) or 0.0
 
 
-@lru_cache(4096)
+@lru_cache(KEPT)
 def _pairs(reply: str) -> frozenset[tuple[str, str]]:
     words = _words(reply)
     return frozenset(zip(words, words[1:]))
 
 
 def _jaccard(a: frozenset, b: frozenset) -> float:
-    return len(a & b) / max(1, len(a | b))
+    shared = len(a & b)
+    return shared / max(1, len(a) + len(b) - shared)
 
 
 def _plain(text: str) -> str:

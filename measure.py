@@ -40,6 +40,7 @@ from metrics import (
     summary,
     training_row,
 )
+from perception import reading
 from policies import Choose, Silence, by_chance, by_teacher, keyed, with_true_perception
 from tse import bleu, bleu_tokenizer, interval
 
@@ -171,7 +172,8 @@ def _play(
     size = at_once(gopo, len(customers))
     draws = keyed(seed)
     title = f"evaluating {label}"
-    with tqdm(total=len(customers), desc=title, unit="dialogue", leave=False) as bar:
+    bar = tqdm(total=len(customers), desc=title, unit="dialogue", leave=False)
+    with bar, reading(gopo.expert):              # every text is read once
         for first in range(0, len(customers), size):
             part = customers[first:first + size]
             gopo.play(

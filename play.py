@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 from data import Dataset, Episode, Judged, Prepared, Reply, Scores, Skill, Step, begin, opt
 from expert import Expert
-from infra.flags import refuse_below
+from infra.flags import refuse_below, refuse_other_words
 from judge import Judge
 from policies import Choose, Draws, Silence, Speaker, request_of
 from rewards import (
@@ -40,14 +40,20 @@ class GopoConfig:
         None, "discount per turn of Eq. 1, in [0, 1]; default .95 in a live shop, 0 on replayed "
         "logs, where the next state ignores the action (GAP-4)")
     dialogues: int | None = opt(
-        None, "dialogues per GOPO step, played in lockstep; default 32 without a language model, "
+        None, "dialogues per GOPO step, played in lockstep; default 128 without a language model, "
         "16 with one")
     strategy_dialogues: int | None = opt(
         None, "dialogues per step of the strategy stage, in which no language model speaks; "
-        "default --dialogues if given, else 32")
+        "default 128")
+    judge_by: str = opt(
+        "chosen", "the skills by which a judge marks replies in training: chosen (those that the "
+        "Expert chose) or needed (the teacher's, as in evaluation)")
     reward: str = opt(
-        "joint", "what the Expert's advantage is made of: joint (Eq. 10), expert (R^E only) or "
-        "cs (R^A only)")
+        "joint", "what the Expert's advantage is made of, apart from the absorbing end: joint "
+        "(Eq. 10), expert (R^E only), cs (R^A only) or end (nothing else)")
+    end_weight: float = opt(
+        1.0, "weight of the absorbing end: what a success earns for the turns left (GAP-4); "
+        "0 = none, as printed")
     cs_reward: str = opt(
         "cs", "what Eq. 9b rewards: cs (R^A, as printed) or joint (R_t, the other reading of "
         "Sec. 3.2, GAP-4)")
@@ -65,13 +71,13 @@ class GopoConfig:
             raise ValueError(f"--gamma must lie in [0, 1], got {self.gamma}")
         if not 0 < self.tse_gamma <= 1:
             raise ValueError(f"--tse_gamma must lie in (0, 1], got {self.tse_gamma}")
-        refuse_below(self, {"dialogues": 1, "strategy_dialogues": 1})
-        if self.reward not in ("joint", "expert", "cs") or self.cs_reward not in ("cs", "joint"):
-            raise ValueError(
-                "--reward is joint, expert or cs and --cs_reward is cs or joint, "
-                f"got {self.reward}, {self.cs_reward}")
-        if self.outcome_weight < 0:
-            raise ValueError(f"--outcome_weight must be >= 0, got {self.outcome_weight}")
+        refuse_below(self, {
+            "dialogues": 1, "strategy_dialogues": 1, "end_weight": 0, "outcome_weight": 0})
+        refuse_other_words(self, {
+            "reward": ("joint", "expert", "cs", "end"),
+            "cs_reward": ("cs", "joint"),
+            "judge_by": ("chosen", "needed"),
+        })
 
     def settled(self, live: bool, speaks: bool) -> GopoConfig:
         """The config with its open defaults filled in.
@@ -83,12 +89,12 @@ class GopoConfig:
         if gamma is None:
             # GAP-4: on logs the next state ignores the action.
             gamma = 0.95 if live else 0.0
-        usual = 16 if speaks else 32
+        usual = 16 if speaks else 128
         return replace(
             self,
             gamma=gamma,
             dialogues=self.dialogues or usual,
-            strategy_dialogues=self.strategy_dialogues or self.dialogues or 32,
+            strategy_dialogues=self.strategy_dialogues or 128,
         )
 
 
@@ -232,11 +238,13 @@ class Player:
         return None if scores is None else cs_reward(scores, CS_WEIGHTS)
 
     def turn_reward(self, step: Step, turn: int) -> float:
-        """R_t of Eq. 10, or one of its two parts (an ablation).
+        """R_t of Eq. 10, or one of its two parts, or nothing (ablations).
 
         R_t is R^A alone where no label gives R^E, and R^E alone where no reply has a score.
         """
         kind = self.cfg.reward
+        if kind == "end":
+            return 0.0
         if kind == "cs" or (step.R_E is None and kind == "joint"):
             return step.R_A_mean or 0.0
         if step.R_E is None:
@@ -249,7 +257,7 @@ class Player:
         earned = [step.R_t for step in episode.steps]
         end = episode.seen
         if end.terminated:
-            earned[-1] += end_bonus(
+            earned[-1] += self.cfg.end_weight * end_bonus(
                 len(earned), self.dataset.horizon, self.gamma, end.outcome.success)
         earned[-1] += self.cfg.outcome_weight * self.tse(episode)
         return earned

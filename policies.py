@@ -52,9 +52,34 @@ def by_policy(
         generators = None
         if draws:
             generators = [draws(e.number, len(e.steps)) for e in episodes]
-        return expert.act(states, generators, greedy=greedy, stops=stops).skills
+        return expert.act(states, generators, greedy=greedy, stops=stops)
 
     return choose
+
+
+def with_slips(
+    choose: Choose, sequences: Sequence[Skills], share: float, draws: Draws
+) -> Choose:
+    """In a share of the turns another sequence is played than the one chosen, and noted as a slip.
+
+    So a policy that is nearly always right still meets customers who object.
+
+    sequences  where the others come from: those of the training logs
+    draws      a generator for each (dialogue, turn)
+    """
+
+    def slip(states: list[ExpertState], episodes: list[Episode]) -> list[Skills]:
+        chosen = choose(states, episodes)
+        for i, episode in enumerate(episodes):
+            turn = len(episode.steps)
+            generator = draws(episode.number, turn)
+            if torch.rand((), generator=generator) < share:
+                row = torch.randint(len(sequences), (), generator=generator)
+                chosen[i] = sequences[int(row)]
+                episode.slips.add(turn)
+        return chosen
+
+    return slip
 
 
 def by_teacher(states: list[ExpertState], episodes: list[Episode]) -> list[Skills]:

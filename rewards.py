@@ -10,6 +10,7 @@ Exercise: replace the gain 2^rel - 1 by rel, retrain, compare `esndcg` and `tse`
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from itertools import pairwise
 from typing import Sequence
 
@@ -67,12 +68,18 @@ def prefix_esndcg(predicted: Sequence[str], teacher: Sequence[str]) -> list[floa
     >>> prefix_esndcg(["soothe", "soothe"], ["soothe"])
     [0.0, 1.0, 1.0]
     """
+    return list(_prefixes(tuple(predicted), tuple(teacher)))
+
+
+# A policy that has learned something proposes the same few sequences again and again.
+@lru_cache(16384)
+def _prefixes(predicted: tuple[str, ...], teacher: tuple[str, ...]) -> tuple[float, ...]:
     _check(predicted, teacher)
     if not teacher:
-        return [1.0] + [0.0] * len(predicted)
+        return (1.0,) + (0.0,) * len(predicted)
     gains = discounted_gains(_first_mentions(predicted), teacher)
     ideal = idcg(teacher)
-    return [sum(gains[:i]) / ideal for i in range(len(gains) + 1)]
+    return tuple(sum(gains[:i]) / ideal for i in range(len(gains) + 1))
 
 
 def _first_mentions(predicted: Sequence[str]) -> list[str | None]:

@@ -1,8 +1,7 @@
 """The core of GOPO: its equations (rewards.py, tse.py, expert.py) and the loop (play.py, gopo.py).
 
-Numbers worked out by hand, properties (hypothesis, second implementations), refusals.  The loop
-plays a dialogue of two turns, made by hand in tests/two_turns.py.  Everything else is in tests/:
-the Expert's policy in test_expert.py, Eqs. 9a-9d in test_csagent.py, runs in test_train.py."""
+Numbers by hand, properties, second implementations, refusals.  The loop plays the dialogue of
+tests/two_turns.py.  The Expert is in tests/test_expert.py, Eqs. 9a-9d are in test_csagent.py."""
 import itertools
 import math
 import random
@@ -20,11 +19,12 @@ import lm.reader
 import play
 import rewards as equations
 from data import Dataset, Request, fill
-from expert import Expert, ExpertConfig, ExpertState, Perception, expert_loss, gae, pick_advantages
+from expert import Expert, ExpertConfig, ExpertState, expert_loss, gae, pick_advantages
 from gopo import Answer, GopoConfig
 from judge import RuleJudge
 from measure import evaluate
 from metrics import summary, training_row
+from perception import Perception
 from play import Player
 from policies import PhraseBook, by_chance
 from rewards import (

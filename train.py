@@ -29,8 +29,7 @@ import torch
 from tqdm import tqdm
 
 from data import DataError, Dataset, Episode, Step
-from expert import ExpertConfig
-from gopo import Gopo, algorithm_of
+from gopo import Gopo, algorithm_of, expert_config
 from hosted.judge import LLMJudge, judge_for
 from infra.client import ApiConfig, ApiError
 from infra.curves import plot_curves
@@ -52,7 +51,14 @@ from measure import evaluate_run, training_row
 from play import GopoConfig
 from show import print_table
 from start.resolve import RunConfig, parse_flags, resolve_together
-from start.stages import look, prepare_agent, prepare_expert, prepare_strategy, replace_folder
+from start.stages import (
+    look,
+    prepare_agent,
+    prepare_expert,
+    prepare_strategy,
+    prepare_warm_expert,
+    replace_folder,
+)
 
 # --- stopping -----------------------------------------------------------------------------------
 
@@ -213,7 +219,7 @@ def learn(
 ) -> int:
     """All stages, the GOPO steps, and both agents on disk: the table reads its rows from there."""
     method, options = algorithm_of(config)
-    expert_cfg = recorded(ExpertConfig, config["expert"])
+    expert_cfg = expert_config(config)
     expert = prepare_expert(
         run, dataset, method, expert_cfg, options, cfg.seed, config["device"])
     agent = None
@@ -221,6 +227,7 @@ def learn(
         agent = prepare_agent(run, dataset, config)
     rewards = recorded(GopoConfig, config["gopo"])
     gopo = method(dataset, expert, agent, judge, rewards, options=options)
+    prepare_warm_expert(run, gopo, cfg.seed)
     if agent and not rewards.no_expert and cfg.strategy_steps:
         prepare_strategy(run, gopo, cfg.strategy_steps, cfg.seed)
     done = train(run, gopo, cfg, cfg.steps, stop)

@@ -19,9 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data import MAX_SKILLS, Dataset, opt
-from expert import ExpertConfig, ExpertState, Perception
+from expert import ExpertConfig, ExpertState
+from expert_learner import labelled_states
 from infra.flags import refuse_below
-from start.pairs import labelled_states
+from perception import Perception
 
 # Keys are multiples of 1/2048: their products sum without rounding in float32, in any order.
 GRID = 2048

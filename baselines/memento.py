@@ -33,11 +33,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from baselines.case_bank import LIVE, CaseBank, MementoConfig, demo
-from data import DataError, Dataset, Episode
-from expert import ExpertConfig, ExpertLearner, ExpertState, Perception
+from data import DataError, Dataset, Episode, ExpertState
+from expert import ExpertConfig
+from expert_learner import ExpertLearner
 from gopo import Gopo
 from infra.processes import world_size
 from infra.runs import adam_state, load_adam_state, load_into
+from perception import Perception
 from policies import Choose
 
 BATCH = 32                                       # turns in one Adam step of Q [Memento's code: 32]
@@ -115,12 +117,15 @@ def columns(cases: Sequence[Case]) -> list[list]:
 
 class Memento(Gopo):
     """The loop of Gopo with a bank for an Expert; the language model speaks and never learns."""
+    warms = False                                # its cases are those of the logs from the start
+    practises = False                            # a slip would become a case
     Options = MementoConfig
     policy = CaseBank
 
     @classmethod
     def new_policy(cls, dataset: Dataset, cfg: ExpertConfig, options: MementoConfig) -> CaseBank:
-        perception = Perception(dataset.intents, dataset.emotions)
+        perception = Perception(
+            dataset.intents, dataset.emotions, most=cfg.sentences, encoder=cfg.encoder)
         return cls.policy(list(dataset.skills), perception, cfg, options)
 
     @classmethod
@@ -184,7 +189,7 @@ class Memento(Gopo):
             return [int(episode.seen.outcome.success)] * len(episode.steps)
         return [None if s.teacher is None else int(s.esndcg >= 0.5) for s in episode.steps]
 
-    def learn(self, played: list[Episode]) -> dict[str, float | None]:
+    def learn(self, played: list[Episode], seed: int = 0) -> dict[str, float | None]:
         """Q learns from the cases reused (Eq. 15); then every turn becomes a case (Eq. 12).
 
         returns  loss_q, q_auc; cases, the bank's size; cases_succeeded, the share of them with

@@ -188,7 +188,7 @@ class PPO(Gopo):
 
     # --- the update -----------------------------------------------------------------------------
 
-    def learn(self, played: list[Episode]) -> dict[str, float]:
+    def learn(self, played: list[Episode], seed: int = 0) -> dict[str, float]:
         """One PPO update: `ppo_epochs` optimiser steps, each on all tokens of all processes.
 
         returns  of the last epoch, before its step: loss_policy, loss_value, entropy, loss,

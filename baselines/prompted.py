@@ -7,9 +7,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from data import MAX_SKILLS, Dataset, Episode
-from expert import ExpertState, Perception
+from expert import ExpertState
 from hosted.agents import HostedExpert
 from lm.config import BUILT
+from perception import Perception
 from policies import Choose
 
 Messages = list[dict[str, str]]

@@ -16,7 +16,7 @@ import data
 from experiments.cells import side_of_zero
 from experiments.played import dialogue_row, watched
 from experiments.report import write
-from experiments.strategy import fresh
+from experiments.strategy_rows import fresh
 from gopo import Gopo
 from infra.files import write_atomic, write_json
 from infra.runs import versions

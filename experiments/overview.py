@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import data
-from baselines.imitation import imitate_offline
 from data import DataError
 from experiments.figures import COLOURS, canvas
-from experiments.strategy import fresh
+from experiments.strategy_rows import fresh
 from gopo import Gopo
 from infra.files import read_json, whole, write_json
 from infra.runs import read_rows
@@ -48,7 +47,7 @@ def dev_tse(gopo: Gopo, choose: Choose, name: str) -> float:
 
 def references(dataset: data.Dataset, seed: int) -> dict[str, float]:
     """TSE of those who do not learn by GOPO; imitation takes half a minute to train."""
-    gopo = imitate_offline(fresh(dataset, seed), seed)
+    gopo = fresh(dataset, seed)
     imitation = by_policy(gopo.expert, greedy=True)
     return {
         "teacher": dev_tse(gopo, by_teacher, "teacher"),

@@ -1,295 +1,183 @@
 """What strategy alone is worth, without a language model: simple policies, imitation and GOPO.
 
 On the simulated shop the phrase book writes every reply; on logs nothing is said, because the next
-state ignores it.  The rows are in ROWS: random skills, the most frequent sequence, the best five
-constant skills, imitation, Memento, and GOPO with R^E only, with the joint reward of Eq. 10, and
-with terminal TSE.  Imitation is cross-entropy on the teacher's sequences: offline on the logged
-states, or on-policy on the states that the Expert itself reaches.  "Without stop" lets the same
-supervised Expert never stop before the fifth skill: ESNDCG as printed does not charge for that
-(GAP-2).
+state ignores it.  The rows are in strategy_rows.py.  Imitation is cross-entropy on the teacher's
+sequences: offline on the logged states (the Expert's warm start, and nothing more), or on-policy on
+the states that the Expert itself reaches.  "Without stop" lets the supervised Expert never stop
+before the fifth skill: ESNDCG as printed does not charge for that (GAP-2).
 
-Try it:  python -m experiments.strategy --dataset mgshop --seeds 1
-         python -m experiments.strategy --dataset multiwoz --seeds 3 --json results.json"""
+Every row and seed is measured on three sets of customers.  What is chosen is chosen by dev; test
+customers (seed 0) are those of all our tables; *new* customers belong to an evaluation seed that
+was fixed before any was met.
+Each row and seed is a file of --out: what was stopped goes on, and several commands may fill one
+folder, with other --seeds or --rows.
+
+Try it:  python -m experiments.strategy --dataset mgshop --seeds 0
+         python -m experiments.strategy --dataset multiwoz --seeds 0 1 2 --out runs/multiwoz
+         python -m experiments.strategy --label_noise 0.6 --rows GOPO imitation"""
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import time
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 import data
-from baselines.imitation import imitate_offline
-from corpora.sop import by_sop
-from data import MAX_SKILLS, DataError, Dataset
-from expert import ExpertConfig
-from gopo import Gopo, GopoConfig, algorithm
-from hosted.judge import judge_for
+from data import DataError, Dataset
+from experiments.intervals import paired, student
+from experiments.label_noise import CALMING, Fault, flawed
+from experiments.strategy_rows import CHOOSERS, GOPO, Row, Trainer, rows_for
+from expert_learner import labelled_states
+from gopo import Gopo
 from infra.files import read_json, write_json
-from measure import evaluate
-from policies import Choose, by_chance, by_policy, by_teacher
-from rewards import esndcg
-from start.pairs import labelled_states
+from measure import measure
 
 COMMAND = "python -m experiments.strategy"
 SHOWN = (
-    *("tse", "I_1", "I_2", "I_3", "N_1", "N_2", "N_3", "turns", "success"),
-    *("esndcg", "f1", "exact", "length", "vouchers"),
+    *("tse", "success", "turns", "esndcg", "f1", "exact", "length", "vouchers"),
+    *("I_1", "I_2", "I_3", "N_1", "N_2", "N_3"),
 )
-
-
-# --- the rows ---------------------------------------------------------------------------------
-
-class Row(NamedTuple):
-    """A row: how its agents learn, who chooses the skills, and where there is such a row.
-
-    algo      of gopo.ALGORITHMS
-    rewards   fields of GopoConfig
-    imitates  first imitation of the logs, offline
-    learns    then steps of the algorithm
-    chooser   a key of CHOOSERS
-    where     anywhere, shop (simulated customers), logs, or charts (STAR comes with the flow charts
-              that its agents were given)
-    one_seed  all seeds would give the same
-    """
-    algo: str = "gopo"
-    rewards: Mapping[str, object] = MappingProxyType({})
-    imitates: bool = False
-    learns: bool = False
-    chooser: str = "policy"
-    where: str = "anywhere"
-    one_seed: bool = False
-
-
-def gopo_row(**rewards: object) -> Row:
-    return Row(rewards=rewards, learns=True, where="shop")
-
-
-ROWS = {
-    "random": Row(chooser="chance"),
-    "teacher": Row(chooser="teacher", where="shop", one_seed=True),
-    "SOP graph": Row(chooser="charts", where="charts", one_seed=True),
-    "most frequent sequence": Row(chooser="most frequent", one_seed=True),
-    "best constant five": Row(chooser="best constant", one_seed=True),
-    "imitation, offline": Row(imitates=True),
-    "imitation, offline, without stop": Row(imitates=True, chooser="without stop"),
-    "imitation, on-policy": Row(algo="imitation", learns=True, where="shop"),
-    "Memento": Row(algo="memento", learns=True, where="shop"),
-    "GOPO, R^E only": gopo_row(reward="expert"),
-    "GOPO, R^A only": gopo_row(reward="cs"),
-    "GOPO, joint (Eq. 10)": gopo_row(),
-    "GOPO, joint, from imitation": Row(imitates=True, learns=True, where="shop"),
-    "GOPO, joint + terminal TSE": gopo_row(outcome_weight=1.0),
-    "GOPO (R^E; replayed logs)": Row(learns=True, where="logs"),
-}
-
-
-def rows_for(dataset: Dataset) -> dict[str, Row]:
-    """The rows that there are for a dataset."""
-    there = {"anywhere", "shop" if dataset.environment else "logs"}
-    if hasattr(dataset, "sops"):
-        there.add("charts")
-    return {name: row for name, row in ROWS.items() if row.where in there}
-
-
-# --- who chooses the skills -------------------------------------------------------------------
-
-def by_constant(skills: Sequence[str]) -> Choose:
-    """The same skills at every turn."""
-    def choose(states: list, episodes: list) -> list[tuple[str, ...]]:
-        return [tuple(skills)] * len(states)
-
-    return choose
-
-
-def teachers_sequences(dataset: Dataset) -> Counter[tuple[str, ...]]:
-    """How often the teacher chose each sequence on the training split."""
-    return Counter(teacher for _, teacher in labelled_states(dataset.train))
-
-
-def most_frequent(dataset: Dataset) -> tuple[str, ...]:
-    """The teacher's most frequent sequence on the training split."""
-    return teachers_sequences(dataset).most_common(1)[0][0]
-
-
-def best_constant(dataset: Dataset) -> tuple[str, ...]:
-    """The five skills that score the highest ESNDCG on the training split if said every turn.
-
-    Greedy, position by position."""
-    teachers = teachers_sequences(dataset)
-
-    def score(skills: tuple[str, ...]) -> float:
-        return sum(n * esndcg(skills, teacher) for teacher, n in teachers.items())
-
-    chosen: tuple[str, ...] = ()
-    for _ in range(min(MAX_SKILLS, len(dataset.skills))):
-        rest = [skill for skill in dataset.skills if skill not in chosen]
-        chosen = max(((*chosen, skill) for skill in rest), key=score)
-    return chosen
-
-
-def greedy(gopo: Gopo, seed: int) -> Choose:
-    return gopo.chooser(greedy=True)
-
-
-def without_stop(gopo: Gopo, seed: int) -> Choose:
-    return by_policy(gopo.expert, greedy=True, stops=False)
-
-
-def chance(gopo: Gopo, seed: int) -> Choose:
-    return by_chance(list(gopo.dataset.skills), seed)
-
-
-def teacher(gopo: Gopo, seed: int) -> Choose:
-    return by_teacher
-
-
-def charts(gopo: Gopo, seed: int) -> Choose:
-    return by_sop(gopo.dataset)
-
-
-def frequent(gopo: Gopo, seed: int) -> Choose:
-    return by_constant(most_frequent(gopo.dataset))
-
-
-def constant(gopo: Gopo, seed: int) -> Choose:
-    return by_constant(best_constant(gopo.dataset))
-
-
-CHOOSERS = {
-    "policy": greedy,
-    "without stop": without_stop,
-    "chance": chance,
-    "teacher": teacher,
-    "charts": charts,
-    "most frequent": frequent,
-    "best constant": constant,
-}
-
-
-# --- how the agents of a row learn ------------------------------------------------------------
-
-def fresh(dataset: Dataset, seed: int, algo: str = "gopo", **rewards: object) -> Gopo:
-    """An untrained policy with trained perception, and no language model."""
-    torch.manual_seed(seed)
-    method = algorithm(algo)
-    options = method.Options() if method.Options else None
-    policy = method.new_policy(dataset, ExpertConfig(), options)
-    policy.perception.fit(dataset, seed=seed)
-    method.prepare_policy(policy, dataset)
-    cfg = GopoConfig(**rewards)
-    return method(dataset, policy, None, judge_for(dataset), cfg, options=options)
-
-
-def learn(gopo: Gopo, seed: int, steps: int, name: str) -> Gopo:
-    for step in tqdm(range(1, steps + 1), desc=name, leave=False):
-        gopo.step(step, seed)
-    return gopo
-
-
-class Trainer:
-    """Makes the agents of a row.
-
-    An Expert that only imitated is kept: two rows ask it, with and without its stop."""
-
-    def __init__(self, dataset: Dataset, steps: int):
-        self.dataset = dataset
-        self.steps = steps
-        self.supervised = cache(self.imitated)
-
-    def imitated(self, seed: int) -> Gopo:
-        return imitate_offline(fresh(self.dataset, seed), seed)
-
-    def agents(self, name: str, row: Row, seed: int) -> Gopo:
-        if row.imitates and not row.learns:
-            return self.supervised(seed)
-        if row.imitates:
-            gopo = self.imitated(seed)
-        else:
-            gopo = fresh(self.dataset, seed, row.algo, **row.rewards)
-        if row.learns:
-            learn(gopo, seed, self.steps, name)
-        return gopo
+# of these the value of every customer is kept, for intervals over customers
+KEPT = ("tse", "success", "esndcg", "f1")
+NEW_SEED = 20261130                              # of the customers that nobody met before
+Cell = dict[str, Any]                            # what a row and seed gave
 
 
 # --- the study --------------------------------------------------------------------------------
 
 def study(
-    dataset: Dataset,
-    seeds: int,
-    steps: int,
-    episodes: int,
-    only: Sequence[str],
-    path: Path | None,
-) -> dict[str, dict]:
-    """All rows over training seeds; the test customers are the same throughout (seed 0).
-
-    only  rows whose name contains one of these words; empty: all
-    path  where the table is written after every row; rows of an earlier call stay in it
-    """
-    results: dict[str, dict] = {}
-    if path and path.exists():
-        results = read_json(path)
-    trainer = Trainer(dataset, steps)
-    for name, row in rows_for(dataset).items():
-        if only and not any(word in name for word in only):
-            continue
-        clock = time.perf_counter()
-        count = 1 if row.one_seed else seeds
-        runs = list(measured(trainer, name, row, count, episodes))
-        results[name] = over_seeds(runs) | {"seconds": (time.perf_counter() - clock) / len(runs)}
-        tqdm.write(line(name, results[name]))
-        if path:
-            write_json(path, results)
-    return results
-
-
-def measured(
-    trainer: Trainer, name: str, row: Row, seeds: int, episodes: int
-) -> Iterator[dict[str, float | None]]:
-    """metric -> mean, for every training seed of a row."""
-    for seed in range(seeds):
-        gopo = trainer.agents(name, row, seed)
-        choose = CHOOSERS[row.chooser](gopo, seed)
-        label = f"{name}, seed {seed}"
-        found, _ = evaluate(gopo, choose, episodes, 0, label=label, with_bleu=False)
-        yield {m: found[m]["mean"] for m in SHOWN}
-
-
-def over_seeds(runs: Sequence[dict[str, float | None]]) -> dict[str, dict]:
-    """metric -> its summary over the seeds of a row."""
-    found = {}
-    for metric in SHOWN:
-        found[metric] = summary([run[metric] for run in runs])
+    dataset: Dataset, fault: Fault, seeds: Sequence[int], steps: int, episodes: int,
+    chosen: Mapping[str, Row], folder: Path,
+) -> dict[str, dict[int, Cell]]:
+    """row -> seed -> what it gave; what lies in the folder is not made again."""
+    trainer = Trainer(flawed(dataset, fault), steps)
+    found: dict[str, dict[int, Cell]] = {name: {} for name in chosen}
+    for seed in seeds:
+        for name, row in chosen.items():
+            seed_of_row = 0 if row.one_seed else seed
+            path = folder / slug(fault.name) / slug(name) / f"{seed_of_row}.json"
+            if not path.exists():
+                cell = cell_of(trainer, dataset, name, row, seed_of_row, episodes)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_json(path, {"row": name, "fault": fault.name, "steps": steps} | cell)
+            found[name][seed_of_row] = read_json(path)
+        trainer.start.cache_clear()              # the next seed starts anew
+        say(found)
     return found
 
 
-def summary(values: Sequence[float | None]) -> dict[str, float | list | None]:
-    known = [v for v in values if v is not None]
-    mean = float(np.mean(known)) if known else None
-    std = float(np.std(known, ddof=1)) if len(known) > 1 else None
-    return {"mean": mean, "std": std, "seeds": list(values)}
+def slug(name: str) -> str:
+    """A name as a file's name.
+
+    >>> slug("GOPO, R^A only")
+    'GOPO-R-A-only'
+    """
+    spelled = re.sub(r"^- ", "without ", re.sub(r"^\+ ", "with ", name))
+    return re.sub(r"[^0-9A-Za-z.]+", "-", spelled).strip("-")
 
 
-def cell(value: dict) -> str:
+def cell_of(
+    trainer: Trainer, dataset: Dataset, name: str, row: Row, seed: int, episodes: int
+) -> Cell:
+    """One row, one seed: trained, and measured on held-out customers with true labels."""
+    clock = time.process_time()
+    gopo = trainer.agents(name, row, seed)
+    cell: Cell = {"cpu": time.process_time() - clock}
+    choose = CHOOSERS[row.chooser](gopo, seed)
+    sets = {"dev": ("dev", 0), "test": ("test", 0)}
+    if dataset.environment:
+        sets["new"] = ("test", NEW_SEED)
+    for label, (split, customers) in sets.items():
+        said = f"{name}, seed {seed}, {label}"
+        cell[label] = numbers_of(gopo, choose, episodes, customers, split, said)
+    return cell
+
+
+def numbers_of(
+    gopo: Gopo, choose: Any, episodes: int, seed: int, split: str, label: str
+) -> dict[str, Any]:
+    """Means of all metrics; of some also the value of every customer."""
+    numbers, _ = measure(gopo, choose, episodes, seed, split, label, forms=())
+    found: dict[str, Any] = {"of_each": {}}
+    for metric in SHOWN:
+        of_each = [n.get(metric) for n in numbers]
+        values = [value for value in of_each if value is not None]
+        found[metric] = float(np.mean(values)) if values else None
+        if metric in KEPT:
+            found["of_each"][metric] = of_each
+    return found
+
+
+# --- the table --------------------------------------------------------------------------------
+
+def cell_text(values: Sequence[float]) -> str:
     """A mean, with its standard deviation over seeds if there is more than one."""
-    if value["std"] is None:
-        return f"{value['mean']:.3f}"
-    return f"{value['mean']:.3f}±{value['std']:.3f}"
+    if len(values) < 2:
+        return f"{np.mean(values):.3f}"
+    return f"{np.mean(values):.3f}±{np.std(values, ddof=1):.3f}"
 
 
-def line(name: str, row: dict) -> str:
-    cells = [f"{m} {cell(row[m])}" for m in SHOWN if row[m]["mean"] is not None]
-    return f"{name:34s} " + "  ".join(cells) + f"  ({row['seconds']:.0f} s a seed)"
+def line(name: str, cells: Mapping[int, Cell]) -> str:
+    """What a row gave on test customers, TSE on dev and new ones, and its CPU seconds."""
+    said = []
+    for metric in SHOWN[:8]:
+        values = [cell["test"][metric] for cell in cells.values()]
+        if values[0] is not None:
+            said.append(f"{metric} {cell_text(values)}")
+    for label in ("dev", "new"):
+        values = [cell[label]["tse"] for cell in cells.values() if label in cell]
+        if values and values[0] is not None:
+            said.append(f"tse({label}) {cell_text(values)}")
+    cpu = np.mean([cell["cpu"] for cell in cells.values()])
+    return f"{name:52s} " + "  ".join(said) + f"  ({len(cells)} seeds, {cpu:.0f} CPU s)"
+
+
+def difference(
+    a: Mapping[int, Cell], b: Mapping[int, Cell], metric: str, label: str
+) -> tuple[dict, list[float] | None] | None:
+    """a - b, paired over the seeds and customers of both: two intervals (intervals.py)."""
+    seeds = sorted(set(a) & set(b))
+    if not seeds or any(label not in cells[seeds[0]] for cells in (a, b)):
+        return None
+    of_a = np.array([a[seed][label]["of_each"][metric] for seed in seeds], float)
+    of_b = np.array([b[seed][label]["of_each"][metric] for seed in seeds], float)
+    if np.isnan(of_a).all():
+        return None
+    return paired(of_a, of_b), student((of_a.mean(1) - of_b.mean(1)).tolist())
+
+
+def say(found: Mapping[str, Mapping[int, Cell]]) -> None:
+    """The table until now, and the differences from GOPO."""
+    for name, cells in found.items():
+        if cells:
+            tqdm.write(line(name, cells))
+    if GOPO in found:
+        say_differences(found)
+
+
+def say_differences(found: Mapping[str, Mapping[int, Cell]]) -> None:
+    tqdm.write(f"\n{GOPO} less each row: [95 % over seeds and customers] t [over seeds]")
+    for name, cells in found.items():
+        said = []
+        for label in ("test", "new"):
+            for metric in ("tse", "success"):
+                if both := difference(found[GOPO], cells, metric, label):
+                    said.append(difference_text(f"{metric}({label})", *both))
+        if name != GOPO and said:
+            tqdm.write(f"{name:52s} " + "  ".join(said))
+
+
+def difference_text(what: str, by_bootstrap: Mapping, by_t: Sequence[float] | None) -> str:
+    text = (f"{what} {by_bootstrap['mean']:+.3f} "
+            f"[{by_bootstrap['low']:+.3f}, {by_bootstrap['high']:+.3f}]")
+    return text + (f" t [{by_t[0]:+.3f}, {by_t[1]:+.3f}]" if by_t else "")
 
 
 # --- the command ------------------------------------------------------------------------------
@@ -301,60 +189,69 @@ def arguments() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     option = parser.add_argument
-    option(
-        "--dataset",
-        default="mgshop",
-        help="mgshop, multiwoz, star, or the path of your logs (default mgshop)",
-    )
-    option(
-        "--split",
-        help="star only: dialogue, or task (the test tasks are none of the training ones)",
-    )
-    option(
-        "--data_dir",
-        default=os.environ.get("GOPO_DATA", "data"),
-        help="where corpora lie (default data, or GOPO_DATA)",
-    )
-    option("--seeds", type=int, default=1, help="training seeds 0, 1, ... (default 1)")
-    option(
-        "--steps",
-        type=int,
-        default=300,
-        help="GOPO steps, and steps of on-policy imitation (default 300)",
-    )
-    option(
-        "--episodes", type=int, default=200, help="test dialogues per row and seed (default 200)"
-    )
-    option("--rows", nargs="*", default=(), help="only rows whose name has one of these words")
-    option("--json", type=Path, help="also write the table to this file, after every row")
+    option("--dataset", default="mgshop",
+           help="mgshop, multiwoz, star, or the path of your logs (default mgshop)")
+    option("--split",
+           help="star only: dialogue, or task (the test tasks are none of the training ones)")
+    option("--data_dir", default=os.environ.get("GOPO_DATA", "data"),
+           help="where corpora lie (default data, or GOPO_DATA)")
+    option("--seeds", type=int, nargs="+", default=[0], help="training seeds (default 0)")
+    option("--steps", type=int, default=60,
+           help="GOPO steps, and steps of on-policy imitation and of Memento (default 60)")
+    option("--episodes", type=int, default=200,
+           help="held-out dialogues per row, seed and set of customers (default 200)")
+    option("--rows", nargs="*", default=(),
+           help="only rows whose name has one of these words; by default all but the ablations")
+    option("--ablations", action="store_true", help="the ablations, and GOPO")
+    option("--label_noise", type=float, default=0.0,
+           help="probability with which the labels that are learned from are wrong (default 0)")
+    option("--noise_skills", nargs="+", default=list(CALMING),
+           help=f"the skills that are affected (default {' '.join(CALMING)})")
+    option("--noise_kind", default="omit",
+           help="omit: they are left out; confuse: the first is written as the second")
+    option("--out", type=Path, default=Path("runs/strategy"),
+           help="folder with a file for each row and seed (default runs/strategy)")
     return parser
 
 
+def chosen_rows(dataset: Dataset, args: argparse.Namespace) -> dict[str, Row]:
+    chosen = {}
+    for name, row in rows_for(dataset).items():
+        wanted = row.ablation == args.ablations or name == GOPO
+        if args.rows:
+            wanted = any(word in name for word in args.rows)
+        if wanted:
+            chosen[name] = row
+    if not chosen:
+        raise DataError(f"--rows {' '.join(args.rows)}: no row of {dataset.name} has such a name")
+    return chosen
+
+
 def execute(args: argparse.Namespace) -> None:
+    fault = Fault(args.label_noise, tuple(args.noise_skills), args.noise_kind)
     dataset = data.load(args.dataset, args.data_dir, split=args.split)
     if not labelled_states(dataset.train):
         raise DataError(
-            f"{dataset.name}: no turn has skills, so there is no strategy to compare"
-        )
+            f"{dataset.name}: no turn has skills, so there is no strategy to compare")
     print(dataset.note)
-    print(
-        f"test dialogues {args.episodes}, training seeds {args.seeds}, mean±std over seeds"
-    )
-    study(dataset, args.seeds, args.steps, args.episodes, args.rows, args.json)
+    print(f"{args.episodes} dialogues of each set, seeds {args.seeds}, {fault.name}; "
+          "mean±std over seeds")
+    folder = args.out / slug(args.dataset + (args.split or ""))
+    study(dataset, fault, args.seeds, args.steps, args.episodes, chosen_rows(dataset, args), folder)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = arguments()
     args = parser.parse_args(argv)
-    if min(args.seeds, args.steps, args.episodes) < 1:
-        parser.error("--seeds, --steps and --episodes must be at least 1")
+    if min(args.steps, args.episodes) < 1 or min(args.seeds) < 0:
+        parser.error("--steps and --episodes must be at least 1, --seeds at least 0")
     try:
         execute(args)
-    except (DataError, OSError) as error:
+    except (ValueError, OSError) as error:       # DataError is a ValueError
         print(f"{COMMAND}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nstopped", file=sys.stderr)
+        print("\nstopped; the same command goes on", file=sys.stderr)
         return 130
     return 0
 

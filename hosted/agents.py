@@ -33,11 +33,12 @@ from data import (
     delexicalise,
     load,
 )
-from expert import ExpertConfig, ExpertState, Perception
+from expert import ExpertConfig, ExpertState
 from hosted.judge import DATA_RULE, dumps, quoted, record, spoken
 from infra.answers import Answer, parse_json
 from infra.client import Client
 from lm.constraints import prepare_plain
+from perception import Perception
 
 # of an answer; a reply needs about 60 tokens, a model that thinks aloud more [ours]
 MAX_TOKENS = 512

@@ -2,41 +2,27 @@
 
 An exercise is checked by cases computed by hand; against something that others wrote (scikit-learn,
 torch.distributions) or that is computed in another way (finite differences, the double sum of GAE);
-and by properties.  test_exercises.py runs them.
+and by properties.  The two exercises on Eq. 7 have theirs in checks_eq7.py.  test_exercises.py runs
+them all.
 """
 from __future__ import annotations
 
 import itertools
 import math
 
-import numpy as np
 import torch
-from hypothesis import Phase, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import dcg_score
 from torch.distributions import Categorical
 
 import rewards
 import tse as metrics
+from lesson import checking, checks_eq7
+from lesson.checking import same
 
 INF = float("inf")
 NAN = float("nan")
-# settings of the property checks: the same examples every time, shrunk to the simplest failure
-patient = settings(max_examples=80, deadline=None, derandomize=True, database=None,
-                   report_multiple_bugs=False, phases=[Phase.generate, Phase.shrink])
-
-
-def same(got, wanted, hint, tolerance=1e-6):
-    """Fails with both numbers and with what to read."""
-    assert got is not None, f"your function returns None: is there a `return`?  {hint}"
-    mine = np.asarray(got, float)
-    right = np.asarray(wanted, float)
-    assert mine.shape == right.shape, (
-        f"you return the shape {mine.shape}, it should be {right.shape}.  {hint}"
-    )
-    assert np.allclose(mine, right, rtol=tolerance, atol=tolerance), (
-        f"you return {mine.tolist()}, it should be {right.tolist()}.  {hint}"
-    )
 
 
 # --- 1: ESNDCG -----------------------------------------------------------------------------------
@@ -101,7 +87,7 @@ def esndcg_like_scikit_learn(f):
 def esndcg_stays_in_bounds(f):
     skills = st.sampled_from("abcdef")
 
-    @patient
+    @checking.patient
     @given(st.lists(skills, max_size=5), st.lists(skills, max_size=5, unique=True))
     def holds(predicted, teacher):
         before = list(predicted), list(teacher)
@@ -113,81 +99,6 @@ def esndcg_stays_in_bounds(f):
         assert (predicted, teacher) == before, (
             "your function changes the lists it is given: the Expert still needs them (Eq. 5 is a "
             "pure function)."
-        )
-    holds()
-
-
-# --- 2: GAE --------------------------------------------------------------------------------------
-
-A_HAT = "(Eq. 7's A-hat)."
-numbers = st.floats(-2, 2).map(lambda x: round(x, 3))
-shares = st.sampled_from([0.0, 0.3, 0.9, 1.0])
-
-
-@st.composite
-def dialogues(draw):
-    """(rewards, values) of 1 to 8 turns."""
-    n = draw(st.integers(1, 8))
-    r = draw(st.lists(numbers, min_size=n, max_size=n))
-    v = draw(st.lists(numbers, min_size=n + 1, max_size=n + 1))
-    return r, v
-
-
-def gae_by_hand(f):
-    same(
-        f([1.0, 0.0], [0.5, 0.5, 0.0], 0.9, 0.5),
-        [0.725, -0.5],
-        "the docstring's example: delta_2 = -.5, delta_1 = .95, A_1 = .95 + .9 * .5 * A_2 " + A_HAT,
-    )
-    same(
-        f([1.0], [0.0, 2.0], 0.5, 0.7),
-        [2.0],
-        "one turn, cut off: 1 + .5 * 2 - 0.  The last entry of values counts (README, limits by "
-        "design; Eq. 7's A-hat).",
-    )
-    same(f([], [3.0], 0.9, 0.5), [], "no turn, no advantage " + A_HAT)
-
-
-def gae_like_the_double_sum(f):
-    @patient
-    @given(dialogues(), shares, shares)
-    def holds(dialogue, gamma, lam):
-        r, v = dialogue
-        n = len(r)
-        before = list(r), list(v)
-        delta = [r[t] + gamma * v[t + 1] - v[t] for t in range(n)]
-        wanted = []
-        for t in range(n):
-            wanted.append(sum((gamma * lam) ** k * delta[t + k] for k in range(n - t)))
-        same(
-            f(r, v, gamma, lam),
-            wanted,
-            "A_t must be sum_k (gamma lam)^k delta_{t+k}: Schulman et al. 2016, Eq. 16 " + A_HAT,
-        )
-        unchanged = (r, v) == before
-        assert unchanged, "your function changes the lists it is given: return a new one " + A_HAT
-    holds()
-
-
-def gae_at_both_ends_of_lambda(f):
-    @patient
-    @given(dialogues(), shares)
-    def holds(dialogue, gamma):
-        r, v = dialogue
-        same(
-            f(r, v, gamma, 0.0),
-            [a + gamma * y - x for a, x, y in zip(r, v, v[1:])],
-            "lam = 0 must give delta_t: believe the critic " + A_HAT,
-        )
-        whole = []
-        for t in range(len(r)):
-            to_come = [*r[t:], v[-1]]
-            whole.append(sum(gamma ** k * a for k, a in enumerate(to_come)) - v[t])
-        same(
-            f(r, v, gamma, 1.0),
-            whole,
-            "lam = 1 must give the discounted return (Eq. 1) minus V_t, the values between cancel "
-            + A_HAT,
         )
     holds()
 
@@ -250,7 +161,7 @@ def policy_loss_compares_within_groups(f):
     reply = st.tuples(st.sampled_from([2, 5, 9]), st.integers(0, 8), st.integers(1, 4))
     averages = st.sampled_from(["batch", "sum"])
 
-    @patient
+    @checking.patient
     @given(st.lists(reply, min_size=1, max_size=7), st.integers(-3, 3), averages)
     def holds(rows, shift, average):
         ids, earned, lengths = map(list, zip(*rows))
@@ -371,7 +282,7 @@ def negative_entropy_stays_in_bounds(f):
     logit = st.sampled_from([-INF, -200.0, -3.0, 0.0, 1.5, 60.0])
     row = st.lists(logit, min_size=5, max_size=5).filter(lambda logits: max(logits) > -INF)
 
-    @patient
+    @checking.patient
     @given(st.lists(row, min_size=1, max_size=4))
     def holds(rows):
         value = float(f(torch.tensor([rows]), torch.ones(1, len(rows))))
@@ -433,7 +344,7 @@ def tse_where_the_printed_one_breaks(f):
 def tse_counts_the_turns_waited(f):
     weights = (0.5, 0.3, 0.2)
 
-    @patient
+    @checking.patient
     @given(anything, st.sampled_from([0.5, 0.9, 1.0]))
     def holds(turns, gamma):
         wanted = 0.0
@@ -462,7 +373,7 @@ def waited(n, earlier):
 
 
 def tse_pays_for_finishing(f):
-    @patient
+    @checking.patient
     @given(anything, st.integers(0, 2), st.integers(1, 9))
     def holds(turns, i, n):
         assert -1e-9 <= f(turns) <= 1 + 1e-9, (
@@ -475,11 +386,11 @@ def tse_pays_for_finishing(f):
     holds()
 
 
-# --- the five ------------------------------------------------------------------------------------
+# --- the six -------------------------------------------------------------------------------------
 
 CHECKS = {
     "esndcg": (esndcg_by_hand, esndcg_edges, esndcg_like_scikit_learn, esndcg_stays_in_bounds),
-    "gae": (gae_by_hand, gae_like_the_double_sum, gae_at_both_ends_of_lambda),
+    "gae": checks_eq7.GAE,
     "policy_loss": (
         policy_loss_by_hand,
         policy_loss_reads_only_what_was_drawn,
@@ -497,4 +408,5 @@ CHECKS = {
         tse_counts_the_turns_waited,
         tse_pays_for_finishing,
     ),
+    "clipped_loss": checks_eq7.CLIPPED_LOSS,
 }

@@ -1,4 +1,4 @@
-"""Five exercises to do while you read the paper: write five functions of this project anew.
+"""Six exercises to do while you read the paper: write six functions of this project anew.
 
 Every function below has the name and the arguments of the function that it replaces.  Fill in its
 body and run the checks:
@@ -9,7 +9,7 @@ the line that puts your version in the place of the project's, and with a comman
 it does to training.
 
 Imports nothing of the project.
-Try it:  python -m lesson.exercises        which of the five you have begun
+Try it:  python -m lesson.exercises        which of the six you have begun
 """
 from __future__ import annotations
 
@@ -50,15 +50,15 @@ def esndcg(predicted: Sequence[str], teacher: Sequence[str]) -> float:
     raise NotImplementedError
 
 
-def gae(rewards: Sequence[float], values: Sequence[float], gamma: float,
-        lam: float) -> list[float]:
+def gae(rewards: Sequence[float], values: Sequence[float], gamma: float, lam: float,
+        slips: Sequence[bool] = ()) -> list[float]:
     """Exercise 2, the A-hat of Eq. 7: how much better than expected did each turn turn out?
 
         delta_t = R_t + gamma V_{t+1} - V_t
         A_t = delta_t + gamma lam A_{t+1},  A_{T+1} = 0
 
     The paper says "Actor-Critic" and no more.  A_t needs A_{t+1}, so walk from the last turn to the
-    first.
+    first.  Begin without slips: the first three checks need none.
 
     rewards  [T] R_1..R_T
     values   [T + 1] V_1..V_{T+1}, what the critic expected.  The last is 0 if the dialogue ended,
@@ -66,16 +66,20 @@ def gae(rewards: Sequence[float], values: Sequence[float], gamma: float,
     gamma    discount of Eq. 1, in [0, 1]
     lam      in [0, 1]: 0 believes the critic (A = delta), 1 believes what happened (A = discounted
              return - V)
+    slips    [T] True where skills were played that the policy had not chosen; () = nowhere.  Such
+             a turn is not its doing, so A_t = 0.  The turn before it stops there: its A is its
+             delta, which holds V of the slip's state in place of all that came after
     returns  [T] A_1..A_T, a new list
 
     By hand: R = (1, 0), V = (.5, .5, 0), gamma = .9, lam = .5.
              A_2 = delta_2 = 0 + 0 - .5 = -.5;  delta_1 = 1 + .45 - .5 = .95;
              A_1 = .95 + .9 * .5 * -.5 = .725
+             If turn 2 was a slip: A_2 = 0 and A_1 = delta_1 = .95
     Hint:    `python expert.py` prints this example; Schulman et al. 2016, arXiv 1506.02438, Eq. 16.
     Plug in: below `def gae` in expert.py add the line   from lesson.exercises import gae
     See:     python train.py --dataset mgshop --replies template --gae_lambda 0 --eval_episodes 0
              Then again with --gae_lambda 1.  Read the columns `explained_variance` and `tse` of
-             metrics.jsonl: which run is noisier, and which learns to apologise first?
+             metrics.jsonl: which run is noisier, and which ends with the higher TSE?
     """
     raise NotImplementedError
 
@@ -185,7 +189,49 @@ def tse(
     raise NotImplementedError
 
 
-EXERCISES = (esndcg, gae, policy_loss, negative_entropy, tse)
+def clipped_loss(logp: Tensor, old: Tensor, advantage: Tensor, entropy: Tensor, alpha: float,
+                 clip: float) -> Tensor:
+    """Exercise 6, Eq. 7 for turns that are learned from more than once.
+
+        L = -E[sum_i min(rho_i A_i, clamp(rho_i, 1 - clip, 1 + clip) A_i)] - alpha E[sum_i H_i]
+        rho_i = p(a_i) now / p(a_i) when it was played
+
+    Eq. 7 as printed holds for the policy that played the turns.  After one step of Adam that policy
+    is gone.  The *ratio* rho corrects for this: it is 1 for the policy that played, and there the
+    gradient is Eq. 7's own.  The clamp and the minimum bound the correction: once a pick has become
+    more probable by the share `clip`, a good advantage pushes it no further; likewise for one that
+    has become less probable, and a bad advantage.  A pick that moved the *wrong* way is never
+    clipped: it has to come back.
+
+    logp       [B, S] log-probability of each pick now, nats; B turns, S picks in a turn.  Where no
+               pick was made, logp, old, advantage and entropy are 0
+    old        [B, S] the same when the turn was played.  No gradient flows through it
+    advantage  [B, S] A-hat of each pick.  No gradient flows through it
+    entropy    [B, S] entropy of the distribution of each pick, nats, >= 0; its gradient counts
+    alpha      weight of the entropy, >= 0
+    clip       > 0
+    returns    scalar, differentiable in logp and entropy: summed over picks, averaged over turns
+
+    By hand: two turns of one pick: logp = -1, -3; A = 1, -2; H = .4, .6; alpha = .1; clip = .2.
+             Each pick was half as probable when it was played, so rho = 2, 2.
+             The first gains min(2 * 1, 1.2 * 1) = 1.2, the second min(2 * -2, 1.2 * -2) = -4, and
+             L = -(1.2 - 4) / 2 - .1 * (.4 + .6) / 2 = 1.35
+    Hint:    `python expert.py` prints this example.  A ratio is exp of a difference of logarithms.
+             Draw rho A and the clamped one over rho, for A = 1 and for A = -1; where is the lower
+             line flat?  Schulman et al. 2017, arXiv 1707.06347, Eq. 7 and Fig. 1.
+    Plug in: below `def clipped_loss` in expert.py add the line
+                 from lesson.exercises import clipped_loss
+    See:     python train.py --dataset mgshop --replies template --expert_clip 10 --eval_episodes 0
+             That is hardly a bound.  Train again without --expert_clip, and compare the columns
+             `grad_norm_expert` and `entropy_expert` of metrics.jsonl, and `tse` at steps 10 and 20
+             in evals.jsonl: what do three epochs do when nothing bounds them?  Then leave out the
+             minimum and use the clamped ratio alone (the check now fails, as it should): which
+             picks get no gradient any more, and what becomes of `tse`?
+    """
+    raise NotImplementedError
+
+
+EXERCISES = (esndcg, gae, policy_loss, negative_entropy, tse, clipped_loss)
 
 
 def main() -> None:

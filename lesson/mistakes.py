@@ -1,4 +1,4 @@
-"""Typical mistakes in the five exercises; test_exercises.py asserts that a check notices each."""
+"""Typical mistakes in the six exercises; test_exercises.py asserts that a check notices each."""
 from __future__ import annotations
 
 import math
@@ -49,15 +49,21 @@ ESNDCG = {
 
 # --- 2: GAE --------------------------------------------------------------------------------------
 
-def gae_by(step, backwards=True):
-    """GAE with another recursion: step(R_t, V_t, V_{t+1}, A_{t+1}, gamma, lam)."""
-    def gae(r, v, gamma, lam):
+def gae_by(step, backwards=True, at_slip=lambda delta, later: (0.0, 0.0)):
+    """GAE with another recursion.
+
+    step     (R_t, V_t, V_{t+1}, A_{t+1}, gamma, lam) -> A_t
+    at_slip  (delta_t, A_{t+1}) of a slip -> (its A_t, the A that the turn before it takes)
+    """
+    def gae(r, v, gamma, lam, slips=()):
         out = [0.0] * len(r)
         later = 0.0
         order = range(len(r))
         for t in reversed(order) if backwards else order:
-            later = step(r[t], v[t], v[t + 1], later, gamma, lam)
-            out[t] = later
+            if slips and slips[t]:
+                out[t], later = at_slip(r[t] + gamma * v[t + 1] - v[t], later)
+            else:
+                out[t] = later = step(r[t], v[t], v[t + 1], later, gamma, lam)
         return out
     return gae
 
@@ -66,12 +72,20 @@ def right_step(r, v, w, later, gamma, lam):
     return r + gamma * w - v + gamma * lam * later
 
 
-def returns(r, v, gamma, lam):
-    return [a + x for a, x in zip(expert.gae(r, v, gamma, lam), v)]
+def returns(r, v, *rest):
+    return [a + x for a, x in zip(expert.gae(r, v, *rest), v)]
+
+
+def cleared(r, v, gamma, lam, slips=()):
+    """Slips get 0 only after the walk: the turns before them are blamed for what followed."""
+    found = expert.gae(r, v, gamma, lam)
+    for t, slip in enumerate(slips):
+        found[t] *= not slip
+    return found
 
 
 GAE = {
-    "no bootstrap at the end": lambda r, v, gamma, lam: expert.gae(r, [*v[:-1], 0.0], gamma, lam),
+    "no bootstrap at the end": lambda r, v, *rest: expert.gae(r, [*v[:-1], 0.0], *rest),
     "gamma missing in the recursion": gae_by(
         lambda r, v, w, later, gamma, lam: r + gamma * w - v + lam * later
     ),
@@ -83,6 +97,10 @@ GAE = {
     ),
     "forwards": gae_by(right_step, backwards=False),
     "returns, not advantages": returns,
+    "slips ignored": lambda r, v, gamma, lam, slips=(): expert.gae(r, v, gamma, lam),
+    "slips cleared at the end": cleared,
+    "a slip is passed over": gae_by(right_step, at_slip=lambda delta, later: (0.0, later)),
+    "a slip keeps its delta": gae_by(right_step, at_slip=lambda delta, later: (delta, 0.0)),
 }
 
 
@@ -226,10 +244,85 @@ TSE = {
     "clipped to 1": lambda turns, *rest: min(1.0, as_printed(turns, *rest)),
 }
 
+
+# --- 6: the clipped loss -------------------------------------------------------------------------
+
+def ratio_of(logp, old):
+    return (logp - old.detach()).exp()
+
+
+def both_sides(ratio, A, clip):
+    return torch.minimum(ratio * A, ratio.clamp(1 - clip, 1 + clip) * A)
+
+
+def clamp_alone(ratio, A, clip):
+    return ratio.clamp(1 - clip, 1 + clip) * A
+
+
+def greater(ratio, A, clip):
+    return torch.maximum(ratio * A, ratio.clamp(1 - clip, 1 + clip) * A)
+
+
+def clipped_advantage(ratio, A, clip):
+    return ratio * A.clamp(-clip, clip)
+
+
+def around_zero(ratio, A, clip):
+    return torch.minimum(ratio * A, ratio.clamp(-clip, clip) * A)
+
+
+def from_above(ratio, A, clip):
+    return torch.minimum(ratio, torch.full_like(ratio, 1 + clip)) * A
+
+
+def clipped_by(ratio=ratio_of, gained=both_sides, advantage=torch.detach, bonus=1, over="sum"):
+    """Eq. 7 clipped, with another ratio, bound, treatment of the advantage, entropy or sum."""
+    def clipped_loss(logp, old, A, H, alpha, clip):
+        each = gained(ratio(logp, old), advantage(A), clip)
+        per_turn = each.mean(-1) if over == "mean" else each.sum(-1)
+        return -per_turn.mean() - bonus * alpha * H.sum(-1).mean()
+    return clipped_loss
+
+
+def of_whole_turns(logp, old):
+    return (logp.sum(-1) - old.detach().sum(-1)).exp()[:, None].expand_as(logp)
+
+
+def entropy_of_picks(logp, old, A, H, alpha, clip):
+    return expert.clipped_loss(logp, old, A, H / H.shape[-1], alpha, clip)
+
+
+def clip_on_a_difference(logp, old, A, H, alpha, clip):
+    return clipped_by(ratio=torch.sub)(logp, old.detach(), A, H, alpha, clip)
+
+
+CLIPPED_LOSS = {
+    "no ratio": lambda logp, old, A, H, alpha, clip: expert.expert_loss(logp, A, H, alpha),
+    "ratio never clipped": clipped_by(gained=lambda ratio, A, clip: ratio * A),
+    "clamp without the minimum": clipped_by(gained=clamp_alone),
+    "clamped from above only": clipped_by(gained=from_above),
+    "the maximum": clipped_by(gained=greater),
+    "the clamp around 0": clipped_by(gained=around_zero),
+    "the advantage clipped": clipped_by(gained=clipped_advantage),
+    "old over new": clipped_by(ratio=lambda logp, old: (old.detach() - logp).exp()),
+    "no exp": clip_on_a_difference,
+    "one ratio per turn": clipped_by(ratio=of_whole_turns),
+    "gradient through old": clipped_by(ratio=lambda logp, old: (logp - old).exp()),
+    "ratio detached": clipped_by(ratio=lambda logp, old: (logp - old).exp().detach()),
+    "gradient through the advantage": clipped_by(advantage=torch.clone),
+    "sign": lambda logp, old, A, *rest: expert.clipped_loss(logp, old, -A, *rest),
+    "sign of the entropy": clipped_by(bonus=-1),
+    "entropy forgotten": clipped_by(bonus=0),
+    "mean over picks": clipped_by(over="mean"),
+    "mean entropy of picks": entropy_of_picks,
+    "sum over turns": lambda logp, *rest: len(logp) * expert.clipped_loss(logp, *rest),
+}
+
 MISTAKES = {
     "esndcg": ESNDCG,
     "gae": GAE,
     "policy_loss": POLICY_LOSS,
     "negative_entropy": NEGATIVE_ENTROPY,
     "tse": TSE,
+    "clipped_loss": CLIPPED_LOSS,
 }

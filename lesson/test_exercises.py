@@ -12,7 +12,7 @@ import csagent
 import expert
 import rewards
 import tse as metrics
-from lesson import checks, exercises
+from lesson import checking, exercises
 from lesson.checks import CHECKS
 from lesson.mistakes import MISTAKES
 
@@ -23,6 +23,7 @@ SAMPLES = {
     "policy_loss": (torch.tensor([[-1.0]]), torch.tensor([1.0]), torch.ones(1, 1)),
     "negative_entropy": (torch.zeros(1, 1, 2), torch.ones(1, 1)),
     "tse": ((1, 2, 3),),
+    "clipped_loss": (*torch.zeros(4, 1, 1), 0.1, 0.2),
 }
 
 
@@ -67,6 +68,11 @@ def test_exercise_5_tse(check):
     check(attempt("tse"))
 
 
+@each_check("clipped_loss")
+def test_exercise_6_clipped_loss(check):
+    check(attempt("clipped_loss"))
+
+
 # --- are the checks any good?  Never skipped -----------------------------------------------------
 
 OURS = {
@@ -75,6 +81,7 @@ OURS = {
     "policy_loss": csagent.policy_loss,
     "negative_entropy": csagent.negative_entropy,
     "tse": metrics.tse,
+    "clipped_loss": expert.clipped_loss,
 }
 NUMBERED = list(enumerate(exercises.EXERCISES, 1))
 ALL_MISTAKES = []
@@ -87,7 +94,7 @@ def arguments(function):
     return code.co_varnames[:code.co_argcount]
 
 
-def test_the_five_exercises_are_there_and_explained():
+def test_the_six_exercises_are_there_and_explained():
     names = [f.__name__ for f in exercises.EXERCISES]
     assert names == list(CHECKS) == list(SAMPLES) == list(MISTAKES)
 
@@ -122,8 +129,8 @@ def test_exercise_solved_passes(monkeypatch, name):
 def test_exercise_done_wrong_fails_and_says_what_to_read(monkeypatch, name, mistake):
     monkeypatch.setattr(exercises, name, MISTAKES[name][mistake])
     # a student gets the simplest failing case; here the search for it would only cost time
-    quick = settings(checks.patient, phases=[Phase.generate])
-    monkeypatch.setattr(checks, "patient", quick)
+    quick = settings(checking.patient, phases=[Phase.generate])
+    monkeypatch.setattr(checking, "patient", quick)
     messages = []
     for check in CHECKS[name]:
         try:

@@ -18,7 +18,7 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 from data import SLOT, DataError, Prepared, Request, Skill, fill, sayable, slots
 
@@ -51,6 +51,7 @@ def _is_invisible(char: str) -> bool:
     return unicodedata.category(char) in ("Cc", "Cf") or "\ufe00" <= char <= "\ufe0f"
 
 
+@lru_cache(100_000)
 def normalise(text: str) -> str:
     """What matching sees: no case, no spaces, no accents, nothing invisible.
 
@@ -84,10 +85,8 @@ def compile_constraints(skills: Sequence[Skill], context: Mapping[str, str],
         wanted += skill.must_say
     forbidden = _distinct(forbidden)
     wanted = _distinct(wanted)
-    for phrase in forbidden:
-        _refuse_unmatchable(phrase)
-    bad = [normalise(phrase) for phrase in forbidden]
-    names = frozenset(name for name in context if _is_slot(name, bad))
+    bad = _as_matched(forbidden)
+    names = _names(tuple(context), bad)
     said: tuple[str, ...] = ()
     if _is_separable(bad):
         said = tuple(p for p in wanted if _is_possible(p, context, names, bad))
@@ -106,9 +105,23 @@ def prepare_plain(requests: Sequence[Request], skills: Mapping[str, Skill],
     return prepared
 
 
-
 def _distinct(phrases: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(phrases))
+
+
+# The same few lists of forbidden phrases and of slots come back on every turn.
+@lru_cache(4096)
+def _as_matched(forbidden: tuple[str, ...]) -> tuple[str, ...]:
+    """Forbidden phrases as matching sees them; refuses those that it could not match."""
+    for phrase in forbidden:
+        _refuse_unmatchable(phrase)
+    return tuple(normalise(phrase) for phrase in forbidden)
+
+
+@lru_cache(4096)
+def _names(context: tuple[str, ...], bad: tuple[str, ...]) -> frozenset[str]:
+    """The names of B_t that a reply may hold in braces."""
+    return frozenset(name for name in context if _is_slot(name, bad))
 
 
 def _refuse_unmatchable(phrase: str) -> None:
@@ -141,7 +154,8 @@ def _is_possible(phrase: str, context: Mapping[str, str], names: frozenset[str],
     return _is_clean(phrase, bad) and _is_clean(fill(phrase, context), bad)
 
 
-def _is_separable(bad: Sequence[str]) -> bool:
+@lru_cache(4096)
+def _is_separable(bad: tuple[str, ...]) -> bool:
     """Whether inserted phrases can be kept apart: some seam stands in no forbidden phrase.
 
     For real phrases one always exists."""

@@ -176,9 +176,11 @@ class Person:
     # -- speaking
 
     def _phrase(self, rng: random.Random, kind: str) -> str:
+        words = rng.choice(rng.choice(phrasings(self.split, kind, self.name)))
+        if "{" not in words:
+            return words
         need = self.need
-        line = rng.choice(phrasings(self.split, kind, self.name))
-        return rng.choice(line).format(
+        return words.format(
             category=need.category,
             feature=need.feature,
             size=need.size,

@@ -20,8 +20,9 @@ import re
 import zlib
 from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
+from operator import add
 from pathlib import Path
-from typing import Sequence
+from typing import NamedTuple, Sequence
 
 from data import DataError, Skill, best_candidate, fill
 
@@ -38,6 +39,7 @@ DEFAULTS = {
     "silence": "One moment, please.",
     "order_talk": r"order(?:ed)?|bought|parcel|refund\w*|return\w*|broken|damaged|swap|exchange",
 }
+SENTENCE = re.compile(r"[^.!?]+[.!?]*")
 BOOKS = Path(__file__).with_name("books")
 # which of ten sentences of the customers are in a split
 SHARES = {"train": range(7), "dev": (7,), "test": (8, 9)}
@@ -140,6 +142,7 @@ def _finds(name: str) -> dict[str, re.Pattern]:
     order_talk = rf"\bmy (?:\w+ )?(?:{items})|\b(?:{stock['order_talk']})\b"
     return {
         "category": re.compile(rf"\b({items})s?\b", re.I),
+        "number": re.compile(r"\b\d{4}\b"),
         "budget": re.compile(rf"\b(\d{{1,3}}) {stock['currency']}"),
         "order talk": re.compile(order_talk, re.I),
         "feature": _any_of(features),
@@ -184,43 +187,72 @@ def _category_of_order(split: str, name: str) -> dict[str, str]:
     return table
 
 
+class Said(NamedTuple):
+    """What the back office finds in a customer's words, each in the order of the text."""
+    categories: tuple[str, ...] = ()
+    numbers: tuple[str, ...] = ()                # of four digits
+    order_talk: tuple[str, ...] = ()
+    features: tuple[str, ...] = ()
+    sizes: tuple[str, ...] = ()
+    budgets: tuple[str, ...] = ()
+
+
 def update_focus(focus: Focus, utterance: str, split: str, name: str = "mgshop") -> Focus:
     """Folds one customer utterance into what the shop's back office searches for."""
-    find = _finds(name)
+    said = _said(utterance, name)
     category_of = _category_of_order(split, name)
-    named = [c.lower() for c in find["category"].findall(utterance)]
-    numbers = [n for n in re.findall(r"\b\d{4}\b", utterance) if n in category_of]
-    if named:
-        item = _item_named(products(split, named[0], name), utterance)
+    numbers = [n for n in said.numbers if n in category_of]
+    if said.categories:
+        category = said.categories[0].lower()
+        item = _item_named(products(split, category, name), utterance.lower())
         if item:
-            return replace(focus, talk="product", category=named[0], product=item)
-        talk = "order" if find["order talk"].search(utterance) else "product"
-        focus = Focus(talk=talk, category=named[0])
+            return replace(focus, talk="product", category=category, product=item)
+        talk = "order" if said.order_talk else "product"
+        focus = Focus(talk=talk, category=category)
     elif numbers and focus.talk != "order":
         focus = Focus(talk="order", category=category_of[numbers[0]])
     if focus.talk == "order":
         return replace(focus, order=numbers[-1]) if numbers else focus
-    return _update_wish(focus, utterance, name)
+    return _update_wish(focus, said)
 
 
-def _item_named(shelf: Sequence[Product], utterance: str) -> str | None:
+def _said(utterance: str, name: str) -> Said:
+    """What is found in each sentence, one after the other.
+
+    Nothing that is looked for holds an end mark, so nothing reaches over the end of a sentence.
+    """
+    whole = Said()
+    for sentence in SENTENCE.findall(utterance):
+        said = _said_in(sentence.strip(), name)
+        if any(said):
+            whole = Said(*map(add, whole, said))
+    return whole
+
+
+# Customers compose what they say of few sentences, but seldom say the same as a whole.
+@lru_cache(65536)
+def _said_in(sentence: str, name: str) -> Said:
+    looked_for = ("category", "number", "order talk", "feature", "size", "budget")
+    find = _finds(name)
+    return Said(*[tuple(find[what].findall(sentence)) for what in looked_for])
+
+
+def _item_named(shelf: Sequence[Product], lowered: str) -> str | None:
     for product in shelf:
-        if product.name.lower() in utterance.lower():
+        if product.name.lower() in lowered:
             return product.name
     return None
 
 
-def _update_wish(focus: Focus, utterance: str, name: str) -> Focus:
+def _update_wish(focus: Focus, said: Said) -> Focus:
     """Takes up the last feature, size and budget said.  A wish takes back a product agreed on."""
-    find = _finds(name)
     wish: dict[str, str | int] = {}
-    for what in ("feature", "size"):
-        said = find[what].findall(utterance)
-        if said:
-            wish[what] = said[-1].lower()
-    budgets = find["budget"].findall(utterance)
-    if budgets:
-        wish["budget"] = int(budgets[-1])
+    if said.features:
+        wish["feature"] = said.features[-1].lower()
+    if said.sizes:
+        wish["size"] = said.sizes[-1].lower()
+    if said.budgets:
+        wish["budget"] = int(said.budgets[-1])
     return replace(focus, product=None, **wish) if wish else focus
 
 
@@ -326,23 +358,35 @@ def template(
     Facts are those of the first candidate that fits (`best_candidate`).
     A skill whose slot B_t lacks becomes an evasion.
     """
-    pool = skill_pool(name)
     number = best_candidate(context)
     said: list[str] = []
-    for skill in (pool[s] for s in skills):
-        said += [_wording(skill, context, number, rng, name), *skill.must_say]
+    for skill in skills:
+        wording = _wording(skill, number, name)
+        if wording.slots <= context.keys():
+            said.append(rng.choice(wording.phrases))
+        else:
+            said.append(book(name)["evasion"])
+        said += wording.must_say
     return " ".join(said) or book(name)["silence"]
 
 
-def _wording(
-    skill: Skill, context: dict[str, str], number: str, rng: random.Random, name: str
-) -> str:
-    if any(f"{need}_{number}" not in context for need in skill.needs):
-        return book(name)["evasion"]
-    phrase = rng.choice(skill.examples)
-    for need in skill.needs:
-        phrase = phrase.replace(f"{{{need}}}", f"{{{need}_{number}}}")
-    return phrase
+class Wording(NamedTuple):
+    """How a skill speaks of one candidate."""
+    slots: frozenset[str]                        # that B_t must have
+    phrases: tuple[str, ...]                     # with these slots, one of them to be drawn
+    must_say: tuple[str, ...]
+
+
+@lru_cache(4096)
+def _wording(skill: str, number: str, name: str) -> Wording:
+    spec = skill_pool(name)[skill]
+    slots = frozenset(f"{need}_{number}" for need in spec.needs)
+    phrases = []
+    for phrase in spec.examples:
+        for need in spec.needs:
+            phrase = phrase.replace(f"{{{need}}}", f"{{{need}_{number}}}")
+        phrases.append(phrase)
+    return Wording(slots, tuple(phrases), spec.must_say)
 
 
 def demo() -> None:

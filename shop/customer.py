@@ -86,26 +86,23 @@ class Shop(Person):
         self.focus = update_focus(self.focus, utterance, self.split, self.name)
         self.context = dict(search(self.focus, self.split, self.name))
         self.intent = intent
-        over = self.left or self.success
+        success = self.success
+        over = self.left or success
         return Observation(
             utterance,
             self.context,
             terminated=over,
             truncated=not over and self.turn >= HORIZON,
-            labels=self._labels(),
-            outcome=self._outcome(),
+            labels=self._labels(over),
+            outcome=Outcome(success, tuple(self.completed), round(self.mood, 2), self.vouchers),
         )
 
-    def _labels(self) -> Labels:
-        if self.left or self.success:
+    def _labels(self, over: bool) -> Labels:
+        if over:
             return Labels(self.intent, self.emotion, (), "")
         skills = self.teacher()
         reference = template(skills, self.context, self.rng("reference", self.turn), self.name)
         return Labels(self.intent, self.emotion, tuple(skills), reference)
-
-    def _outcome(self) -> Outcome:
-        completed = tuple(self.completed)
-        return Outcome(self.success, completed, round(self.mood, 2), self.vouchers)
 
     @property
     def success(self) -> bool:

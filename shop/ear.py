@@ -207,16 +207,17 @@ SENTENCE = re.compile(r"[^.!?]+[.!?]*")
 # --- hearing --------------------------------------------------------------------------------------
 
 Found = tuple[int, Act]                          # (position in the text, act)
+Value = tuple[str, str, str]                     # (act that states it, candidate, in lower case)
 
 
 @cache
-def _disclaimers() -> tuple[str, ...]:
-    """What the shops have to say by law or policy; it is no act."""
+def _disclaimers() -> dict[str, str]:
+    """What the shops have to say by law or policy, which is no act, and as many spaces."""
     phrases: list[str] = []
     for shop in SHOPS:
         for skill in skill_pool(shop).values():
-            phrases += skill.must_say
-    return tuple(phrase.lower() for phrase in phrases)
+            phrases += [phrase.lower() for phrase in skill.must_say]
+    return {phrase: " " * len(phrase) for phrase in phrases}
 
 
 def hear(text: str, context: dict[str, str]) -> list[Act]:
@@ -233,21 +234,29 @@ def hear(text: str, context: dict[str, str]) -> list[Act]:
     apologise []
     state_price ['1']
     """
+    return list(_heard(text, _values(tuple(context.items()))))
+
+
+# Replies and their sentences come back, so what is heard in them is computed once.
+@lru_cache(16384)
+def _heard(text: str, values: tuple[Value, ...]) -> tuple[Act, ...]:
     lowered = IDIOM.sub(_blank, text.lower())
-    for phrase in _disclaimers():
-        lowered = lowered.replace(phrase, " " * len(phrase))
-    values = _values(context)
+    for phrase, blank in _disclaimers().items():
+        lowered = lowered.replace(phrase, blank)
     found: list[Found] = []
     for match in SENTENCE.finditer(lowered):
         sentence = match.group()
-        if UNREAL.search(sentence):
+        if _is_unreal(sentence):
             continue
-        # a quoted value is a value, a quoted act is none
-        quoteless = QUOTED.sub(_blank, sentence)
-        heard = [*_general_acts(quoteless), *_facts(sentence, values)]
+        heard = [*_general_acts(sentence), *_facts(sentence, values)]
         found += [(match.start() + at, act) for at, act in heard]
     found.sort(key=_position)
-    return [act for _, act in found]
+    return tuple(act for _, act in found)
+
+
+@lru_cache(65536)
+def _is_unreal(sentence: str) -> bool:
+    return UNREAL.search(sentence) is not None
 
 
 def _position(found: Found) -> int:
@@ -261,6 +270,8 @@ def _blank(match: re.Match) -> str:
 @lru_cache(65536)
 def _general_acts(sentence: str) -> tuple[Found, ...]:
     """One hit per kind and sentence, unless refused."""
+    # a quoted value is a value, a quoted act is none
+    sentence = QUOTED.sub(_blank, sentence)
     found = []
     for kind, pattern in COMPILED.items():
         hit = pattern.search(sentence)
@@ -272,6 +283,7 @@ def _general_acts(sentence: str) -> tuple[Found, ...]:
     return tuple(found)
 
 
+@lru_cache(65536)
 def _refused(sentence: str, start: int, end: int) -> bool:
     """Whether a stretch between commas, "but" and "and" denies what it says.
 
@@ -282,27 +294,32 @@ def _refused(sentence: str, start: int, end: int) -> bool:
     return bool(REFUSED.search(before) or WITHDRAWN.search(after))
 
 
-def _values(context: dict[str, str]) -> list[tuple[str, str]]:
-    """(slot, value in lower case)."""
-    sayable = [slot for slot in context if not slot.startswith("fit_")]
-    return [(slot, context[slot].lower()) for slot in sayable]
+@lru_cache(4096)
+def _values(context: tuple[tuple[str, str], ...]) -> tuple[Value, ...]:
+    """The values of B_t, given as its pairs, that a customer knows as facts or names."""
+    values = []
+    for slot, value in context:
+        name, _, number = slot.rpartition("_")
+        if name in FACT_OF:
+            values.append((FACT_OF[name], number, value.lower()))
+    return tuple(values)
 
 
-def _facts(sentence: str, values: list[tuple[str, str]]) -> list[Found]:
+@lru_cache(65536)
+def _facts(sentence: str, values: tuple[Value, ...]) -> tuple[Found, ...]:
     """Facts and names stated in a sentence.  A question states nothing."""
     if sentence.rstrip().endswith("?"):
-        return []
+        return ()
     said: dict[tuple[int, str], set[str]] = {}
-    for slot, value in values:
-        name, _, number = slot.rpartition("_")
+    for kind, number, value in values:
         at = sentence.find(value)
-        if name not in FACT_OF or at < 0:
+        if at < 0:
             continue
         end = at + len(value)
         if _inside_a_word(sentence, at, end) or _refused(sentence, at, end):
             continue
-        said.setdefault((at, FACT_OF[name]), set()).add(number)
-    return [(at, Act(kind, frozenset(numbers))) for (at, kind), numbers in said.items()]
+        said.setdefault((at, kind), set()).add(number)
+    return tuple((at, Act(kind, frozenset(numbers))) for (at, kind), numbers in said.items())
 
 
 def _inside_a_word(sentence: str, at: int, end: int) -> bool:

@@ -10,18 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from data import DataError
-from gopo import algorithm_of
+from gopo import algorithm_of, expert_config
 from infra.files import read_json, whole, whole_folder
 from lm.config import flat
 
 UNTRAINED = "untrained.safetensors"
 STRATEGY = ("strategy.safetensors", "strategy_adam.safetensors", "strategy_evals.jsonl")
-STAGES = (UNTRAINED, *STRATEGY, "untrained", "warm_start")
+WARM = "warm_expert.safetensors"
+STAGES = (UNTRAINED, WARM, *STRATEGY, "untrained", "warm_start")
 # Part of config.json -> settings that must be equal, or the base is refused.
 SAME = {
     "run": ("dataset", "seed", "replies", "conduct", "split"),
     "gopo": ("no_expert",),
-    "expert": ("width", "history"),
+    "expert": ("width", "history", "sentences", "hide_ngrams", "encoder"),
 }
 # Stage of the language model -> settings that must be equal, or the stage is left.
 SAME_LM = {
@@ -39,6 +40,7 @@ FOLLOWING = {"untrained": ("untrained", "warm_start"), "warm_start": ("warm_star
 def check_base(base: Path, config: Mapping[str, Any]) -> tuple[str, ...]:
     """Refuses a base that is no common start; returns the stages that `config` can take from it."""
     theirs = read_json(base / "config.json")
+    expert_config(theirs)
     for part, key in _settings():
         ours = config[part][key]
         other = theirs[part].get(key, ours)      # an older run lacks a flag that did not exist
@@ -59,7 +61,9 @@ def _other_policy(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[st
     """Stages of the Expert that the base learned in another way."""
     left = []
     if algorithm_of(theirs)[0].policy is not algorithm_of(ours)[0].policy:
-        left.append(UNTRAINED)
+        left += [UNTRAINED, WARM]
+    elif theirs["expert"].get("expert_warm") != ours["expert"]["expert_warm"]:
+        left.append(WARM)
     if _learner(theirs) != _learner(ours):
         left += STRATEGY
     return left

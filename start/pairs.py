@@ -1,4 +1,4 @@
-"""What both agents learn from before GOPO: pairs for the LM, labelled states for the Expert.
+"""What the language model learns from before GOPO: pairs (request, reply).
 
 `--model tiny` has never read a word, so "untrained", supervised and RL would all mean "noise".  It
 is therefore pretrained on talk of mixed quality: replies that follow their skills only in part,
@@ -13,27 +13,9 @@ from collections.abc import Mapping, Sequence
 
 import data
 from data import MAX_SKILLS, Dataset, Dialogue, Request, base, sayable, slots
-from expert import ExpertState
+from expert_learner import logged_history
 
 Pair = tuple[Request, str]
-
-
-def labelled_states(dialogues: Sequence[Dialogue]) -> list[tuple[ExpertState, tuple[str, ...]]]:
-    """(s^E_t, T) of every labelled turn, with a_{t-1} and H_t as logged; imitation learns it."""
-    found = []
-    for dialogue in dialogues:
-        previous: tuple[str, ...] = ()
-        for i, turn in enumerate(dialogue.turns):
-            if turn.skills is not None:
-                said = logged_history(dialogue, 0, i)
-                found.append((ExpertState(turn.user, said, previous), turn.skills))
-            previous = turn.skills or ()
-    return found
-
-
-def logged_history(dialogue: Dialogue, first: int, end: int) -> tuple[tuple[str, str], ...]:
-    """Turns `first` to `end` - 1 as (customer, agent)."""
-    return tuple((turn.user, turn.reply or "") for turn in dialogue.turns[first:end])
 
 
 def warm_pairs(dialogues: Sequence[Dialogue], history_turns: int | None = None) -> list[Pair]:

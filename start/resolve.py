@@ -17,7 +17,7 @@ import torch
 import data
 from data import DataError, Dataset, opt
 from expert import ExpertConfig
-from gopo import ALGORITHMS, algorithm
+from gopo import ALGORITHMS, algorithm, expert_config
 from hosted.judge import hosted_model, judge_for
 from infra.client import ApiConfig
 from infra.files import read_json, write_json
@@ -25,6 +25,7 @@ from infra.flags import given, parse, parser_of, recorded, refuse_below
 from infra.processes import broadcast, is_main
 from infra.runs import run_directory, versions
 from lm.config import BUILT, AgentConfig, LMConfig, WarmConfig, configs_of
+from lm.encoder import encoder_of
 from lm.memory import Setting, estimate, free_memory, load_config, savings, table
 from lm.models import pick_precision
 from play import GopoConfig
@@ -33,7 +34,7 @@ from start.base import check_base, take_base
 LARGE = 1 << 30                                  # bytes of weights from which training needs a GPU
 DEFAULTS = {
     "lm": {"steps": 25, "eval_every": 10, "save_every": 10},
-    "template": {"steps": 300, "eval_every": 50, "save_every": 50},
+    "template": {"steps": 60, "eval_every": 10, "save_every": 10},
 }
 
 
@@ -50,9 +51,9 @@ class RunConfig:
         "lm", "lm: a language model writes them; template: the shop's phrase book does, and "
         "strategy alone is learned in about a minute")
     steps: int | None = opt(
-        None, "GOPO steps; default 25 with a language model, 300 with template replies")
+        None, "GOPO steps; default 25 with a language model, 60 with template replies")
     strategy_steps: int = opt(
-        300, "GOPO steps of the Expert alone, before the language model speaks (phrase book; no "
+        60, "GOPO steps of the Expert alone, before the language model speaks (phrase book; no "
         "reply on logs); not part of --steps")
     seed: int = opt(0, "one number seeds everything")
     output_dir: str | None = opt(
@@ -78,12 +79,10 @@ class RunConfig:
         "warm-started LM and strategy, as far as this run would learn them in the same way; it "
         "says what it leaves")
     eval_every: int | None = opt(
-        None, "GOPO steps between evaluations on held-out dev customers; default 10, or 50 with "
-        "template replies")
+        None, "GOPO steps between evaluations on held-out dev customers; default 10")
     eval_episodes: int = opt(
         100, "test dialogues per row of the table at the end; 0 = no table")
-    save_every: int | None = opt(
-        None, "GOPO steps between checkpoints; default 10, or 50 with template replies")
+    save_every: int | None = opt(None, "GOPO steps between checkpoints; default 10")
     device: str = opt("auto", "cpu, cuda, or auto")
     precision: str = opt(
         "auto", "fp32, bf16, or auto: bf16 where a probe at the start finds it clearly faster")
@@ -162,9 +161,13 @@ def settle(config: dict[str, Any], dataset: Dataset) -> dict[str, Any]:
     lm, agent, warm = configs_of(config)
     if warm.warm_dialogues is None:
         warm = replace(warm, warm_dialogues=len(dataset.train))
-    gopo = recorded(GopoConfig, config["gopo"]).settled(dataset.environment is not None, speaks)
+    live = dataset.environment is not None
+    gopo = recorded(GopoConfig, config["gopo"]).settled(live, speaks)
+    rollouts = run["strategy_steps"] if speaks and run["strategy_steps"] else run["steps"]
+    expert = expert_config(config).settled(live, rollouts)
     return config | {
         "run": run,
+        "expert": asdict(expert),
         "gopo": asdict(gopo),
         "lm": asdict(lm),
         "agent": asdict(agent),
@@ -237,6 +240,8 @@ def started(configs: Configs) -> tuple[Path, dict, Dataset]:
         raise DataError(
             "--device cuda: PyTorch finds no GPU here; take --device cpu, or a PyTorch built for "
             "your GPU")
+    if configs.expert.encoder:
+        encoder_of(configs.expert.encoder)       # refused now, not after the stages before it
     dataset = data.load_used(asdict(cfg))
     judge_for(dataset, cfg.judge, configs.api)
     config = new_config(configs, dataset)
@@ -266,6 +271,7 @@ def name_of(configs: Configs) -> str:
 def resumed(run: Path, configs: Configs) -> tuple[Path, dict, Dataset]:
     """An earlier run: its own config, except --steps and the flags of the API (servers move)."""
     config = read_json(run / "config.json")
+    expert_config(config)
     changed = {}
     for name, value in asdict(configs.api).items():
         if value != getattr(ApiConfig(), name):

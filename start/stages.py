@@ -24,6 +24,7 @@ from lm.models import load_model, with_adapter
 from measure import evaluate, training_row
 from start.pairs import Pair, mixed_pairs, slot_names, vocabulary_texts, warm_pairs
 from start.supervised import dev_loss, supervised
+from start.warm_expert import warm_expert
 
 LOOKED_AT = (
     "tse", "success", "turns", "esndcg", "f1", "length", "r_cs", "gre", "violations", "reply_words",
@@ -66,7 +67,7 @@ def prepare_expert(
     expert = method.new_policy(dataset, cfg, options).to(device)
     path = run / "untrained.safetensors"
     if is_main() and not path.exists():
-        accuracy = expert.perception.fit(dataset, seed=seed)
+        accuracy = expert.perception.fit(dataset, seed=seed, hidden=cfg.hide_ngrams)
         if accuracy:
             shares = ", ".join(f"{label} {share:.2f}" for label, share in accuracy.items())
             print(f"perception, accuracy on test utterances: {shares}")
@@ -75,6 +76,21 @@ def prepare_expert(
     barrier()
     load_into(expert, load_tensors(path), str(path))
     return expert
+
+
+def prepare_warm_expert(run: Path, gopo: Gopo, seed: int) -> None:
+    """The policy imitates the logs; perception stays as it is."""
+    if not gopo.warms or gopo.cfg.no_expert or not gopo.expert.cfg.expert_warm:
+        return
+    path = run / "warm_expert.safetensors"
+    if not main_says(path.exists()):
+        # every process learns, for its steps are theirs in common
+        score = warm_expert(gopo.expert, gopo.dataset, seed)
+        if is_main():
+            print(f"warm start of the Expert: ESNDCG {score:.3f} on dev turns of the logs")
+            save_tensors(gopo.expert.state_dict(), path)
+        barrier()
+    load_into(gopo.expert, load_tensors(path), str(path))
 
 
 # --- the language model -------------------------------------------------------------------------

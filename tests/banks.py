@@ -6,7 +6,8 @@ import random
 import torch
 
 from baselines.case_bank import CaseBank, MementoConfig
-from expert import ExpertConfig, ExpertState, Perception
+from expert import ExpertConfig, ExpertState
+from perception import Perception
 
 POOL = ["w", "x", "y", "z"]
 WORDS = [

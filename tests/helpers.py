@@ -7,7 +7,8 @@ import torch
 from hypothesis import settings
 
 from data import Judged, Labels, Observation, Prepared, Reply, Request, Skill, Step
-from expert import Expert, ExpertConfig, ExpertState, Perception
+from expert import Expert, ExpertConfig, ExpertState
+from perception import Perception
 
 property_test = settings(max_examples=200, deadline=None)
 

@@ -7,8 +7,9 @@ import csagent
 from baselines.ppo import PPO
 from csagent import demo_agent
 from data import Dataset, Dialogue, Episode, Labels, Observation, Outcome, Step, Turn
-from expert import Expert, ExpertConfig, Perception
+from expert import Expert, ExpertConfig
 from measure import training_row
+from perception import Perception
 from play import GopoConfig
 
 
@@ -86,7 +87,7 @@ def learner(live=True, judge=None, options=None, cfg=None, **agent_flags) -> PPO
 def played_by(p: PPO, step: int = 1) -> list[Episode]:
     """The dialogues of a step; nothing is learned from them."""
     learn = p.learn
-    p.learn = lambda played: {}
+    p.learn = lambda played, seed: {}
     try:
         return p.step(step, 0)[0]
     finally:

@@ -7,7 +7,7 @@ from data import fill
 from experiments import example as example_page
 from experiments import report
 from experiments.reading import DIALOGUE, read_lines
-from expert import Perception
+from perception import Perception
 from tests.page import Page
 from tse import tse
 

@@ -309,6 +309,8 @@ def test_the_hacking_study_by_hand():
 SMALL = (
     *("--dialogues", "3"),
     *("--strategy_steps", "2"),
+    *("--strategy_dialogues", "3"),
+    *("--expert_warm", "1"),
     *("--pretrain_steps", "3"),
     *("--warm_steps", "3"),
     *("--max_new_tokens", "8"),

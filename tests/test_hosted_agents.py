@@ -7,12 +7,13 @@ import torch
 
 import data
 from data import Reply, Request, fill
-from expert import Expert, ExpertConfig, ExpertState, Perception
+from expert import Expert, ExpertConfig, ExpertState
 from gopo import Gopo, GopoConfig
 from hosted.agents import HostedAgent, HostedExpert, read_reply, skill_sequence
 from infra.client import Answer
 from judge import RuleJudge
 from lm.constraints import compile_constraints, violations
+from perception import Perception
 from policies import PhraseBook, by_teacher
 from tests.fake_client import FACTS, POOL, REFUND, Fake, shown
 

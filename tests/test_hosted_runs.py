@@ -60,7 +60,8 @@ def form_in(text: str):
 
 
 SMALL = (
-    "--steps 2 --strategy_steps 2 --pretrain_steps 2 --warm_steps 2 --dialogues 3 --group 2 "
+    "--steps 2 --strategy_steps 2 --expert_warm 1 --strategy_dialogues 3 --pretrain_steps 2 "
+    "--warm_steps 2 --dialogues 3 --group 2 "
     "--sft_batch 4 --max_new_tokens 6 --eval_episodes 1 --eval_every 9 --precision fp32 "
     "--device cpu"
 ).split()

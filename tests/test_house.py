@@ -15,7 +15,7 @@ HOUSE = Path(__file__).parent.parent
 FLOORS = (
     ("data", "tse"),
     ("infra", "corpora"),
-    ("rewards", "judge", "lm", "shop", "expert"),
+    ("rewards", "judge", "lm", "shop", "perception", "expert", "expert_learner"),
     ("hosted", "csagent"),
     ("policies", "play", "gopo"),
     ("metrics", "measure", "start", "show"),

@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 
 import data
 from data import DataError, Judged, Skill
-from expert import Expert, ExpertConfig, Perception
+from expert import Expert, ExpertConfig
 from gopo import Gopo, GopoConfig
 from hosted.judge import G_EVAL, GRE, REWARD, LLMJudge, expected_mark, judge_from, quoted
 from infra.client import Answer, ApiConfig, Client
 from measure import training_row
+from perception import Perception
 from rewards import DIMENSIONS
 from tests.fake_client import FACTS, FORM, POOL, REFUND, Fake, shown, strings
 

@@ -17,13 +17,14 @@ from baselines.case_bank import LIVE, CaseBank, MementoConfig, nearest
 from baselines.memento import Memento, QLearner, auc, q_loss
 from csagent import CustomerServiceAgent
 from data import DataError, Dataset, Dialogue, Episode, Turn
-from expert import ExpertConfig, ExpertState, Perception
+from expert import ExpertConfig, ExpertState
 from gopo import Gopo, strategy_only
 from hosted.judge import judge_for
 from infra.runs import load_checkpoint, save_checkpoint
 from lm.config import AgentConfig, LMConfig
 from lm.models import build_tiny
 from measure import training_row
+from perception import Perception
 from play import GopoConfig
 from tests.banks import POOL, WORDS, bank_of, random_states, write_cases
 

@@ -3,7 +3,8 @@ import numpy as np
 
 from data import Dataset, Dialogue, Skill, Turn, slots
 from expert import ExpertState
-from start.pairs import labelled_states, mixed_pairs, slot_names, warm_pairs
+from expert_learner import labelled_states
+from start.pairs import mixed_pairs, slot_names, warm_pairs
 from tests.helpers import B_T, POOL
 
 MORE = POOL | {name: Skill(name, examples=(f"I {name} you.",)) for name in ("greet", "thank")}

@@ -3,8 +3,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from expert import ExpertConfig, Perception
-from gopo import Gopo
+from data import DataError
+from expert import ExpertConfig
+from gopo import Gopo, expert_config
+from perception import Perception
 from shop import mgshop
 from start.stages import prepare_expert, replace_folder
 
@@ -36,3 +38,10 @@ def test_finished_stages_are_read_back(small_shop, strategy_run, monkeypatch):
         strategy_run, mgshop.load(), Gopo, ExpertConfig(), None, 0, "cpu")
     saved = load_file(strategy_run / "untrained.safetensors")
     assert all(torch.equal(v, saved[k]) for k, v in expert.state_dict().items())
+
+
+def test_an_expert_that_read_in_the_old_way_is_refused():
+    new = {"expert_warm": 0, "expert_lr": 0.5}
+    assert expert_config({"expert": new}) == ExpertConfig(**new)
+    with pytest.raises(DataError, match="reads a text as a whole.*with commit"):
+        expert_config({"expert": {"expert_lr": 0.5}})

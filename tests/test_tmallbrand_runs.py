@@ -165,6 +165,7 @@ def teachers_tse(path) -> dict:
 def test_a_run_on_one_store_is_tried_on_the_other(tmp_path, capsys):
     run = tmp_path / "run"
     flags = "--replies template --steps 1 --dialogues 2 --eval_every 9 --eval_episodes 2".split()
+    flags += ["--expert_warm", "1"]
     assert train.main(["--dataset", A, *flags, "--output_dir", str(run)]) == 0
 
     there = tmp_path / "b.json"

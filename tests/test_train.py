@@ -33,8 +33,8 @@ def test_a_training_run_leaves_its_files(strategy_run):
     names = {p.name for p in strategy_run.iterdir()}
     assert names >= {
         "config.json", "dataset.json", "metrics.jsonl", "evals.jsonl", "timing.jsonl", "curves.png",
-        "dialogues.jsonl", "expert.safetensors", "untrained.safetensors", "results.json",
-        "checkpoint"}
+        "dialogues.jsonl", "expert.safetensors", "untrained.safetensors", "warm_expert.safetensors",
+        "results.json", "checkpoint"}
     assert not any(name.endswith(".part") for name in names)
     assert (strategy_run / "curves.png").read_bytes()[:4] == b"\x89PNG"
 
@@ -77,7 +77,7 @@ def test_weights_moved_and_perception_did_not(strategy_run):
     assert set(before) == set(after)
     assert all(torch.isfinite(v).all() for v in after.values())
     moved = {k for k in before if not torch.equal(before[k], after[k])}
-    assert {"actor.weight", "critic.0.weight", "cell.weight_ih"} <= moved
+    assert {"actor.weight", "critic.out.weight", "picked.weight", "rollouts"} <= moved
     assert not any(k.startswith("perception.") for k in moved)
 
 

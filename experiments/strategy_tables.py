@@ -1,0 +1,235 @@
+"""Tables and pictures of the study of strategies, from the files that it left.
+
+    python -m experiments.strategy_tables runs/strategy/mgshop --to docs/results
+
+writes, for the fault-free labels, a table of all rows and their paired differences from GOPO, and
+one of the ablations (strategy_<dataset>.md); the same rows as a picture (strategy_<dataset>.png);
+and, if there are rows with label noise, TSE over the share of wrong labels (label_noise_<dataset>
+.png).  Nothing is trained."""
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data import DataError
+from experiments.figures import COLOURS, canvas
+from experiments.intervals import bootstrap
+from experiments.label_noise import Fault
+from experiments.strategy import Cell, cell_text, difference
+from experiments.strategy_rows import GOPO, ROWS
+from infra.files import read_json, whole
+
+COMMAND = "python -m experiments.strategy_tables"
+TRUE = Fault().name
+Cells = dict[int, Cell]                          # seed -> what a row gave
+Table = dict[str, Cells]                         # row -> its seeds
+COLUMNS = ("success", "turns", "esndcg", "f1", "length", "vouchers")
+# label noise is drawn for these
+CURVES = (
+    GOPO, "imitation, on-policy", "imitation, on-policy, with slips and hidden sentences",
+    "imitation, on-policy, of dialogues that ended well", "imitation, offline", "Memento",
+    "GOPO, without the end", "GOPO, the end only", "- anchor",
+)
+
+
+# --- reading ----------------------------------------------------------------------------------
+
+def tables_of(folder: Path) -> dict[str, Table]:
+    """fault -> row -> seed -> cell, the rows in the order of ROWS."""
+    found: dict[str, Table] = {}
+    for path in sorted(folder.glob("*/*/*.json")):
+        cell = read_json(path)
+        rows = found.setdefault(cell["fault"], {})
+        rows.setdefault(cell["row"], {})[int(path.stem)] = cell
+    if not found:
+        raise DataError(f"{folder}: no rows there; make some with python -m experiments.strategy")
+    order = list(ROWS)
+    return {fault: dict(sorted(rows.items(), key=lambda item: order.index(item[0])))
+            for fault, rows in found.items()}
+
+
+def values(cells: Cells, metric: str, label: str) -> np.ndarray:
+    """[seeds, customers] of a metric that is kept for every customer."""
+    rows = [cells[seed][label]["of_each"][metric] for seed in sorted(cells)]
+    return np.array(rows, float)
+
+
+# --- tables -----------------------------------------------------------------------------------
+
+def table(rows: Table) -> str:
+    """A Markdown table: TSE on three sets of customers, and the rest on the test customers."""
+    lines = [
+        "| row | seeds | TSE test [95 %] | TSE new | TSE dev | " + " | ".join(COLUMNS)
+        + " | CPU s |",
+        "|---" * (len(COLUMNS) + 6) + "|",
+    ]
+    for name, cells in rows.items():
+        lines.append(table_line(name, cells))
+    return "\n".join(lines)
+
+
+def table_line(name: str, cells: Cells) -> str:
+    found = [name, str(len(cells)), interval_text(cells, "test")]
+    for label in ("new", "dev"):
+        found.append(mean_text(cells, "tse", label))
+    for metric in COLUMNS:
+        found.append(mean_text(cells, metric, "test"))
+    found.append(f"{np.mean([cell['cpu'] for cell in cells.values()]):.0f}")
+    return "| " + " | ".join(found) + " |"
+
+
+def interval_text(cells: Cells, label: str) -> str:
+    each = values(cells, "tse", label)
+    if np.isnan(each).all():
+        return "—"
+    found = bootstrap(each)
+    return f"{found['mean']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
+
+
+def mean_text(cells: Cells, metric: str, label: str) -> str:
+    found = [cell[label][metric] for cell in cells.values() if label in cell]
+    known = [value for value in found if value is not None]
+    return cell_text(known) if known else "—"
+
+
+def differences(rows: Table) -> str:
+    """GOPO less each row, in TSE and success, on test and on new customers."""
+    sets = (("tse", "test"), ("success", "test"), ("tse", "new"), ("success", "new"))
+    head = [f"{metric}, {label} customers" for metric, label in sets]
+    lines = ["| GOPO less | " + " | ".join(head) + " |", "|---" * 5 + "|"]
+    for name, cells in rows.items():
+        if name != GOPO:
+            said = [difference_text(rows[GOPO], cells, *of) for of in sets]
+            lines.append(f"| {name} | " + " | ".join(said) + " |")
+    return "\n".join(lines)
+
+
+def difference_text(gopo: Cells, other: Cells, metric: str, label: str) -> str:
+    both = difference(gopo, other, metric, label)
+    if both is None:
+        return "—"
+    drawn, by_t = both
+    text = f"{drawn['mean']:+.3f} [{drawn['low']:+.3f}, {drawn['high']:+.3f}]"
+    return text + (f" t [{by_t[0]:+.3f}, {by_t[1]:+.3f}]" if by_t else "")
+
+
+def text_of(dataset: str, rows: Table) -> str:
+    """The file of tables."""
+    usual = {name: cells for name, cells in rows.items() if not ROWS[name].ablation}
+    less = {name: cells for name, cells in rows.items() if ROWS[name].ablation or name == GOPO}
+    parts = [f"# Strategy alone: {dataset} (simulated)", table(usual)]
+    if GOPO in rows:
+        parts += [differences(usual), "## One part of GOPO left out", table(less),
+                  differences(less)]
+    return "\n\n".join(parts) + "\n"
+
+
+# --- pictures ---------------------------------------------------------------------------------
+
+def draw_rows(rows: Table, title: str, path: Path) -> None:
+    """TSE of every row: the mean, its interval, and each seed as a dot."""
+    picture, axes = canvas(1, 1, (9, 0.34 * len(rows) + 1.4))
+    axis = axes[0][0]
+    for place, (name, cells) in enumerate(reversed(rows.items())):
+        each = values(cells, "tse", "test")
+        found = bootstrap(each)
+        colour = COLOURS[0] if name == GOPO else COLOURS[1]
+        axis.plot([found["low"], found["high"]], [place, place], color=colour, linewidth=2)
+        axis.plot(each.mean(1), [place] * len(each), "o", color=colour, markersize=3, alpha=0.5)
+        axis.plot(found["mean"], place, "|", color=colour, markersize=12)
+    axis.set_yticks(range(len(rows)), list(reversed(rows)), fontsize=8)
+    axis.set(xlim=(0, 1), xlabel="TSE of 200 test customers; dots are training seeds")
+    axis.grid(axis="x", alpha=0.3)
+    axis.set_title(title, fontsize=10)
+    save(picture, path)
+
+
+def share_of(fault: str, kind: str) -> float | None:
+    """The share of wrong labels; None if the fault is of another kind."""
+    if fault == TRUE:
+        return 0.0
+    word, _, number = fault.partition(" ")
+    return float(number) if word == kind else None
+
+
+def draw_noise(tables: Mapping[str, Table], kind: str, path: Path) -> bool:
+    """TSE over the share of wrong labels; False if no such rows are there."""
+    shares = {}
+    for fault in tables:
+        share = share_of(fault, kind)
+        if share is not None:
+            shares[share] = tables[fault]
+    if len(shares) < 2:
+        return False
+    picture, axes = canvas(1, 1, (8.5, 5))
+    axis = axes[0][0]
+    for number, name in enumerate(CURVES):
+        at = [share for share in sorted(shares) if name in shares[share]]
+        if len(at) < 2:
+            continue
+        drawn = [bootstrap(values(shares[share][name], "tse", "test")) for share in at]
+        mean, low, high = np.array([[d["mean"], d["low"], d["high"]] for d in drawn]).T
+        colour = COLOURS[number % len(COLOURS)]
+        dash = "-" if number < len(COLOURS) else "--"
+        axis.plot(at, mean, "o", linestyle=dash, color=colour, markersize=4, label=name)
+        axis.fill_between(at, low, high, color=colour, alpha=0.12)
+    axis.set(xlabel=f"share of wrong labels ({kind})", ylabel="TSE of 200 test customers",
+             ylim=(0, 1))
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8, loc="lower left")
+    save(picture, path)
+    return True
+
+
+def save(picture: Any, path: Path) -> None:
+    with whole(path) as part:
+        picture.savefig(part, dpi=120, format="png")
+
+
+# --- the command ------------------------------------------------------------------------------
+
+def execute(folder: Path, to: Path) -> list[Path]:
+    """What was written."""
+    dataset = folder.name
+    tables = tables_of(folder)
+    written = []
+    if TRUE in tables:
+        rows = tables[TRUE]
+        path = to / f"strategy_{dataset}.md"
+        with whole(path) as part:
+            part.write_text(text_of(dataset, rows), encoding="utf-8")
+        picture = to / f"strategy_{dataset}.png"
+        draw_rows(rows, f"Strategy alone, {dataset}: [95 % over seeds and customers]", picture)
+        written += [path, picture]
+    for kind in ("omit", "confuse"):
+        path = to / f"label_noise_{kind}_{dataset}.png"
+        if draw_noise(tables, kind, path):
+            written.append(path)
+    return written
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog=COMMAND, description="Tables and pictures of the study of strategies.",
+        allow_abbrev=False)
+    parser.add_argument(
+        "folder", type=Path, help="of a dataset, in the --out of experiments.strategy")
+    parser.add_argument(
+        "--to", type=Path, default=Path("docs/results"), help="where to write (docs/results)")
+    args = parser.parse_args(argv)
+    try:
+        for path in execute(args.folder, args.to):
+            print(f"written: {path}")
+    except (DataError, OSError) as error:
+        print(f"{COMMAND}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
