@@ -45,30 +45,30 @@ class ExpertConfig:
     alpha_end: float = opt(0.002, "the same after --expert_decay rollouts; falls linearly")
     expert_decay: int | None = opt(
         None, "rollouts over which --expert_lr and --alpha fall; default --strategy_steps, or "
-        "--steps with template replies")
+        "--steps with template replies.  A run that is resumed for more steps stays at the ends")
     expert_epochs: int = opt(3, "times that Eq. 7 uses each rollout (GAP-6)")
     expert_minibatch: int = opt(360, "turns in an Adam step of the Expert, about")
     expert_clip: float = opt(
         0.2, "Eq. 7 does not push the probability of a pick further than by this share from what "
-        "it was in play; 0 = never clipped, no ratio (as printed)")
+        "it was in play; 0 = never clipped, no ratio (as printed, with one large minibatch)")
     expert_anchor: float = opt(
         0.3, "weight of the warm start's loss, on as many logged turns, beside Eq. 7: keeps what "
-        "the logs taught; 0 = none")
+        "the logs taught (with --expert_warm 0 too); 0 = none")
     slips: float = opt(
         0.15, "share of the turns in training in which the skills of a random logged turn are "
-        "played: the Expert learns to recover, and nothing of the slip itself")
+        "played: the Expert learns to recover, and nothing of the slip itself; none on logs")
     hide: float = opt(
         0.15, "share of the sentences in training that are hard or impossible to read: sentences "
         "never met are less of a surprise")
     expert_samples: int | None = opt(
-        None, "sequences drawn in each state for R^E alone, which needs no customer (Eq. 6); "
-        "default 1 in a live shop, 4 on replayed logs")
+        None, "replayed logs only: sequences drawn in each state for R^E alone, which needs no "
+        "customer (Eq. 6); default 4 with --gamma 0, else 1")
     blind_critic: bool = opt(
         False, "ablation: the critic is not told the teacher's sequence; the policy never is")
     gae_lambda: float = opt(0.9, "lambda of GAE, in [0, 1]: 0 trusts the critic, 1 the return")
     sentences: int = opt(
-        6, "of a text are read one by one, what comes after them as one more; 1: a text is read "
-        "as a whole")
+        6, "a text is read as at most this many sentences, the last of which takes the rest; "
+        "1: as a whole")
     hide_ngrams: float = opt(
         0.5, "mean share of each sentence's n-grams that are hidden while perception and the warm "
         "start learn their labels, in [0, .5]")
@@ -88,10 +88,13 @@ class ExpertConfig:
             "sentences": 1, "history": 0, "width": 1, "skill_cost": 0})
         if not 0 <= self.hide_ngrams <= 0.5:
             raise ValueError(f"--hide_ngrams must lie in [0, .5], got {self.hide_ngrams}")
-        for name in ("gae_lambda", "slips", "hide"):
+        for name in ("gae_lambda", "hide"):
             value = getattr(self, name)
             if not 0 <= value <= 1:
                 raise ValueError(f"--{name} must lie in [0, 1], got {value}")
+        if not 0 <= self.slips < 1:
+            raise ValueError(f"--slips must lie in [0, 1), got {self.slips}: of a slip nothing is "
+                             "learned")
         if not self.expert_clip and self.expert_epochs > 1:
             raise ValueError(
                 f"--expert_clip 0 needs --expert_epochs 1, got {self.expert_epochs}: without a "
@@ -339,6 +342,8 @@ class Expert(nn.Module):
         greedy     the most probable pick each time
         stops      False: never stops before the fifth skill (a baseline of Table MultiWOZ)
         """
+        if not states:
+            return []
         B = len(states)
         state = self.trunk(self.read(states))  # [B, D]
         uniforms = None if greedy else self._uniforms(B, generator)  # [B, S]

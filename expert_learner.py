@@ -138,8 +138,9 @@ class ExpertLearner:
     def schedule(self) -> float:
         """Sets the step size of this rollout; returns its alpha."""
         cfg = self.expert.cfg
-        last = max(1, (cfg.expert_decay or 1) - 1)
-        done = min(1.0, int(self.expert.rollouts) / last)
+        done = 0.0                               # an unsettled config: nothing falls
+        if cfg.expert_decay:
+            done = min(1.0, int(self.expert.rollouts) / max(1, cfg.expert_decay - 1))
         for group in self.optimiser.param_groups:
             group["lr"] = cfg.expert_lr + (cfg.expert_lr_end - cfg.expert_lr) * done
         return cfg.alpha + (cfg.alpha_end - cfg.alpha) * done

@@ -1,7 +1,7 @@
 """GOPO (Sec. 3): both agents learn from the dialogues that they play together.
 
-One step plays dialogues (play.py, Sec. 3.1) and learns from them: one step of Eq. 7 for the Expert,
-one of Eqs. 9a-9d for the Customer Service Agent.  Together they raise Eq. 1.
+One step plays dialogues (play.py, Sec. 3.1) and learns from them: some epochs of Eq. 7 for the
+Expert, one step of Eqs. 9a-9d for the Customer Service Agent.  Together they raise Eq. 1.
 `load(run).respond(history, context)` lets a trained pair answer.
 Try it:  python gopo.py        three steps of strategy learning, with one dialogue's reward parts
 Exercise: set --outcome_weight 1 and compare TSE: nothing in R_t is TSE (GAP-4)."""
@@ -82,6 +82,10 @@ class Gopo(Player):
             raise DataError(
                 f"--outcome_weight needs a live shop: {dataset.name} is replayed, its outcome "
                 "ignores the replies")
+        if not live and (cfg.reward == "end" or (cfg.reward == "cs" and agent is None)):
+            raise DataError(
+                f"--reward {cfg.reward} is always 0 here: {dataset.name} is replayed, it has no "
+                "outcome, and without a language model no reply to mark")
         super().__init__(dataset, expert, speaker or agent or silent_speaker(dataset), judge, cfg)
         self.agent = agent
         self.options = options
@@ -154,7 +158,8 @@ class Gopo(Player):
         if self.dataset.environment:
             return rng.integers(0, 2**30, self.size).tolist()
         logs = len(self.dataset.train)
-        return rng.choice(logs, self.size, replace=self.size > logs).tolist()
+        count = max(world_size(), min(self.size, logs))      # every process needs one
+        return rng.choice(logs, count, replace=count > logs).tolist()
 
     def learn(self, played: list[Episode], seed: int = 0) -> dict[str, float | None]:
         """Eq. 7 for the Expert, and one step of Eqs. 9a-9d for the Customer Service Agent."""
@@ -184,10 +189,11 @@ class Gopo(Player):
             advantages = gae(
                 self.rewards(episode), values, self.gamma, self.expert.cfg.gae_lambda, slips)
             for turn, step in enumerate(episode.steps):
-                if not slips[turn]:
+                earned = step.R_E is not None or step.R_A_mean is not None
+                if earned and not slips[turn]:
                     G = advantages[turn] + values[turn]
                     batch.add(step, G, self.gains(step, turn + 1), (episode.number, turn))
-        if not self.dataset.environment:
+        if not self.dataset.environment and not self.gamma:
             self._add_samples(batch, played, seed)
         return batch
 

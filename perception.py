@@ -37,9 +37,10 @@ from lm.encoder import encoder_of
 # Rows of the hashed text table [ours]: so many that the n-grams of a new sentence mostly fall on
 # rows for which nothing was learned.
 BUCKETS = 1 << 15
-# Of a text are read one by one [ours]; what comes after them is read as one more.
+# A text is read as at most so many [ours]; the last takes the rest.
 SENTENCES = 6
-SENTENCE = re.compile(r"[^.!?。！？]+[.!?。！？]*")
+# a full stop between two digits ends no sentence
+SENTENCE = re.compile(r"(?:[^.!?。！？]|(?<=\d)\.(?=\d))+[.!?。！？]*")
 
 
 # --- text as bags of n-grams ---------------------------------------------------------------------
@@ -48,10 +49,10 @@ SENTENCE = re.compile(r"[^.!?。！？]+[.!?。！？]*")
 def sentences(text: str, most: int = SENTENCES) -> tuple[str, ...]:
     """At most so many, of the first 2,000 characters; an empty text has one, empty.
 
-    >>> sentences("Where is it? I am furious!")
-    ('Where is it?', 'I am furious!')
+    >>> sentences("Where is it? It cost 12.50 euros! ")
+    ('Where is it?', 'It cost 12.50 euros!')
     """
-    found = [part.strip() for part in SENTENCE.findall(text[:2000])]
+    found = [part.strip() for part in SENTENCE.findall(text[:2000]) if part.strip()]
     if len(found) > most:
         rest = " ".join(found[most - 1:])
         found = [*found[:most - 1], rest]
@@ -241,7 +242,7 @@ class Memory:
             vectors = read(new)
             self.table = vectors if self.table is None else torch.cat([self.table, vectors])
         index = [self.rows[text] for text in texts]
-        return self.table[torch.tensor(index, device=self.table.device)]
+        return self.table.index_select(0, torch.tensor(index, device=self.table.device))
 
     def forget(self) -> None:
         self.rows = {}

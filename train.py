@@ -2,8 +2,8 @@
 
 Reads like Sec. 3: play dialogues, reward both agents, update both.  Before the GOPO steps come
 stages that are the same for every method (start/stages.py): perception learns its labels; the tiny
-language model is pretrained ("untrained" in the tables) and warm-started; `--strategy_steps` of
-GOPO without the language model let the Expert, untrained until then, learn its strategy where a
+language model is pretrained ("untrained" in the tables); both agents are warm-started on the logs;
+`--strategy_steps` of GOPO without the language model let the Expert learn its strategy where a
 dialogue costs milliseconds.  Ctrl-C or SIGTERM saves and says how to go on; a stage begun before
 the GOPO steps starts again."""
 from __future__ import annotations

@@ -75,7 +75,7 @@ def play_example(steps: int, customers: int, seeds: Sequence[int]) -> Played:
     dataset = data.load("mgshop")
     found = Played()
     for seed in seeds:
-        gopo = fresh(dataset, seed)
+        gopo = fresh(dataset, seed, steps, "GOPO, from nothing")
         by_expert = by_policy(gopo.expert, greedy=True)
         found.meet(gopo, "Untrained", by_expert, seed, customers)
         for step in range(1, steps + 1):

@@ -39,13 +39,19 @@ class Fault:
 
     @property
     def name(self) -> str:
-        return f"{self.kind} {self.share:g}" if self.share else "true labels"
+        if not self.share:
+            return "true labels"
+        named = "" if self.skills == CALMING else f" {' '.join(self.skills)}"
+        return f"{self.kind} {self.share:g}{named}"
 
 
 def flawed(dataset: Dataset, fault: Fault) -> Dataset:
     """The dataset with its training labels made wrong: those of the logs, and those of play."""
     if not fault.share:
         return dataset
+    if not dataset.environment:
+        raise DataError(
+            f"--label_noise needs a live shop: {dataset.name} has no true labels to measure by")
     unknown = set(fault.skills) - set(dataset.skills)
     if unknown:
         raise DataError(f"--noise_skills: {dataset.name} has no skill {sorted(unknown)[0]}")
@@ -57,8 +63,7 @@ def flawed(dataset: Dataset, fault: Fault) -> Dataset:
 
     train = [relabelled(dialogue, fault) for dialogue in dataset.train]
     dev = [relabelled(dialogue, fault) for dialogue in dataset.dev]
-    wrong_labels = replace(dataset, train=train, dev=dev)
-    return replace(wrong_labels, environment=environment) if start else wrong_labels
+    return replace(dataset, train=train, dev=dev, environment=environment)
 
 
 def wrong(skills: Skills | None, fault: Fault, key: str) -> Skills | None:

@@ -253,9 +253,10 @@ SHARED = (
     'What all rows share beside the column "saw": perception learned the logged intent and '
     "emotion labels; every LM was pretrained on talk of mixed quality that the phrase book made "
     "from logged states, and every LM but the untrained ones was warm-started on the logged "
-    "replies. Before the joint steps GOPO, imitation and Memento play 300 x 32 customers with the "
-    "phrase book; single agents cannot. Then GOPO plays 16 customers a step and draws 4 replies "
-    "to each state, PPO and Memento play 64 and draw one, SFT reads 64 logged dialogues."
+    "replies, the Experts of GOPO and imitation on the logged skills. Before the joint steps GOPO, "
+    "imitation and Memento play 60 x 128 customers with the phrase book; single agents cannot. "
+    "Then GOPO plays 16 customers a step and draws 4 replies to each state, PPO and Memento play "
+    "64 and draw one, SFT reads 64 logged dialogues."
 )
 RULE_JUDGE = (
     "Scored by the rule judge, which is also the training reward; "

@@ -63,14 +63,25 @@ def study(
         for name, row in chosen.items():
             seed_of_row = 0 if row.one_seed else seed
             path = folder / slug(fault.name) / slug(name) / f"{seed_of_row}.json"
+            made_with = {"row": name, "fault": fault.name, "steps": steps, "episodes": episodes}
             if not path.exists():
                 cell = cell_of(trainer, dataset, name, row, seed_of_row, episodes)
                 path.parent.mkdir(parents=True, exist_ok=True)
-                write_json(path, {"row": name, "fault": fault.name, "steps": steps} | cell)
-            found[name][seed_of_row] = read_json(path)
+                write_json(path, made_with | cell)
+            found[name][seed_of_row] = checked(path, made_with)
         trainer.start.cache_clear()              # the next seed starts anew
         say(found)
     return found
+
+
+def checked(path: Path, made_with: Mapping[str, Any]) -> Cell:
+    """A cell, which must have been made as it would be made now."""
+    cell = read_json(path)
+    for key, value in made_with.items():
+        if cell.get(key, value) != value:
+            raise DataError(
+                f"{path} was made with {key} {cell[key]}, not {value}: take another --out")
+    return cell
 
 
 def slug(name: str) -> str:
@@ -87,9 +98,10 @@ def cell_of(
     trainer: Trainer, dataset: Dataset, name: str, row: Row, seed: int, episodes: int
 ) -> Cell:
     """One row, one seed: trained, and measured on held-out customers with true labels."""
+    gopo, seconds = trainer.begun(row, seed)
     clock = time.process_time()
-    gopo = trainer.agents(name, row, seed)
-    cell: Cell = {"cpu": time.process_time() - clock}
+    trainer.learn(gopo, row, seed, name)
+    cell: Cell = {"cpu": seconds + time.process_time() - clock}
     choose = CHOOSERS[row.chooser](gopo, seed)
     sets = {"dev": ("dev", 0), "test": ("test", 0)}
     if dataset.environment:

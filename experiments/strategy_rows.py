@@ -3,6 +3,7 @@
 Adding a row is adding a line to ROWS."""
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
@@ -193,6 +194,12 @@ CHOOSERS = {
 
 # --- how the agents of a row learn ------------------------------------------------------------
 
+class Begun(NamedTuple):
+    """What rows of a seed have in common."""
+    weights: dict[str, torch.Tensor]
+    seconds: float                               # CPU time
+
+
 class Trainer:
     """Makes the agents of a row.  What rows of a seed have in common is learned once.
 
@@ -205,15 +212,23 @@ class Trainer:
         self.steps = steps
         self.start = cache(self._start)
 
-    def agents(self, name: str, row: Row, seed: int) -> Gopo:
-        """The agents of a row, after all that they learn."""
+    def begun(self, row: Row, seed: int) -> tuple[Gopo, float]:
+        """The agents of a row before their first step, and the CPU seconds that it took.
+
+        Perception is trained and the warm start is over; it takes its time once a seed, and counts
+        for every row whose policy began so."""
         gopo = self.untrained(row, seed)
-        weights = self.start(row.algo == "memento", self._reading(row), gopo.warms, seed)
-        gopo.expert.load_state_dict(weights)
+        if row.chooser not in ("policy", "without stop"):
+            return gopo, 0.0
+        begun = self.start(row.algo == "memento", self._reading(row), gopo.warms, seed)
+        gopo.expert.load_state_dict(begun.weights)
+        return gopo, begun.seconds
+
+    def learn(self, gopo: Gopo, row: Row, seed: int, name: str) -> None:
+        """The steps of a row's algorithm."""
         if row.learns:
             for step in tqdm(range(1, self.steps_of(row) + 1), desc=name, leave=False):
                 gopo.step(step, seed, stage=1)
-        return gopo
 
     def steps_of(self, row: Row) -> int:
         return row.flags.get("expert_decay", self.steps)
@@ -234,15 +249,17 @@ class Trainer:
         cfg = replace(ExpertConfig(), **own(ExpertConfig, row))
         return tuple(getattr(cfg, name) for name in READING)
 
-    def _start(self, bank: bool, reading: tuple, warms: bool, seed: int) -> dict:
-        """Weights after perception and the warm start; a bank after its logged cases."""
+    def _start(self, bank: bool, reading: tuple, warms: bool, seed: int) -> Begun:
+        """After perception and the warm start; a bank after its logged cases."""
+        clock = time.process_time()
         algo = "memento" if bank else "gopo"
         gopo = self.untrained(Row(algo, dict(zip(READING, reading))), seed)
         gopo.expert.perception.fit(self.dataset, seed=seed, hidden=gopo.expert.cfg.hide_ngrams)
         gopo.prepare_policy(gopo.expert, self.dataset)
         if warms and gopo.expert.cfg.expert_warm:
             warm_expert(gopo.expert, self.dataset, seed)
-        return {name: value.clone() for name, value in gopo.expert.state_dict().items()}
+        weights = {name: value.clone() for name, value in gopo.expert.state_dict().items()}
+        return Begun(weights, time.process_time() - clock)
 
 
 def own(config: type, row: Row) -> dict[str, Any]:
@@ -251,6 +268,6 @@ def own(config: type, row: Row) -> dict[str, Any]:
     return {name: value for name, value in row.flags.items() if name in names}
 
 
-def fresh(dataset: Dataset, seed: int) -> Gopo:
-    """A warm-started policy with trained perception, and no language model."""
-    return Trainer(dataset, 1).agents("", ROWS["imitation, offline"], seed)
+def fresh(dataset: Dataset, seed: int, steps: int = 1, name: str = "imitation, offline") -> Gopo:
+    """The agents of a row before the first of `steps`; by default a warm-started policy."""
+    return Trainer(dataset, steps).begun(ROWS[name], seed)[0]

@@ -32,9 +32,13 @@ COLUMNS = ("success", "turns", "esndcg", "f1", "length", "vouchers")
 # label noise is drawn for these
 CURVES = (
     GOPO, "imitation, on-policy", "imitation, on-policy, with slips and hidden sentences",
-    "imitation, on-policy, of dialogues that ended well", "imitation, offline", "Memento",
-    "GOPO, without the end", "GOPO, the end only", "- anchor",
+    "imitation, on-policy, of dialogues that ended well", "imitation, offline",
+    "Memento, logs only", "GOPO, without the end", "GOPO, the end only", "- anchor",
 )
+WRONG = {
+    "omit": "share of the affected skills that the labels lack",
+    "confuse": "share of turns in which one skill is written as another",
+}
 
 
 # --- reading ----------------------------------------------------------------------------------
@@ -122,7 +126,7 @@ def text_of(dataset: str, rows: Table) -> str:
     """The file of tables."""
     usual = {name: cells for name, cells in rows.items() if not ROWS[name].ablation}
     less = {name: cells for name, cells in rows.items() if ROWS[name].ablation or name == GOPO}
-    parts = [f"# Strategy alone: {dataset} (simulated)", table(usual)]
+    parts = [f"# Strategy alone: {dataset}", table(usual)]
     if GOPO in rows:
         parts += [differences(usual), "## One part of GOPO left out", table(less),
                   differences(less)]
@@ -133,6 +137,10 @@ def text_of(dataset: str, rows: Table) -> str:
 
 def draw_rows(rows: Table, title: str, path: Path) -> None:
     """TSE of every row: the mean, its interval, and each seed as a dot."""
+    rows = {name: cells for name, cells in rows.items()
+            if not np.isnan(values(cells, "tse", "test")).all()}
+    if not rows:                                 # logs have no TSE
+        return
     picture, axes = canvas(1, 1, (9, 0.34 * len(rows) + 1.4))
     axis = axes[0][0]
     for place, (name, cells) in enumerate(reversed(rows.items())):
@@ -143,7 +151,7 @@ def draw_rows(rows: Table, title: str, path: Path) -> None:
         axis.plot(each.mean(1), [place] * len(each), "o", color=colour, markersize=3, alpha=0.5)
         axis.plot(found["mean"], place, "|", color=colour, markersize=12)
     axis.set_yticks(range(len(rows)), list(reversed(rows)), fontsize=8)
-    axis.set(xlim=(0, 1), xlabel="TSE of 200 test customers; dots are training seeds")
+    axis.set(xlim=(0, 1), xlabel=f"TSE of {each.shape[1]} test customers; dots are training seeds")
     axis.grid(axis="x", alpha=0.3)
     axis.set_title(title, fontsize=10)
     save(picture, path)
@@ -153,7 +161,7 @@ def share_of(fault: str, kind: str) -> float | None:
     """The share of wrong labels; None if the fault is of another kind."""
     if fault == TRUE:
         return 0.0
-    word, _, number = fault.partition(" ")
+    word, number = fault.split()[:2]
     return float(number) if word == kind else None
 
 
@@ -178,7 +186,7 @@ def draw_noise(tables: Mapping[str, Table], kind: str, path: Path) -> bool:
         dash = "-" if number < len(COLOURS) else "--"
         axis.plot(at, mean, "o", linestyle=dash, color=colour, markersize=4, label=name)
         axis.fill_between(at, low, high, color=colour, alpha=0.12)
-    axis.set(xlabel=f"share of wrong labels ({kind})", ylabel="TSE of 200 test customers",
+    axis.set(xlabel=WRONG[kind], ylabel="TSE of test customers",
              ylim=(0, 1))
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8, loc="lower left")

@@ -19,6 +19,7 @@ from data import DataError
 
 AT_ONCE = 64                                     # sentences in a pass
 TOKENS = 96                                      # of a sentence that are read
+GRID = 1024
 
 
 class SentenceEncoder:
@@ -33,7 +34,7 @@ class SentenceEncoder:
 
     def __call__(self, sentences: list[str]) -> Tensor:
         """n sentences -> [n, size]; an empty one is 0."""
-        new = sorted(set(sentences) - set(self.known), key=len)
+        new = sorted(set(sentences) - set(self.known), key=lambda s: (len(s), s))
         for first in range(0, len(new), AT_ONCE):
             part = new[first:first + AT_ONCE]
             self.known |= zip(part, self._encode(part))
@@ -46,7 +47,9 @@ class SentenceEncoder:
         hidden = self.model(**batch).last_hidden_state                               # [n, L, size]
         there = batch["attention_mask"][..., None].float()
         mean = (hidden.float() * there).sum(1) / there.sum(1)
-        return F.normalize(mean, dim=-1) * self.size ** 0.5
+        scaled = F.normalize(mean, dim=-1) * self.size ** 0.5
+        # on a grid: a vector is the same whatever was encoded beside it
+        return (scaled * GRID).round() / GRID
 
 
 @cache

@@ -62,10 +62,12 @@ def _other_policy(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[st
     left = []
     if algorithm_of(theirs)[0].policy is not algorithm_of(ours)[0].policy:
         left += [UNTRAINED, WARM]
-    elif theirs["expert"].get("expert_warm") != ours["expert"]["expert_warm"]:
+    elif theirs["expert"]["expert_warm"] != ours["expert"]["expert_warm"]:
         left.append(WARM)
     if _learner(theirs) != _learner(ours):
         left += STRATEGY
+    if left:
+        print(f"--base: another Expert, or one that learns otherwise: not taken: {', '.join(left)}")
     return left
 
 

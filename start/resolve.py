@@ -49,7 +49,7 @@ class RunConfig:
         "dialogues), or the path of your own logs, logs.jsonl")
     replies: str = opt(
         "lm", "lm: a language model writes them; template: the shop's phrase book does, and "
-        "strategy alone is learned in about a minute")
+        "strategy alone is learned in minutes")
     steps: int | None = opt(
         None, "GOPO steps; default 25 with a language model, 60 with template replies")
     strategy_steps: int = opt(

@@ -32,8 +32,8 @@ def folder(tmp_path_factory) -> str:
 def test_a_vector_does_not_depend_on_what_else_is_encoded(folder):
     alone = encoder_of(folder)._encode(["where is my parcel"])
     padded = encoder_of(folder)._encode(["where is my parcel", "thanks " * 20])[:1]
-    assert torch.allclose(alone, padded, atol=1e-5)
-    assert alone.square().mean().item() == pytest.approx(1, abs=1e-5)
+    assert torch.equal(alone, padded)            # to the last bit: vectors lie on a grid
+    assert alone.square().mean().item() == pytest.approx(1, abs=1e-2)
 
 
 def test_a_sentence_is_encoded_once_and_an_empty_one_is_zero(folder, monkeypatch):

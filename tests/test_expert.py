@@ -232,7 +232,7 @@ def test_the_state_is_read(four):
     {"expert_lr": 0}, {"expert_lr_end": 0}, {"gae_lambda": 1.1}, {"alpha": -1}, {"alpha_end": -1},
     {"skill_cost": -0.1}, {"history": -1}, {"width": 0}, {"expert_warm": -1}, {"expert_decay": 0},
     {"expert_epochs": 0}, {"expert_minibatch": 0}, {"expert_clip": -0.1}, {"expert_anchor": -1},
-    {"slips": 1.1}, {"slips": -0.1}, {"hide": 2}, {"expert_samples": 0},
+    {"slips": 1}, {"slips": -0.1}, {"hide": 2}, {"expert_samples": 0},
     {"sentences": 0}, {"hide_ngrams": 0.6}, {"hide_ngrams": -0.1}])
 def test_expert_config_refuses(bad):
     flag = "--" + next(iter(bad))

@@ -82,4 +82,9 @@ def test_a_fault_that_cannot_be_is_refused(fields, said):
 
 def test_a_skill_that_is_not_in_the_pool_is_refused():
     with pytest.raises(DataError, match="--noise_skills: d has no skill nap"):
-        flawed(small(), Fault(0.5, ("nap",)))
+        flawed(small(Message), Fault(0.5, ("nap",)))
+
+
+def test_logs_have_no_true_labels_to_measure_by():
+    with pytest.raises(DataError, match="--label_noise needs a live shop"):
+        flawed(small(), Fault(0.5))

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 import gopo as gopo_module
-from data import Dataset, Dialogue, Turn
+from data import DataError, Dataset, Dialogue, Turn
 from gopo import Gopo, GopoConfig, algorithm
 from judge import ReplayJudge
 from measure import evaluate
@@ -71,23 +71,23 @@ def test_what_follows_a_slip_is_no_merit_of_the_turns_before():
 
 
 def test_slips_belong_to_training_in_a_live_shop():
-    gopo = practising(slips=1.0)
+    gopo = practising(slips=0.999)
     played, _ = gopo.step(1, 0)
     assert all(e.slips == {0, 1} for e in played)
     _, measured = evaluate(gopo, gopo.chooser(greedy=True), 3, 0)
     assert not any(e.slips for e in measured)
     # nothing to take a slip from
-    gopo = small_gopo(GopoConfig(dialogues=2), slips=1.0)
+    gopo = small_gopo(GopoConfig(dialogues=2), slips=0.999)
     assert not any(e.slips for e in gopo.step(1, 0)[0])
     # a log does not answer
-    played, _ = on_logs(slips=1.0).step(1, 0)
+    played, _ = on_logs(slips=0.999).step(1, 0)
     assert not any(e.slips for e in played)
 
 
 def test_only_an_expert_that_learns_from_what_it_plays_practises():
     for name, practises in (("gopo", True), ("imitation", True), ("memento", False)):
         assert algorithm(name).practises == practises
-    single = practising(GopoConfig(dialogues=4, no_expert=True), slips=1.0, hide=1.0)
+    single = practising(GopoConfig(dialogues=4, no_expert=True), slips=0.999, hide=1.0)
     assert not single.practises
     assert not any(e.slips for e in single.step(1, 0)[0])
 
@@ -169,23 +169,43 @@ def test_other_sequences_in_the_states_of_a_log_earn_their_own_reward():
     gopo = on_logs(expert_samples=4)
     played, _ = gopo.step(1, 0)
     batch = gopo.expert_batch(played, seed=3)
-    # 3 dialogues of 3 turns as played, and 3 more for each of their 2 labelled turns
-    assert len(batch.states) == 9 + 3 * 6
-    found = Counter(batch.keys)
-    for number, turn in found:
-        assert found[number, turn] == (1 if turn == 1 else 4)
+    # the 2 labelled turns of 3 dialogues as played, and 3 more sequences for each of them
+    assert len(batch.states) == 6 + 3 * 6
+    assert set(Counter(batch.keys).values()) == {4}
+    # nothing is known of the turn between
+    assert {turn for _, turn in batch.keys} == {0, 2}
     for skills, teacher, G, gains in zip(batch.skills, batch.teachers, batch.returns, batch.gains):
-        wanted = 0.0
-        if teacher is not None:
-            wanted = skill_reward(skills, teacher, 0.1)
-            assert sum(gains) == pytest.approx(wanted)
+        wanted = skill_reward(skills, teacher, 0.1)
+        assert sum(gains) == pytest.approx(wanted)
         assert G == pytest.approx(wanted, abs=1e-6)
-    assert len(set(batch.skills[9:])) > 3
+    assert len(set(batch.skills[6:])) > 3
     # what was played is as it was
-    assert batch.skills[:3] == [step.skills for step in played[0].steps]
+    first, _, third = played[0].steps
+    assert batch.skills[:2] == [first.skills, third.skills]
     assert gopo.expert_batch(played, seed=3) == batch
-    assert gopo.expert_batch(played, seed=4).skills[9:] != batch.skills[9:]
-    assert gopo.expert_batch(played, seed=4).skills[:9] == batch.skills[:9]
+    assert gopo.expert_batch(played, seed=4).skills[6:] != batch.skills[6:]
+    assert gopo.expert_batch(played, seed=4).skills[:6] == batch.skills[:6]
+
+
+def test_a_reward_that_is_always_0_on_logs_is_refused():
+    logs = Dataset("logs", POOL, (), (), LOGS, [], [], horizon=3)
+    for reward in ("end", "cs"):
+        with pytest.raises(DataError, match=f"--reward {reward} is always 0 here"):
+            Gopo(logs, expert_of(list(POOL)), None, ReplayJudge(), GopoConfig(reward=reward))
+
+
+def test_a_log_is_played_once_a_step_however_few_there_are():
+    played, _ = on_logs(expert_samples=1).step(1, 0)
+    assert sorted(e.number for e in played) == [0, 1, 2]
+    few = Gopo(on_logs().dataset, expert_of(list(POOL)), None, ReplayJudge(), GopoConfig())
+    assert sorted(e.number for e in few.step(1, 0)[0]) == [0, 1, 2]
+
+
+def test_a_step_without_a_labelled_turn_teaches_nothing():
+    gopo = on_logs()
+    gopo.dataset.train = [Dialogue("1", (Turn("Hi", reply="Hello"),))]
+    _, learned = gopo.step(1, 0)
+    assert learned["loss_expert"] is None
 
 
 def test_another_sequence_leaves_what_the_reply_earned():
