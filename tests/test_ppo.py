@@ -390,7 +390,8 @@ def test_logs_are_learned_from():
     row = training_row(1, p, played, learned)
     assert row["tse"] is None
     assert math.isfinite(row["loss"])
-    assert len(played) == 6
+    # each log once: its draws belong to its number, so a second time would say the same
+    assert sorted(e.number for e in played) == [0, 1, 2]
 
 
 def test_without_an_agent_there_is_no_value_head():

@@ -125,7 +125,9 @@ def test_two_processes_learn_what_one_learns_from_the_whole_batch(tmp_path):
     assert one.keys() == two.keys()
     assert sum(float(v.norm()) > 0 for v in one.values()) > 20
     for name, value in one.items():
-        assert float((two[name] - value).abs().max()) < 1e-6, name
+        # a weight after its step: Adam makes something of the last bit of a tiny gradient
+        close = 1e-5 if name.startswith("weight.") else 1e-6
+        assert float((two[name] - value).abs().max()) < close, name
     (in_one, in_many), (of_two, of_two_in_many) = rows
     assert_close(of_two, in_one)
     # a few steps of Adam, which makes a step of any gradient
