@@ -62,7 +62,7 @@ class ExpertConfig:
         "never met are less of a surprise")
     expert_samples: int | None = opt(
         None, "replayed logs only: sequences drawn in each state for R^E alone, which needs no "
-        "customer (Eq. 6); default 4 with --gamma 0, else 1")
+        "customer (Eq. 6), with --gamma 0; default 4")
     blind_critic: bool = opt(
         False, "ablation: the critic is not told the teacher's sequence; the policy never is")
     gae_lambda: float = opt(0.9, "lambda of GAE, in [0, 1]: 0 trusts the critic, 1 the return")

@@ -376,8 +376,9 @@ def load_gopo(
     elif dataset is None:
         # Without a language model the phrase book is needed, and dataset.json holds none.
         dataset = data.load_used(config["run"])
+    expert_cfg = expert_config(config)           # refuses what this version cannot read
     method, options = algorithm_of(config)
-    policy = method.new_policy(dataset, expert_config(config), options)
+    policy = method.new_policy(dataset, expert_cfg, options)
     load_into(policy, load_tensors(run / expert), str(run / expert))
     trained = None
     if speaks and agent and not speaker:

@@ -2,8 +2,8 @@
 
 Offline it is the Expert's warm start and nothing more (start/warm_expert.py).  On-policy
 (`Imitation`) it learns from the turns that the Expert itself reaches, slips included.  The latter
-is DAgger (Ross et al. 2011) without its mixture of teacher and learner, and each rollout is learned
-from once.  The loss is
+is DAgger (Ross et al. 2011) without its mixture of teacher and learner and without its growing set
+of data: a rollout is learned from once it was played, and then dropped.  The loss is
 -log pi_E(T|s), the stop included; rollouts, epochs, minibatches and step sizes are GOPO's.  The
 paper has no such baseline; it is ours."""
 from __future__ import annotations

@@ -180,15 +180,22 @@ def say_differences(found: Mapping[str, Mapping[int, Cell]]) -> None:
         said = []
         for label in ("test", "new"):
             for metric in ("tse", "success"):
-                if both := difference(found[GOPO], cells, metric, label):
-                    said.append(difference_text(f"{metric}({label})", *both))
+                text = difference_text(found[GOPO], cells, metric, label)
+                if text:
+                    said.append(f"{metric}({label}) {text}")
         if name != GOPO and said:
             tqdm.write(f"{name:52s} " + "  ".join(said))
 
 
-def difference_text(what: str, by_bootstrap: Mapping, by_t: Sequence[float] | None) -> str:
-    text = (f"{what} {by_bootstrap['mean']:+.3f} "
-            f"[{by_bootstrap['low']:+.3f}, {by_bootstrap['high']:+.3f}]")
+def difference_text(
+    a: Mapping[int, Cell], b: Mapping[int, Cell], metric: str, label: str
+) -> str:
+    """`difference` with its two intervals; empty if there is none."""
+    both = difference(a, b, metric, label)
+    if both is None:
+        return ""
+    drawn, by_t = both
+    text = f"{drawn['mean']:+.3f} [{drawn['low']:+.3f}, {drawn['high']:+.3f}]"
     return text + (f" t [{by_t[0]:+.3f}, {by_t[1]:+.3f}]" if by_t else "")
 
 

@@ -20,7 +20,7 @@ from data import DataError
 from experiments.figures import COLOURS, canvas
 from experiments.intervals import bootstrap
 from experiments.label_noise import Fault
-from experiments.strategy import Cell, cell_text, difference
+from experiments.strategy import Cell, cell_text, difference_text
 from experiments.strategy_rows import GOPO, ROWS
 from infra.files import read_json, whole
 
@@ -108,18 +108,9 @@ def differences(rows: Table) -> str:
     lines = ["| GOPO less | " + " | ".join(head) + " |", "|---" * 5 + "|"]
     for name, cells in rows.items():
         if name != GOPO:
-            said = [difference_text(rows[GOPO], cells, *of) for of in sets]
+            said = [difference_text(rows[GOPO], cells, *of) or "—" for of in sets]
             lines.append(f"| {name} | " + " | ".join(said) + " |")
     return "\n".join(lines)
-
-
-def difference_text(gopo: Cells, other: Cells, metric: str, label: str) -> str:
-    both = difference(gopo, other, metric, label)
-    if both is None:
-        return "—"
-    drawn, by_t = both
-    text = f"{drawn['mean']:+.3f} [{drawn['low']:+.3f}, {drawn['high']:+.3f}]"
-    return text + (f" t [{by_t[0]:+.3f}, {by_t[1]:+.3f}]" if by_t else "")
 
 
 def text_of(dataset: str, rows: Table) -> str:
@@ -135,12 +126,12 @@ def text_of(dataset: str, rows: Table) -> str:
 
 # --- pictures ---------------------------------------------------------------------------------
 
-def draw_rows(rows: Table, title: str, path: Path) -> None:
-    """TSE of every row: the mean, its interval, and each seed as a dot."""
+def draw_rows(rows: Table, title: str, path: Path) -> bool:
+    """TSE of every row: the mean, its interval, and each seed as a dot; False if none has any."""
     rows = {name: cells for name, cells in rows.items()
             if not np.isnan(values(cells, "tse", "test")).all()}
-    if not rows:                                 # logs have no TSE
-        return
+    if not rows:
+        return False
     picture, axes = canvas(1, 1, (9, 0.34 * len(rows) + 1.4))
     axis = axes[0][0]
     for place, (name, cells) in enumerate(reversed(rows.items())):
@@ -155,6 +146,7 @@ def draw_rows(rows: Table, title: str, path: Path) -> None:
     axis.grid(axis="x", alpha=0.3)
     axis.set_title(title, fontsize=10)
     save(picture, path)
+    return True
 
 
 def share_of(fault: str, kind: str) -> float | None:
@@ -186,8 +178,7 @@ def draw_noise(tables: Mapping[str, Table], kind: str, path: Path) -> bool:
         dash = "-" if number < len(COLOURS) else "--"
         axis.plot(at, mean, "o", linestyle=dash, color=colour, markersize=4, label=name)
         axis.fill_between(at, low, high, color=colour, alpha=0.12)
-    axis.set(xlabel=WRONG[kind], ylabel="TSE of test customers",
-             ylim=(0, 1))
+    axis.set(xlabel=WRONG[kind], ylabel="TSE of test customers", ylim=(0, 1))
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8, loc="lower left")
     save(picture, path)
@@ -212,8 +203,9 @@ def execute(folder: Path, to: Path) -> list[Path]:
         with whole(path) as part:
             part.write_text(text_of(dataset, rows), encoding="utf-8")
         picture = to / f"strategy_{dataset}.png"
-        draw_rows(rows, f"Strategy alone, {dataset}: [95 % over seeds and customers]", picture)
-        written += [path, picture]
+        written.append(path)
+        if draw_rows(rows, f"Strategy alone, {dataset}: [95 % over seeds and customers]", picture):
+            written.append(picture)
     for kind in ("omit", "confuse"):
         path = to / f"label_noise_{kind}_{dataset}.png"
         if draw_noise(tables, kind, path):

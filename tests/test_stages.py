@@ -1,11 +1,13 @@
 """start/stages.py: a stage is done when its file or folder is there, and is read back then."""
+import json
+
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from data import DataError
 from expert import ExpertConfig
-from gopo import Gopo, expert_config
+from gopo import Gopo, expert_config, load_gopo
 from perception import Perception
 from shop import mgshop
 from start.stages import prepare_expert, replace_folder
@@ -45,3 +47,12 @@ def test_an_expert_that_read_in_the_old_way_is_refused():
     assert expert_config({"expert": new}) == ExpertConfig(**new)
     with pytest.raises(DataError, match="reads a text as a whole.*with commit"):
         expert_config({"expert": {"expert_lr": 0.5}})
+
+
+def test_an_old_run_of_imitation_is_refused_in_one_line(small_shop, tmp_path):
+    # its config.json has no options, which this version would look for
+    run = {"algo": "imitation", "replies": "template", "dataset": "mgshop", "data_dir": "data"}
+    config = {"run": run, "expert": {"expert_lr": 0.5}, "gopo": {}, "options": None}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(DataError, match="with commit"):
+        load_gopo(tmp_path)

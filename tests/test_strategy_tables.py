@@ -1,0 +1,60 @@
+"""Tables and pictures of the study of strategies (experiments/strategy_tables.py)."""
+import json
+
+import pytest
+
+from data import DataError
+from experiments.strategy_rows import GOPO
+from experiments.strategy_tables import execute, main, share_of, tables_of
+
+METRICS = ("success", "turns", "esndcg", "f1", "length", "vouchers")
+
+
+def cell(folder, row: str, fault: str, seed: int, tse: list[float | None]) -> None:
+    """A file as experiments.strategy leaves it."""
+    each = {"tse": tse, "success": tse}
+    mean = None if None in tse else sum(tse) / len(tse)
+    part = {"tse": mean, "of_each": each} | dict.fromkeys(METRICS, 0.5)
+    path = folder / fault.replace(" ", "-") / row.split()[0] / f"{seed}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    made = {"row": row, "fault": fault, "cpu": 1.0, "dev": part, "test": part, "new": part}
+    path.write_text(json.dumps(made))
+
+
+def a_shop(folder):
+    for seed in (0, 1):
+        cell(folder, GOPO, "true labels", seed, [0.9, 0.7])
+        cell(folder, "random", "true labels", seed, [0.1, 0.1])
+    cell(folder, GOPO, "omit 0.6", 0, [0.8, 0.8])
+    return folder
+
+
+def test_rows_stand_with_their_differences_in_the_order_of_the_study(tmp_path):
+    written = execute(a_shop(tmp_path / "shop"), tmp_path)
+    names = [path.name for path in written]
+    assert names == ["strategy_shop.md", "strategy_shop.png", "label_noise_omit_shop.png"]
+    assert all(path.stat().st_size for path in written)
+    text = written[0].read_text()
+    assert text.index("| random | 2 | 0.100") < text.index(f"| {GOPO} | 2 | 0.800")
+    # .8 and .6 on the two customers, the same on both seeds
+    assert "| random | +0.700 [+0.600, +0.800] t [+0.700, +0.700]" in text
+
+
+def test_logs_without_tse_have_a_table_and_no_picture(tmp_path):
+    cell(tmp_path / "logs", "random", "true labels", 0, [None, None])
+    assert [p.name for p in execute(tmp_path / "logs", tmp_path)] == ["strategy_logs.md"]
+    assert "| random | 1 | — |" in (tmp_path / "strategy_logs.md").read_text()
+
+
+def test_shares_of_a_kind():
+    assert share_of("true labels", "omit") == 0
+    assert share_of("omit 0.6", "omit") == 0.6
+    assert share_of("omit 0.6", "confuse") is None
+    assert share_of("confuse 0.2 apologise empathise", "confuse") == 0.2
+
+
+def test_an_empty_folder_is_refused(tmp_path, capsys):
+    with pytest.raises(DataError, match="no rows there"):
+        tables_of(tmp_path)
+    assert main([str(tmp_path)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
