@@ -56,6 +56,7 @@ class Skill:
     must_say: tuple[str, ...] = ()               # disclaimers that the reply has to carry
     must_not_say: tuple[str, ...] = ()           # promises that the reply may not make
     needs: tuple[str, ...] = ()                  # slots of B_t it states, unnumbered: "price"
+    otherwise: tuple[str, ...] = ()              # must be said instead where B_t has none of these
     task: int | None = None                      # of Eq. 11: 1 matching, 2 information, 3 guidance
 
 

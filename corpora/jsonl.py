@@ -358,7 +358,7 @@ def _skill(record: Any, at: str) -> Skill:
         raise DataError(f"{at}: {_kind(record)} where an object is needed")
     _check_fields(record, at)
     lists = {}
-    for name in ("examples", "must_say", "must_not_say", "needs"):
+    for name in ("examples", "must_say", "must_not_say", "needs", "otherwise"):
         if record.get(name) is not None:
             lists[name] = _strings(record[name], f"{at}, field {name}")
     id = _string(record["id"], f"{at}, field id")

@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 
-from data import SLOT, DataError, Prepared, Request, Skill, fill, sayable, slots
+from data import SLOT, DataError, Prepared, Request, Skill, base, fill, sayable, slots
 
 # Before an inserted phrase stands the first of these that completes nothing forbidden.
 SEAMS = (" ", ". ", "; ", " - ", " | ", " * ", " ~ ", " • ", " — ", " / ")
@@ -82,7 +82,7 @@ def compile_constraints(skills: Sequence[Skill], context: Mapping[str, str],
     wanted = []
     for skill in skills:
         forbidden += skill.must_not_say
-        wanted += skill.must_say
+        wanted += _demanded(skill, context)
     forbidden = _distinct(forbidden)
     wanted = _distinct(wanted)
     bad = _as_matched(forbidden)
@@ -92,6 +92,17 @@ def compile_constraints(skills: Sequence[Skill], context: Mapping[str, str],
         said = tuple(p for p in wanted if _is_possible(p, context, names, bad))
     dropped = tuple(phrase for phrase in wanted if phrase not in said)
     return Constraints(said, forbidden, names, dropped)
+
+
+def _demanded(skill: Skill, context: Mapping[str, str]) -> tuple[str, ...]:
+    """What a reply with this skill has to carry.
+
+    >>> _demanded(Skill("price", needs=("price",), otherwise=("I cannot find it.",)), {})
+    ('I cannot find it.',)
+    """
+    if not skill.otherwise or any(base(name) in skill.needs for name in context):
+        return skill.must_say
+    return skill.otherwise
 
 
 def prepare_plain(requests: Sequence[Request], skills: Mapping[str, Skill],

@@ -57,11 +57,14 @@ def book(name: str = "mgshop") -> dict:
 @cache
 def skill_pool(name: str = "mgshop") -> dict[str, Skill]:
     """P_skill of a shop, in the order of its book."""
-    return {spec["id"]: _skill(spec) for spec in book(name)["skills"]}
+    stock = book(name)
+    return {spec["id"]: _skill(spec, stock["evasion"]) for spec in stock["skills"]}
 
 
-def _skill(spec: dict) -> Skill:
+def _skill(spec: dict, evasion: str) -> Skill:
     fields = dict(spec)
+    if "needs" in fields:
+        fields["otherwise"] = (evasion,)
     for key in ("examples", "must_say", "must_not_say", "needs"):
         if key in fields:
             fields[key] = tuple(fields[key])

@@ -16,6 +16,7 @@ from data import MAX_SKILLS, Dataset, Dialogue, Request, base, sayable, slots
 from expert_learner import logged_history
 
 Pair = tuple[Request, str]
+UNFOUND = 0.05                                   # of the warm start's pairs, again with empty B_t
 
 
 def warm_pairs(dialogues: Sequence[Dialogue], history_turns: int | None = None) -> list[Pair]:
@@ -37,6 +38,24 @@ def warm_pairs(dialogues: Sequence[Dialogue], history_turns: int | None = None) 
                 request = Request(turn.user, (), turn.context, said, turn.intent, turn.emotion)
             pairs.append((request, turn.reply))
     return pairs
+
+
+def unfound_pairs(dataset: Dataset, pairs: Sequence[Pair], seed: int) -> list[Pair]:
+    """Some of the pairs again, as if the shop had found nothing: B_t is empty.
+
+    The phrase book says then that it has nothing on that.  Logged customers always name what they
+    want, people do not.  None without a phrase book, and none of a single agent, whose pairs name
+    no skills.
+    """
+    if dataset.template is None:
+        return []
+    rng = random.Random(seed)
+    found = []
+    for request, _ in rng.sample(pairs, round(UNFOUND * len(pairs))):
+        if request.skills:
+            reply = dataset.template(request.skills, {}, rng)
+            found.append((Request(request.user, request.skills, {}), reply))
+    return found
 
 
 def mixed_pairs(dataset: Dataset, count: int, seed: int,

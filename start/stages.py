@@ -22,7 +22,7 @@ from infra.runs import Log, adam_state, load_adam_state, load_into, load_tensors
 from lm.config import BUILT, WarmConfig, configs_of
 from lm.models import load_model, with_adapter
 from measure import evaluate, training_row
-from start.pairs import Pair, mixed_pairs, slot_names, vocabulary_texts, warm_pairs
+from start.pairs import Pair, mixed_pairs, slot_names, unfound_pairs, vocabulary_texts, warm_pairs
 from start.supervised import dev_loss, supervised
 from start.warm_expert import warm_expert
 
@@ -113,7 +113,8 @@ def prepare_agent(run: Path, dataset: Dataset, config: dict) -> CustomerServiceA
         agent = agent or load_agent(run / "untrained", dataset, config)
         read = warm_pairs(dataset.train[:warm.warm_dialogues], history_turns)
         dev = warm_pairs(dataset.dev, history_turns) or read
-        warm_start(agent, read, dev[:256], warm, seed + 1)
+        unfound = unfound_pairs(dataset, read, seed)
+        warm_start(agent, read + unfound, dev[:256], warm, seed + 1)
         replace_folder(run / "warm_start", agent.save)
     agent = agent or load_agent(run / "warm_start", dataset, config)
     agent.freeze_embedding([reply for _, reply in warm_pairs(dataset.train, history_turns)])

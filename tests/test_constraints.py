@@ -2,6 +2,7 @@
 import random
 import time
 import unicodedata
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -36,6 +37,14 @@ def test_compile_clashes_by_hand():
     assert c.must_not_say == ("lawsuit", "pro mise", "{stock}")
     assert c.slots == {"price_1"}
     assert c.dropped == ("We PROMISE it.", "Due {eta}.", "See {fit_1}", "half {price_1")
+
+
+def test_a_skill_without_its_facts_demands_that_this_is_said():
+    pay = Skill("pay", must_say=("Five days.",), needs=("refund",), otherwise=("Nothing found.",))
+    assert compile_constraints([pay], {"refund_1": "3 euros"}).must_say == ("Five days.",)
+    assert compile_constraints([pay], {"price_1": "3 euros"}).must_say == ("Nothing found.",)
+    plain = replace(pay, otherwise=())
+    assert compile_constraints([plain], {}).must_say == ("Five days.",)
 
 
 def test_a_phrase_is_dropped_if_only_its_filled_text_says_forbidden_words():

@@ -4,7 +4,7 @@ import numpy as np
 from data import Dataset, Dialogue, Skill, Turn, slots
 from expert import ExpertState
 from expert_learner import labelled_states
-from start.pairs import mixed_pairs, slot_names, warm_pairs
+from start.pairs import mixed_pairs, slot_names, unfound_pairs, warm_pairs
 from tests.helpers import B_T, POOL
 
 MORE = POOL | {name: Skill(name, examples=(f"I {name} you.",)) for name in ("greet", "thank")}
@@ -63,6 +63,19 @@ def test_mixed_pairs_of_logs_and_of_a_single_agent():
     assert all(request.skills == () for request in single)
     assert any(request.history for request in single)
     assert mixed_pairs(Dataset("none", POOL, (), (), [], [], []), 5, 0) == []
+
+
+def test_unfound_pairs_say_the_same_skills_without_facts():
+    logs = toy_logs(phrase_book)
+    pairs = warm_pairs(logs.train) * 50
+    found = unfound_pairs(logs, pairs, 0)
+    assert len(found) == 5                       # one in twenty of 100
+    assert all(request.context == {} and request.skills for request, _ in found)
+    assert {text for _, text in found} <= {"I am very sorry for the trouble.", "Well."}
+    assert found == unfound_pairs(logs, pairs, 0)
+    assert unfound_pairs(toy_logs(), pairs, 0) == []
+    single = warm_pairs(logs.train, history_turns=3) * 50
+    assert unfound_pairs(logs, single, 0) == []
 
 
 def test_labelled_states_by_hand():
