@@ -46,8 +46,12 @@ class Talk(NamedTuple):
 def conversations(part: str | None = None) -> list[Talk]:
     """All ten, or those of a part."""
     listed = json.loads((HERE / "conversations.json").read_text(encoding="utf-8"))
-    talks = [Talk(t["name"], t["part"], tuple(Line(*line) for line in t["said"])) for t in listed]
-    return [talk for talk in talks if part in (None, talk.part)]
+    talks = []
+    for record in listed:
+        if part in (None, record["part"]):
+            lines = [Line(*line) for line in record["said"]]
+            talks.append(Talk(record["name"], record["part"], tuple(lines)))
+    return talks
 
 
 class Speaking:
