@@ -80,7 +80,7 @@ class Speaking:
 def faults(line: Line, skills: Sequence[str]) -> list[str]:
     """What is wrong with the skills of an answer.
 
-    >>> faults(Line("Hello?", [["greet"], ["ask_need", "ask_order"]], ["close"]), ("close", "greet"))
+    >>> faults(Line("Hello?", [["ask_need", "ask_order"]], ["close"]), ("close", "greet"))
     ['misses ask_need or ask_order', 'close is out of place']
     """
     missed = [group for group in line.wanted if not set(group) & set(skills)]
