@@ -29,7 +29,7 @@ from infra.flags import recorded
 from infra.processes import shard, world_size
 from infra.runs import adam_state, device_of, load_adam_state, load_into, load_tensors
 from judge import Judge, RuleJudge
-from perception import HideSentences, Perception, reading
+from perception import HideEverywhere, HideSentences, Perception, reading
 from play import GopoConfig, Player
 from policies import Choose, Draws, Speaker, by_nobody, by_policy, keyed, silent_speaker, with_slips
 from rewards import expert_weight, joint_reward
@@ -145,8 +145,13 @@ class Gopo(Player):
             customers, choose, group=self.group, draws=draws, judge_by=self.cfg.judge_by)
 
     def _hiding(self, seeds: Seeds) -> HideSentences | None:
-        share = self.expert.cfg.hide
-        return HideSentences(share, seeds.hiding) if self.practises and share else None
+        """What cannot be read in a step; see `hide` of ExpertConfig."""
+        cfg = self.expert.cfg
+        if not self.practises or not cfg.hide:
+            return None
+        if self.dataset.environment:
+            return HideSentences(cfg.hide, seeds.hiding)
+        return HideEverywhere(cfg.hide_ngrams, seeds.hiding)
 
     @cached_property
     def logged(self) -> list[tuple[ExpertState, tuple[str, ...]]]:

@@ -136,17 +136,29 @@ class HideSentences(Hiding):
     def coordinates(self, found: Sequence[str], size: int) -> np.ndarray:
         return np.stack([self._kept(sentence, size) for sentence in found])
 
-    def _kept(self, sentence: str, size: int) -> np.ndarray:
-        """[size] True for what can be seen of the sentence."""
+    def _key(self, sentence: str) -> int:
+        """A number of 64 bits for (seed, sentence)."""
         # no CRC: by its linearity the same sentences would be hard together at every seed
         digest = hashlib.blake2b(f"{self.seed} {sentence}".encode(), digest_size=8).digest()
-        key = int.from_bytes(digest)
+        return int.from_bytes(digest)
+
+    def _kept(self, sentence: str, size: int) -> np.ndarray:
+        """[size] True for what can be seen of the sentence."""
+        key = self._key(sentence)
         if key / 2**64 >= self.share:
             return np.ones(size, bool)
         rng = np.random.default_rng(key)
         if rng.random() < 0.4:
             return np.zeros(size, bool)
         return rng.random(size) >= rng.uniform(0.5, 0.95)
+
+
+class HideEverywhere(HideSentences):
+    """For practice on logs, whose turns come back: every sentence loses up to twice `share`."""
+
+    def _kept(self, sentence: str, size: int) -> np.ndarray:
+        rng = np.random.default_rng(self._key(sentence))
+        return rng.random(size) >= 2 * self.share * rng.random()
 
 
 # --- the reader ----------------------------------------------------------------------------------

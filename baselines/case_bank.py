@@ -138,7 +138,7 @@ class CaseBank(nn.Module):
         super().__init__()
         self.pool = tuple(pool)
         self.perception = perception
-        self.cfg = cfg
+        self.cfg = cfg.settled()
         self.options = options
         self.index = {s: i for i, s in enumerate(self.pool)}
         size = options.memento_bank

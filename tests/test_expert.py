@@ -242,14 +242,17 @@ def test_expert_config_refuses(bad):
 
 def test_a_rollout_is_not_used_twice_without_a_ratio():
     assert ExpertConfig(expert_clip=0, expert_epochs=1).expert_clip == 0
-    with pytest.raises(ValueError, match="--expert_clip 0 needs --expert_epochs 1, got 2"):
+    with pytest.raises(ValueError, match="--expert_clip 0 needs --expert_epochs 1"):
         ExpertConfig(expert_clip=0, expert_epochs=2)
 
 
 def test_open_settings_follow_the_data():
     live = ExpertConfig().settled(live=True, rollouts=60)
-    assert (live.expert_decay, live.expert_samples) == (60, 1)
+    assert (live.expert_decay, live.expert_samples, live.expert_anchor) == (60, 1, 0.3)
     logs = ExpertConfig().settled(live=False, rollouts=0)
-    assert (logs.expert_decay, logs.expert_samples) == (1, 4)
-    chosen = ExpertConfig(expert_decay=7, expert_samples=2)
-    assert chosen.settled(live=False, rollouts=60) == chosen
+    assert (logs.expert_decay, logs.expert_samples, logs.expert_anchor) == (1, 4, 0.0)
+    assert live.expert_lr == 2 * logs.expert_lr
+    assert live.settled(live=False, rollouts=9) == live
+    chosen = ExpertConfig(expert_decay=7, expert_samples=2, expert_anchor=0.0)
+    settled = chosen.settled(live=True, rollouts=60)
+    assert (settled.expert_decay, settled.expert_samples, settled.expert_anchor) == (7, 2, 0.0)

@@ -11,6 +11,7 @@ from expert import Expert, ExpertConfig
 from perception import (
     SENTENCES,
     HideNgrams,
+    HideEverywhere,
     HideSentences,
     Hiding,
     Perception,
@@ -179,6 +180,17 @@ def test_a_vector_of_an_encoder_is_hidden_alike():
         assert row.all() == (some == all_)
     unreadable = [not row.any() for row in seen]
     assert 0.1 < np.mean(unreadable) < 0.35      # two fifths of a half, and few by chance
+
+
+def test_on_logs_every_sentence_loses_some_and_the_same_again():
+    hide = HideEverywhere(0.5, seed=1)
+    first = seen_by(hide, MANY)
+    assert seen_by(hide, MANY[::-1]) == first[::-1]
+    assert seen_by(HideEverywhere(0.5, seed=2), MANY) != first
+    every = seen_by(Hiding(), MANY)
+    shares = [len(some) / len(all_) for some, all_ in zip(first, every)]
+    assert 0.4 < np.mean(shares) < 0.6
+    assert seen_by(HideEverywhere(0.0, seed=1), MANY) == every
 
 
 @pytest.mark.parametrize("share", [0.0, 0.15, 0.6, 1.0])

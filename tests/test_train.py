@@ -43,7 +43,7 @@ def test_the_config_says_what_was_used(strategy_run):
     config = json.loads((strategy_run / "config.json").read_text())
     assert config["run"]["steps"] == 2
     assert config["gopo"]["dialogues"] == 4
-    assert config["expert"]["expert_lr"] == ExpertConfig().expert_lr
+    assert config["expert"]["expert_lr"] == ExpertConfig().settled().expert_lr
     assert {"torch", "transformers", "peft", "commit"} <= set(config["versions"])
 
 
