@@ -14,7 +14,8 @@ folder, with other --seeds or --rows.
 
 Try it:  python -m experiments.strategy --dataset mgshop --seeds 0
          python -m experiments.strategy --dataset multiwoz --seeds 0 1 2 --out runs/multiwoz
-         python -m experiments.strategy --label_noise 0.6 --rows GOPO imitation"""
+         python -m experiments.strategy --label_noise 0.6 --rows GOPO imitation
+         python -m experiments.strategy --dataset tmallbrand-a --test_on tmallbrand-b"""
 from __future__ import annotations
 
 import argparse
@@ -36,8 +37,9 @@ from experiments.label_noise import CALMING, Fault, flawed
 from experiments.strategy_rows import CHOOSERS, GOPO, Row, Trainer, rows_for
 from expert_learner import labelled_states
 from gopo import Gopo
+from hosted.judge import judge_for
 from infra.files import read_json, write_json
-from measure import measure
+from measure import measure, refuse_other_labels
 
 COMMAND = "python -m experiments.strategy"
 SHOWN = (
@@ -54,9 +56,13 @@ Cell = dict[str, Any]                            # what a row and seed gave
 
 def study(
     dataset: Dataset, fault: Fault, seeds: Sequence[int], steps: int, episodes: int,
-    chosen: Mapping[str, Row], folder: Path,
+    chosen: Mapping[str, Row], folder: Path, tested: Dataset | None = None,
 ) -> dict[str, dict[int, Cell]]:
-    """row -> seed -> what it gave; what lies in the folder is not made again."""
+    """row -> seed -> what it gave; what lies in the folder is not made again.
+
+    tested  whose held-out dialogues measure; default those of `dataset`
+    """
+    tested = tested or dataset
     trainer = Trainer(flawed(dataset, fault), steps)
     found: dict[str, dict[int, Cell]] = {name: {} for name in chosen}
     for seed in seeds:
@@ -65,7 +71,7 @@ def study(
             path = folder / slug(fault.name) / slug(name) / f"{seed_of_row}.json"
             made_with = {"row": name, "fault": fault.name, "steps": steps, "episodes": episodes}
             if not path.exists():
-                cell = cell_of(trainer, dataset, name, row, seed_of_row, episodes)
+                cell = cell_of(trainer, tested, name, row, seed_of_row, episodes)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_json(path, made_with | cell)
             found[name][seed_of_row] = checked(path, made_with)
@@ -94,14 +100,21 @@ def slug(name: str) -> str:
     return re.sub(r"[^0-9A-Za-z.]+", "-", spelled).strip("-")
 
 
+def moved(gopo: Gopo, dataset: Dataset) -> Gopo:
+    """The same policy before the dialogues of another dataset, or of the same with true labels."""
+    return type(gopo)(
+        dataset, gopo.expert, None, judge_for(dataset), gopo.cfg, options=gopo.options)
+
+
 def cell_of(
     trainer: Trainer, dataset: Dataset, name: str, row: Row, seed: int, episodes: int
 ) -> Cell:
-    """One row, one seed: trained, and measured on held-out customers with true labels."""
+    """One row, one seed: trained, and measured on held-out dialogues of `dataset`."""
     gopo, seconds = trainer.begun(row, seed)
     clock = time.process_time()
     trainer.learn(gopo, row, seed, name)
     cell: Cell = {"cpu": seconds + time.process_time() - clock}
+    gopo = moved(gopo, dataset)
     choose = CHOOSERS[row.chooser](gopo, seed)
     sets = {"dev": ("dev", 0), "test": ("test", 0)}
     if dataset.environment:
@@ -212,6 +225,11 @@ def arguments() -> argparse.ArgumentParser:
            help="mgshop, multiwoz, star, or the path of your logs (default mgshop)")
     option("--split",
            help="star only: dialogue, or task (the test tasks are none of the training ones)")
+    option("--test_on",
+           help="another dataset with the same skills and labels, whose dialogues measure: "
+           "--dataset tmallbrand-a --test_on tmallbrand-b is transfer to another store")
+    option("--encoder",
+           help="folder of a sentence encoder that reads in place of n-grams, in every row")
     option("--data_dir", default=os.environ.get("GOPO_DATA", "data"),
            help="where corpora lie (default data, or GOPO_DATA)")
     option("--seeds", type=int, nargs="+", default=[0], help="training seeds (default 0)")
@@ -241,6 +259,8 @@ def chosen_rows(dataset: Dataset, args: argparse.Namespace) -> dict[str, Row]:
             wanted = any(word in name for word in args.rows)
         if wanted:
             chosen[name] = row
+            if args.encoder:
+                chosen[name] = row._replace(flags={**row.flags, "encoder": args.encoder})
     if not chosen:
         raise DataError(f"--rows {' '.join(args.rows)}: no row of {dataset.name} has such a name")
     return chosen
@@ -255,8 +275,17 @@ def execute(args: argparse.Namespace) -> None:
     print(dataset.note)
     print(f"{args.episodes} dialogues of each set, seeds {args.seeds}, {fault.name}; "
           "mean±std over seeds")
-    folder = args.out / slug(args.dataset + (args.split or ""))
-    study(dataset, fault, args.seeds, args.steps, args.episodes, chosen_rows(dataset, args), folder)
+    tested = None
+    name = args.dataset + (args.split or "")
+    if args.test_on:
+        tested = data.load(args.test_on, args.data_dir)
+        refuse_other_labels(dataset, tested)
+        name += f" on {args.test_on}"
+    if args.encoder:
+        name += " encoder"
+    chosen = chosen_rows(dataset, args)
+    folder = args.out / slug(name)
+    study(dataset, fault, args.seeds, args.steps, args.episodes, chosen, folder, tested)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
