@@ -25,6 +25,7 @@ from experiments.strategy_rows import GOPO, ROWS
 from infra.files import read_json, whole
 
 COMMAND = "python -m experiments.strategy_tables"
+GOPO_ON_LOGS = "GOPO on logs"
 TRUE = Fault().name
 Cells = dict[int, Cell]                          # seed -> what a row gave
 Table = dict[str, Cells]                         # row -> its seeds
@@ -67,6 +68,8 @@ def values(cells: Cells, metric: str, label: str) -> np.ndarray:
 
 def table(rows: Table) -> str:
     """A Markdown table: TSE on three sets of customers, and the rest on the test customers."""
+    if not has_tse(rows):
+        return table_of_logs(rows)
     lines = [
         "| row | seeds | TSE test [95 %] | TSE new | TSE dev | " + " | ".join(COLUMNS)
         + " | CPU s |",
@@ -87,8 +90,30 @@ def table_line(name: str, cells: Cells) -> str:
     return "| " + " | ".join(found) + " |"
 
 
-def interval_text(cells: Cells, label: str) -> str:
-    each = values(cells, "tse", label)
+def has_tse(rows: Table) -> bool:
+    """False of replayed logs, where nobody answers."""
+    return any(not np.isnan(values(cells, "tse", "test")).all() for cells in rows.values())
+
+
+def table_of_logs(rows: Table) -> str:
+    """A Markdown table of replayed logs: how close the skills are to the logged ones."""
+    columns = ("f1", "exact", "length")
+    lines = [
+        "| row | seeds | ESNDCG test [95 %] | ESNDCG dev | " + " | ".join(columns) + " | CPU s |",
+        "|---" * (len(columns) + 5) + "|",
+    ]
+    for name, cells in rows.items():
+        found = [name, str(len(cells)), interval_text(cells, "test", "esndcg")]
+        found.append(mean_text(cells, "esndcg", "dev"))
+        for metric in columns:
+            found.append(mean_text(cells, metric, "test"))
+        found.append(f"{np.mean([cell['cpu'] for cell in cells.values()]):.0f}")
+        lines.append("| " + " | ".join(found) + " |")
+    return "\n".join(lines)
+
+
+def interval_text(cells: Cells, label: str, metric: str = "tse") -> str:
+    each = values(cells, metric, label)
     if np.isnan(each).all():
         return "—"
     found = bootstrap(each)
@@ -102,25 +127,37 @@ def mean_text(cells: Cells, metric: str, label: str) -> str:
 
 
 def differences(rows: Table) -> str:
-    """GOPO less each row, in TSE and success, on test and on new customers."""
+    """GOPO less each row: TSE and success of test and new customers, or what logs can tell."""
     sets = (("tse", "test"), ("success", "test"), ("tse", "new"), ("success", "new"))
     head = [f"{metric}, {label} customers" for metric, label in sets]
+    if not has_tse(rows):
+        sets = (("esndcg", "test"), ("f1", "test"), ("esndcg", "dev"), ("f1", "dev"))
+        head = [f"{metric}, {label}" for metric, label in sets]
+    gopo = gopo_row(rows)
     lines = ["| GOPO less | " + " | ".join(head) + " |", "|---" * 5 + "|"]
     for name, cells in rows.items():
-        if name != GOPO:
-            said = [difference_text(rows[GOPO], cells, *of) or "—" for of in sets]
+        if name != gopo:
+            said = [difference_text(rows[gopo], cells, *of) or "—" for of in sets]
             lines.append(f"| {name} | " + " | ".join(said) + " |")
     return "\n".join(lines)
 
 
+def gopo_row(rows: Table) -> str | None:
+    """The row that the others are compared with."""
+    names = [name for name in (GOPO, GOPO_ON_LOGS) if name in rows]
+    return names[0] if names else None
+
+
 def text_of(dataset: str, rows: Table) -> str:
     """The file of tables."""
+    gopo = gopo_row(rows)
     usual = {name: cells for name, cells in rows.items() if not ROWS[name].ablation}
-    less = {name: cells for name, cells in rows.items() if ROWS[name].ablation or name == GOPO}
+    less = {name: cells for name, cells in rows.items() if ROWS[name].ablation or name == gopo}
     parts = [f"# Strategy alone: {dataset}", table(usual)]
-    if GOPO in rows:
-        parts += [differences(usual), "## One part of GOPO left out", table(less),
-                  differences(less)]
+    if gopo:
+        parts.append(differences(usual))
+    if len(less) > 1:
+        parts += ["## One part of GOPO left out", table(less), differences(less)]
     return "\n\n".join(parts) + "\n"
 
 

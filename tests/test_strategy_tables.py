@@ -7,12 +7,12 @@ from data import DataError
 from experiments.strategy_rows import GOPO
 from experiments.strategy_tables import execute, main, share_of, tables_of
 
-METRICS = ("success", "turns", "esndcg", "f1", "length", "vouchers")
+METRICS = ("success", "turns", "esndcg", "f1", "exact", "length", "vouchers")
 
 
 def cell(folder, row: str, fault: str, seed: int, tse: list[float | None]) -> None:
     """A file as experiments.strategy leaves it."""
-    each = {"tse": tse, "success": tse}
+    each = {"tse": tse, "success": tse, "esndcg": [0.4, 0.6], "f1": [0.5, 0.5]}
     mean = None if None in tse else sum(tse) / len(tse)
     part = {"tse": mean, "of_each": each} | dict.fromkeys(METRICS, 0.5)
     path = folder / fault.replace(" ", "-") / row.split()[0] / f"{seed}.json"
@@ -41,9 +41,14 @@ def test_rows_stand_with_their_differences_in_the_order_of_the_study(tmp_path):
 
 
 def test_logs_without_tse_have_a_table_and_no_picture(tmp_path):
-    cell(tmp_path / "logs", "random", "true labels", 0, [None, None])
+    for row in ("random", "GOPO on logs"):
+        cell(tmp_path / "logs", row, "true labels", 0, [None, None])
     assert [p.name for p in execute(tmp_path / "logs", tmp_path)] == ["strategy_logs.md"]
-    assert "| random | 1 | — |" in (tmp_path / "strategy_logs.md").read_text()
+    text = (tmp_path / "strategy_logs.md").read_text()
+    assert "TSE" not in text and "left out" not in text
+    assert "| random | 1 | 0.500 [0.400, 0.600] | 0.500 | 0.500 |" in text
+    assert "| GOPO less | esndcg, test |" in text
+    assert "| random | +0.000 [+0.000, +0.000] |" in text
 
 
 def test_shares_of_a_kind():
