@@ -10,8 +10,8 @@ from data import Dataset, Dialogue, ExpertState, Turn
 from expert import Expert, ExpertConfig
 from perception import (
     SENTENCES,
-    HideNgrams,
     HideEverywhere,
+    HideNgrams,
     HideSentences,
     Hiding,
     Perception,
