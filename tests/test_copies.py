@@ -25,7 +25,8 @@ def words(part):
     """What was said in each dialogue, in small letters and without spaces."""
     said = []
     for dialogue in part:
-        said.append("".join("".join(t.user.lower().split()) for t in dialogue.turns))
+        heard = " ".join(turn.user for turn in dialogue.turns)
+        said.append("".join(heard.lower().split()))
     return set(said)
 
 
