@@ -66,7 +66,8 @@ def _pairs(episode: Episode) -> list[tuple[str, str]]:
 def bleu_interval(episodes: Sequence[Episode], draws: int = 1000) -> dict[str, float | None]:
     """Corpus BLEU on text with slots, with sacrebleu's own bootstrap interval.
 
-    The bootstrap is over replies.  It is quick, since n-grams are counted only once.
+    The bootstrap is over replies.  It is quick, since n-grams are counted only once.  One dialogue
+    has no interval.
     """
     pairs = []
     for episode in episodes:
@@ -74,6 +75,8 @@ def bleu_interval(episodes: Sequence[Episode], draws: int = 1000) -> dict[str, f
     if not any(reply for reply, _ in pairs):
         return {"mean": None, "low": None, "high": None}
     replies, references = map(list, zip(*pairs))
+    if len(episodes) < 2:
+        return {"mean": bleu(replies, references), "low": None, "high": None}
     metric = BLEU(tokenize=bleu_tokenizer(references))
     drawn = metric.corpus_score(replies, [references], n_bootstrap=draws)
     return {

@@ -60,6 +60,8 @@ def _cells(row: Row) -> str:
 def _spread(row: Row) -> str:
     if row["tse"]["mean"] is None:
         return ""
+    if row["tse"]["low"] is None:
+        return "   — (one dialogue has no interval)"
     return f"   [{row['tse']['low']:.3f}, {row['tse']['high']:.3f}]"
 
 

@@ -38,6 +38,7 @@ from hosted.labellers import (
 from infra.client import ApiConfig, BudgetSpent, Client
 from infra.flags import parse, parser_of
 from rewards import esndcg
+from text import clean
 from tse import skill_f1
 
 # Asked for if nobody names a set [ours: the paper names none, GAP-9].
@@ -117,7 +118,7 @@ def _names(flag: str, value: str | None) -> tuple[str, ...]:
     """The names in a flag's value; () if the flag was not given."""
     if value is None:
         return ()
-    names = dict.fromkeys(name.strip() for name in value.split(","))
+    names = dict.fromkeys(clean(name) for name in value.split(","))
     if not all(names):
         raise DataError(f"{flag} {value!r}: write names with commas between, a,b,c")
     return tuple(names)

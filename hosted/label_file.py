@@ -7,7 +7,6 @@ line, because they may be larger than memory."""
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from typing import Any, BinaryIO, NamedTuple
 from tqdm import tqdm
 
 from corpora import jsonl
+from corpora.json_rows import dump
 from data import DataError, Dialogue, Skill
 from hosted.labellers import KINDS, Found, Labeller, digest_of, label_turns, labelled, lacking
 from infra.files import read_json, write_json
@@ -49,11 +49,15 @@ def read_raw(path: Path) -> Iterator[Line]:
 
 def checked(line: Line) -> Row:
     """Takes most of the time of the rule labeller: it puts slots into the replies."""
-    return Row(line.raw, jsonl.parse_dialogue(line.raw, line.at, line.number))
+    return Row(line.raw, jsonl.parse_dialogue(line.raw, line.at))
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    return map(checked, read_raw(path))
+    """All rows, each with an id of its own."""
+    ids = jsonl.Ids()
+    for line in read_raw(path):
+        row = checked(line)
+        yield row._replace(dialogue=ids.named(row.dialogue))
 
 
 class Labelled(NamedTuple):
@@ -76,16 +80,9 @@ class Survey:
 def survey(path: Path, limit: int | None, pool: Mapping[str, Skill]) -> Survey:
     """Reads everything once; DataError names the first line that could not be trained on."""
     found = Survey()
-    ids: set[str] = set()
     for row in islice(read_rows(path), limit):
-        dialogue = row.dialogue
-        if dialogue.id in ids:
-            raise DataError(
-                f"{dialogue.source}, field id: {dialogue.id!r} stands there already; give each "
-                "dialogue its own id")
-        ids.add(dialogue.id)
-        _survey_dialogue(dialogue, pool, found)
-    found.dialogues = len(ids)
+        found.dialogues += 1
+        _survey_dialogue(row.dialogue, pool, found)
     return found
 
 
@@ -165,7 +162,7 @@ class Output:
 
 def append(file: BinaryIO, rows: Iterable[dict[str, Any]]) -> None:
     """The rows are on the disk when it returns."""
-    lines = [json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows]
+    lines = [dump(row).encode() + b"\n" for row in rows]
     file.write(b"".join(lines))
     file.flush()
     os.fsync(file.fileno())
@@ -177,7 +174,7 @@ def labelled_row(row: Row, kinds: Sequence[str], labels: dict[int, Found]) -> di
     for i, (raw, turn) in enumerate(zip(row.raw["turns"], row.dialogue.turns)):
         found = labels.get(i, {})
         turns.append(raw | {k: found.get(k) for k in kinds if getattr(turn, k) is None})
-    return {"id": row.dialogue.id} | row.raw | {"turns": turns}
+    return row.raw | {"turns": turns}
 
 
 def label_file(path: Path, out: Output, labeller: Labeller, total: int) -> None:
@@ -186,7 +183,7 @@ def label_file(path: Path, out: Output, labeller: Labeller, total: int) -> None:
     with out.open() as file, tqdm(total=total, desc=labeller.name, unit="dialogue") as bar:
         # The output comes first, so that zip takes no line from the logs after its end.
         for written, line in zip(read_raw(out.path), lines):
-            if _said(written) != _said(line):
+            if not _is_of(written, line):
                 raise DataError(
                     f"{written.at}: not the dialogue of {line.at}; remove {out.path} and "
                     f"{out.meta.name} to start again")
@@ -214,8 +211,19 @@ def _label_batch(batch: Sequence[Row], labeller: Labeller) -> list[dict[str, Any
     return [labelled_row(row, labeller.kinds, found) for row, found in zip(batch, labels)]
 
 
-def _said(line: Line) -> tuple[str, list[Any]] | None:
-    """What tells dialogues apart: id and the customer's words; None: the line is no dialogue."""
+def _is_of(written: Line, line: Line) -> bool:
+    """Whether a row of the output is that of a line: by the customer's words and, if any, the id.
+
+    Older outputs give an id to a line that has none.
+    """
+    if _said(written) is None or _said(written) != _said(line):
+        return False
+    id = line.raw.get("id")
+    return id is None or str(id) == str(written.raw.get("id"))
+
+
+def _said(line: Line) -> list[Any] | None:
+    """The customer's words; None: the line is no dialogue."""
     raw = line.raw
     if not isinstance(raw, dict) or not isinstance(raw.get("turns"), list):
         return None
@@ -223,7 +231,7 @@ def _said(line: Line) -> tuple[str, list[Any]] | None:
     for turn in raw["turns"]:
         said = turn.get("user") if isinstance(turn, dict) else None
         words.append(said)
-    return str(raw.get("id", f"line-{line.number}")), words
+    return words
 
 
 # ---------------------------------------------------------------- what came of it

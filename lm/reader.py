@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from jinja2 import TemplateError
 
-from data import Prepared, Request, Skill, base, sayable
+from data import SLOT, Prepared, Request, Skill, base, fit_of, sayable
 from lm.config import BUILT, LMConfig
 from lm.constraints import Constraints, compile_constraints
 from lm.guard import Vocabulary
@@ -156,7 +156,7 @@ class Reader:
 def control_pattern(tokenizer) -> re.Pattern[str]:
     """Matches the added tokens that are no slots, the longest first."""
     added = [token.content for token in tokenizer.added_tokens_decoder.values()]
-    control = [text for text in added if not re.fullmatch(r"\{\w+\}", text)]
+    control = [text for text in added if not SLOT.fullmatch(text)]
     control.sort(key=len, reverse=True)
     matches_nothing = "(?!)"
     return re.compile("|".join(map(re.escape, control)) or matches_nothing)
@@ -173,5 +173,4 @@ def _constraint_lines(constraints: Constraints) -> list[str]:
 
 def _fits(name: str, context: Mapping[str, str]) -> bool:
     """Whether a reply may name this candidate's slot and nothing contradicts the candidate."""
-    number = name.rpartition("_")[2]
-    return sayable(name) and context.get(f"fit_{number}") != "no"
+    return sayable(name) and fit_of(name, context) != "no"
