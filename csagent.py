@@ -373,6 +373,9 @@ class CustomerServiceAgent(ConstrainedLM):
 
         An adapter that alone has learned is saved alone: AutoPeftModelForCausalLM loads it."""
         self.model.save_pretrained(folder)
+        for noted in ("is_local", "local_files_only"):
+            # of how it was loaded: a resumed run shall write what an unbroken one does
+            self.tokenizer.init_kwargs.pop(noted, None)
         self.tokenizer.save_pretrained(folder)
 
     def optimizer_state(self) -> dict[str, Tensor]:
