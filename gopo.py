@@ -379,13 +379,13 @@ def load_gopo(
     run = Path(run)
     config = read_config(run)
     speaks = config["run"]["replies"] == "lm"
+    expert_cfg = expert_config(config)           # refuses what this version cannot read
     if dataset is None and speaks:
         dataset = read_domain(run / "dataset.json")
     elif dataset is None:
         # Without a language model the phrase book is needed, and dataset.json holds none.
         dataset = data.load_used(config["run"])
     dataset = as_trained(dataset, run)
-    expert_cfg = expert_config(config)           # refuses what this version cannot read
     method, options = algorithm_of(config)
     policy = method.new_policy(dataset, expert_cfg, options)
     load_into(policy, load_tensors(run / expert), str(run / expert))
