@@ -79,17 +79,17 @@ def refuse_strange(dataset: Dataset, trained: Dataset, whose: str) -> None:
         ours, theirs = list(getattr(dataset, kind)), list(getattr(trained, kind))
         strange = [name for name in ours if name not in theirs]
         missing = [name for name in theirs if name not in ours]
-        advice = "put the data back as they were, or train again"
-        if dataset.name != trained.name:
-            advice = f"they are not those of {trained.name}, which was trained on"
+        said = ""
         if strange:
-            raise DataError(
-                f"--dataset {dataset.name}: its {kind} {_listed(strange)} are unknown to {whose}: "
-                f"{advice}")
-        if missing and dataset.template:
-            raise DataError(
-                f"--dataset {dataset.name}: the {kind} {_listed(missing)} of {whose} are not "
-                f"there: {advice}")
+            said = f"its {kind} {_listed(strange)} are unknown to {whose}"
+        elif missing and dataset.template:
+            said = f"the {kind} {_listed(missing)} of {whose} are not there"
+        if said and dataset.name != trained.name:
+            said = f"its {kind} are not those of {trained.name}, which was trained on: {said}"
+        elif said:
+            said += ": put the data back as they were, or train again"
+        if said:
+            raise DataError(f"--dataset {dataset.name}: {said}")
 
 
 def _listed(names: list[str], most: int = 5) -> str:
