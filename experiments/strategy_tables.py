@@ -22,6 +22,7 @@ from experiments.intervals import bootstrap
 from experiments.label_noise import Fault
 from experiments.strategy import Cell, cell_text, difference_text
 from experiments.strategy_rows import GOPO, ROWS
+from infra.curves import as_text
 from infra.files import read_json, whole
 
 COMMAND = "python -m experiments.strategy_tables"
@@ -221,6 +222,7 @@ def draw_noise(tables: Mapping[str, Table], kind: str, path: Path) -> bool:
 
 
 def save(picture: Any, path: Path) -> None:
+    as_text(picture)
     with whole(path) as part:
         picture.savefig(part, dpi=120, format="png")
 

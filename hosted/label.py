@@ -36,7 +36,10 @@ from hosted.labellers import (
     labelled,
 )
 from infra.client import ApiConfig, BudgetSpent, Client
+from infra.files import NO_SPACE, refuse_unwritable
 from infra.flags import parse, parser_of
+from infra.locks import refuse_growing
+from infra.terminal import command, flush, forgive
 from rewards import esndcg
 from text import clean
 from tse import skill_f1
@@ -237,8 +240,7 @@ def output_of(cfg: LabelConfig, path: Path) -> Output:
     if out.resolve() == path.resolve() or (out.exists() and out.samefile(path)):
         raise DataError(
             f"--output {out} is the input itself, which is never overwritten; give another name")
-    if not out.parent.is_dir():
-        raise DataError(f"--output {out}: no such folder {out.parent}; make it first")
+    refuse_unwritable("--output", out, file=True)
     return Output(out)
 
 
@@ -247,6 +249,7 @@ def run(path: Path, cfg: LabelConfig, api: ApiConfig) -> None:
     _check_model(cfg, api)
     if not path.is_file():
         raise DataError(f"{path}: no such file; give the path of your logs")
+    refuse_growing(path)
     out = output_of(cfg, path)
     base = read_pool(cfg, path)
     found = survey(path, cfg.limit, base.pool)
@@ -265,12 +268,12 @@ def run(path: Path, cfg: LabelConfig, api: ApiConfig) -> None:
         "labeller": labeller.name,
         "prompt": labeller.signature,
     }
-    out.begin(made_of, chosen.pool)
-    label_file(path, out, labeller, found.dialogues)
+    with out.begun(made_of, chosen.pool) as file:
+        label_file(path, out, labeller, found.dialogues, file)
     report(cfg, path, out, labeller, found)
     if client is not None:
         print(client.report())
-    print(f"next: python train.py --dataset {out.path}")
+    print(f"next: {command('train.py', '--dataset', out.path)}")
 
 
 def _check_model(cfg: LabelConfig, api: ApiConfig) -> None:
@@ -281,6 +284,7 @@ def _check_model(cfg: LabelConfig, api: ApiConfig) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    forgive()
     parser = parser_of([LabelConfig, ApiConfig], __doc__.split("\n\n")[0])
     parser.prog = "python -m hosted.label"
     parser.add_argument("file", type=Path, help="your logs, one dialogue a line (docs/logs.md)")
@@ -288,11 +292,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     go_on = "what was labelled is kept: the same command goes on from there"
     try:
         run(rest.file, cfg, api)
+        flush()
     except BudgetSpent as error:
         print(f"label.py: {error}\n{go_on}", file=sys.stderr)
         return 3
     except (DataError, OSError) as error:
-        print(f"label.py: {error}", file=sys.stderr)
+        said = str(error)
+        if getattr(error, "errno", None) in NO_SPACE:
+            said += f": free some space; {go_on}"
+        print(f"label.py: {said}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"\nstopped; {go_on}", file=sys.stderr)

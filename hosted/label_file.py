@@ -10,6 +10,7 @@ import fcntl
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -22,6 +23,7 @@ from corpora.json_rows import dump
 from data import DataError, Dialogue, Skill
 from hosted.labellers import KINDS, Found, Labeller, digest_of, label_turns, labelled, lacking
 from infra.files import read_json, write_json
+from infra.locks import locked
 
 BATCH = 32                                       # dialogues that are labelled between two syncs
 
@@ -116,17 +118,24 @@ class Output:
     def skills(self) -> Path:
         return jsonl.skills_path(self.path)
 
-    def begin(self, made_of: dict[str, str], pool: Mapping[str, Skill]) -> None:
-        """The first run notes what the output is made of; later ones refuse anything else."""
+    def begin(self, made_of: dict[str, str], pool: Mapping[str, Skill], file: BinaryIO) -> None:
+        """The first run notes what the output is made of; later ones refuse anything else.
+
+        file  the output, opened: no other process can be here
+        """
         if self.meta.exists():
             self._refuse_others(made_of)
+            _cut_half_line(file)
             return
-        for path in (self.path, self.skills):
-            if path.exists():
-                raise DataError(
-                    f"{path} exists and is not of this labelling (no {self.meta.name}); give "
-                    "another --output")
-        write_json(self.skills, [asdict(skill) for skill in pool.values()])
+        # the same: a process that was killed before it wrote its note
+        records = json.loads(json.dumps([asdict(skill) for skill in pool.values()]))
+        foreign = self.skills.exists() and read_json(self.skills) != records
+        if foreign or file.tell():
+            path = self.skills if foreign else self.path
+            raise DataError(
+                f"{path} exists and is not of this labelling (no {self.meta.name}); give "
+                "another --output")
+        write_json(self.skills, records)
         # last: without it nothing was begun
         write_json(self.meta, made_of)
 
@@ -141,23 +150,39 @@ class Output:
                 f"or remove it and {self.meta.name} to start again")
 
     def open(self) -> BinaryIO:
-        """Opened to append, for this process alone; a line that kill -9 left half is cut."""
+        """Opened to append, for this process alone, at its end; nothing in it is changed."""
         file = open(self.path, "a+b")
-        try:
-            # the lock ends with the process, however it ends
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        # the lock ends with the process, however it ends
+        if not locked(file, fcntl.LOCK_EX):
             file.close()
             raise DataError(
-                f"{self.path}: another process is labelling into it; wait for it, or give another "
-                "--output") from None
-        file.seek(0)
-        whole = 0
-        for line in file:
-            if line.endswith(b"\n"):
-                whole += len(line)
-        file.truncate(whole)
+                f"{self.path}: another process is labelling into it, or reads it; wait for it, or "
+                "give another --output")
+        file.seek(0, os.SEEK_END)
         return file
+
+    @contextmanager
+    def begun(self, made_of: dict[str, str], pool: Mapping[str, Skill]) -> Iterator[BinaryIO]:
+        """The output, opened and begun; what is refused leaves no empty file behind."""
+        new = not self.path.exists()
+        with self.open() as file:
+            try:
+                self.begin(made_of, pool, file)
+            except DataError:
+                if new:
+                    self.path.unlink()
+                raise
+            yield file
+
+
+def _cut_half_line(file: BinaryIO) -> None:
+    """Cuts a last line that kill -9 left half."""
+    file.seek(0)
+    whole = 0
+    for line in file:
+        if line.endswith(b"\n"):
+            whole += len(line)
+    file.truncate(whole)
 
 
 def append(file: BinaryIO, rows: Iterable[dict[str, Any]]) -> None:
@@ -177,10 +202,12 @@ def labelled_row(row: Row, kinds: Sequence[str], labels: dict[int, Found]) -> di
     return row.raw | {"turns": turns}
 
 
-def label_file(path: Path, out: Output, labeller: Labeller, total: int) -> None:
+def label_file(
+    path: Path, out: Output, labeller: Labeller, total: int, file: BinaryIO
+) -> None:
     """Appends what is missing; everything but the last batch survives any end of the process."""
     lines = islice(read_raw(path), total)
-    with out.open() as file, tqdm(total=total, desc=labeller.name, unit="dialogue") as bar:
+    with tqdm(total=total, desc=labeller.name, unit="dialogue") as bar:
         # The output comes first, so that zip takes no line from the logs after its end.
         for written, line in zip(read_raw(out.path), lines):
             if not _is_of(written, line):

@@ -13,8 +13,8 @@ Try it:  python -m lm.models            builds a tiny model, prints its size and
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
-import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from transformers import (
 
 from data import DataError
 from infra.files import read_json
+from infra.terminal import forgive
 from lm.config import BUILT
 
 # Tokens; a window below it may be shorter than a prompt.
@@ -232,24 +233,32 @@ def merge(folder: Path, to: Path) -> None:
 
 
 # ------------------------------------------------------------------------------ precision
+# Of a CPU that multiplies in bf16; without one of them bf16 is slower than fp32.
+BF16 = {"avx512_bf16", "amx_bf16"}
+CPUINFO = Path("/proc/cpuinfo")
+
+
 def pick_precision(device: str | torch.device = "cpu") -> str:
-    """"bf16" where a GPU has it or a product is clearly faster in it on this CPU; else "fp32"."""
+    """"bf16" where the GPU or the CPU computes in it, else "fp32".
+
+    A property of the machine, never a timing: two runs of one command must choose alike, whatever
+    else the machine is doing.
+    """
     if torch.device(device).type == "cuda":
         supported = torch.cuda.is_bf16_supported(including_emulation=False)
         return "bf16" if supported else "fp32"
-    faster = _product_seconds(torch.bfloat16) < 0.67 * _product_seconds(torch.float32)
-    return "bf16" if faster else "fp32"
+    return "bf16" if BF16 & cpu_flags() else "fp32"
 
 
-def _product_seconds(dtype: torch.dtype) -> float:
-    """The least time of eight matrix products."""
-    a = torch.randn(512, 512).to(dtype)
-    times = []
-    for _ in range(8):
-        start = time.perf_counter()
-        float((a @ a @ a @ a)[0, 0])
-        times.append(time.perf_counter() - start)
-    return min(times)
+def cpu_flags() -> set[str]:
+    """What this CPU can do, in the words of Linux; empty where nothing tells."""
+    if not CPUINFO.exists():
+        return set()
+    for line in CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines():
+        name, _, words = line.partition(":")
+        if name.strip() == "flags":
+            return set(words.split())
+    return set()
 
 
 # ------------------------------------------------------------------------------ to look at
@@ -272,6 +281,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "folders", nargs="*", type=Path, help="the adapter's folder, and the folder to write"
     )
+    forgive()
     args = parser.parse_args(argv)
     if args.command != "merge":
         show_tiny()
@@ -284,7 +294,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DataError as error:
         print(f"models.py: {error}", file=sys.stderr)
         return 2
-    print(f"written: {whole}; serve it with any server, or train on with --model {whole}")
+    go_on = shlex.join(["--model", str(whole)])
+    print(f"written: {whole}; serve it with any server, or train on with {go_on}")
     return 0
 
 
