@@ -7,6 +7,7 @@ line, because they may be larger than memory."""
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -54,7 +54,12 @@ KINDS = ("skills", "intents", "emotions")
 
 
 def as_trained(dataset: Dataset, run: Path) -> Dataset:
-    """The dataset with the skills, intents and emotions of a run, in the order of its networks.
+    """The dataset with the skills, intents and emotions of a run, in the order of its networks."""
+    return in_the_order_of(read_domain(run / "dataset.json"), dataset, str(run))
+
+
+def in_the_order_of(kept: Dataset, dataset: Dataset, whose: str) -> Dataset:
+    """The dataset with the skills, intents and emotions of the one that was trained on, `kept`.
 
     Output k of a trained network is the k-th name of the run's dataset.json.  Logs sorted in
     another way, or another shop, list the same names otherwise: they are matched by name.  What a
@@ -62,8 +67,7 @@ def as_trained(dataset: Dataset, run: Path) -> Dataset:
 
     raises  DataError that names what the run has never learned
     """
-    kept = read_domain(run / "dataset.json")
-    refuse_strange(dataset, kept, str(run))
+    refuse_strange(dataset, kept, whose)
     skills = {id: dataset.skills.get(id, skill) for id, skill in kept.skills.items()}
     horizon = kept.horizon if kept.name == dataset.name else dataset.horizon
     return replace(
