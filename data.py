@@ -140,6 +140,7 @@ class Request:
     history: tuple[tuple[str, str], ...] = ()
     intent: str | None = None
     emotion: str | None = None
+    where: str = field(default="", compare=False)    # file, dialogue and turn, for messages
 
 
 @dataclass
@@ -182,6 +183,7 @@ class Judged:
     previous: tuple[str, ...] = ()               # the agent's earlier replies in this dialogue
     reference: str | None = None                 # the human reply, in logs
     history: tuple[tuple[str, str], ...] = ()    # H_t: (customer, agent) of the turns before
+    where: str = field(default="", compare=False)    # file, dialogue and turn, for messages
 
 
 Scores = tuple[float, float, float, float]       # S_1..S_4, each in [0, 1]
@@ -246,6 +248,15 @@ class Episode:
     @property
     def over(self) -> bool:
         return self.seen.terminated or self.seen.truncated
+
+    @property
+    def where(self) -> str:
+        """The next turn, for messages: file, dialogue and turn of a log, or the customer."""
+        dialogue = f"customer {self.number}"
+        if isinstance(self.env, Replay):
+            logged = self.env.dialogue
+            dialogue = ", ".join(filter(None, (logged.source, f"dialogue {logged.id}")))
+        return f"{dialogue}, turn {len(self.steps) + 1}"
 
     @property
     def replies(self) -> list[str]:

@@ -178,6 +178,7 @@ class Player:
         requests = []
         for e, state, chosen, labels in zip(live, states, skills, perceived):
             request = request_of(state, chosen, e.seen.context, labels, self.history_turns)
+            request.where = e.where
             requests.append(request)
         return self.speaker.prepare(requests)
 
@@ -217,7 +218,7 @@ class Player:
         seen = episode.seen
         return Judged(
             state.user, seen.context, tuple(wanted), reply.text, tuple(episode.replies),
-            seen.labels.reference, state.history)
+            seen.labels.reference, state.history, episode.where)
 
     # --- rewards: Eqs. 2-6, 8, 10 ---------------------------------------------------------------
 

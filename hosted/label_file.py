@@ -40,6 +40,11 @@ class Row(NamedTuple):
     raw: dict[str, Any]
     dialogue: Dialogue
 
+    @property
+    def name(self) -> str:
+        """File, line and id, for messages."""
+        return f"{self.dialogue.source}, dialogue {self.dialogue.id}"
+
 
 def read_raw(path: Path) -> Iterator[Line]:
     for number, text in jsonl.read_lines(path):
@@ -210,7 +215,7 @@ def _label_batch(batch: Sequence[Row], labeller: Labeller) -> list[dict[str, Any
         turns = row.dialogue.turns
         gaps = [i for i, turn in enumerate(turns) if lacking(turn, labeller.kinds)]
         asked.append((turns, gaps))
-    labels = label_turns(labeller, asked)
+    labels = label_turns(labeller, asked, [row.name for row in batch])
     return [labelled_row(row, labeller.kinds, found) for row, found in zip(batch, labels)]
 
 
