@@ -28,6 +28,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields as dataclass_fields
 from dataclasses import replace
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -260,6 +261,18 @@ def _context(value: Any, at: str) -> dict[str, str]:
         if fact is not None:
             context[name] = _fact(fact, f"{at}.{name}")
     return context
+
+
+def facts_of(value: Any, at: str) -> dict[str, str]:
+    """B_t given in code, by the rules of logs; `at` names it in messages."""
+    if not isinstance(value, Mapping):
+        return _context(value, at)
+    for name, fact in value.items():
+        if not isinstance(name, str):
+            raise DataError(f"{at}: {name!r} cannot be a slot; name it with a string")
+        if isinstance(fact, float) and not isfinite(fact):
+            raise DataError(f"{at}.{name}: {fact} is no number that a reply could say")
+    return _context(dict(value), at)
 
 
 def _fact(value: Any, at: str) -> str:

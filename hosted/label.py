@@ -274,11 +274,15 @@ def run(path: Path, cfg: LabelConfig, api: ApiConfig) -> None:
         "labeller": labeller.name,
         "prompt": labeller.signature,
     }
-    out.begin(made_of, chosen.pool)
-    label_file(path, out, labeller, found.dialogues)
-    report(cfg, path, out, labeller, found)
-    if client is not None:
-        report_client(client, out)
+    try:
+        out.begin(made_of, chosen.pool)
+        label_file(path, out, labeller, found.dialogues)
+        report(cfg, path, out, labeller, found)
+        if client is not None:
+            report_client(client, out)
+    finally:
+        if client is not None:
+            client.close()
     print(f"next: python train.py --dataset {out.path}")
 
 

@@ -20,6 +20,7 @@ from expert import ExpertConfig
 from gopo import ALGORITHMS, algorithm, expert_config
 from hosted.judge import hosted_model, judge_for
 from infra.client import ApiConfig
+from infra.domain import read_domain
 from infra.files import read_json, write_json
 from infra.flags import given, parse, parser_of, recorded, refuse_below
 from infra.processes import broadcast, is_main
@@ -30,6 +31,7 @@ from lm.memory import Setting, estimate, free_memory, load_config, savings, tabl
 from lm.models import pick_precision
 from play import GopoConfig
 from start.base import check_base, take_base
+from start.check import check_model
 
 LARGE = 1 << 30                                  # bytes of weights from which training needs a GPU
 DEFAULTS = {
@@ -187,6 +189,7 @@ def new_config(configs: Configs, dataset: Dataset) -> dict[str, Any]:
         "overwrite": False,
         "replies": replies_of(dataset, cfg, configs.gopo),
     }
+    config["lm"]["model"] = located(configs.lm.model)
     config["options"] = asdict(configs.options) if configs.options else None
     config["device"] = device
     config["precision"] = cfg.precision
@@ -195,6 +198,13 @@ def new_config(configs: Configs, dataset: Dataset) -> dict[str, Any]:
     config["threads"] = torch.get_num_threads()
     config["versions"] = versions()
     return settle(config, dataset)
+
+
+def located(model: str) -> str:
+    """A folder by its whole path, for a run is read from anywhere; any other name as it is."""
+    if model not in BUILT and Path(model).is_dir():
+        return os.path.abspath(model)
+    return model
 
 
 def replies_of(dataset: Dataset, cfg: RunConfig, gopo: GopoConfig) -> str:
@@ -247,6 +257,7 @@ def started(configs: Configs) -> tuple[Path, dict, Dataset]:
     config = new_config(configs, dataset)
     if config["run"]["replies"] == "lm" and configs.lm.model not in BUILT:
         print(memory_table(dataset, config))
+        check_model(dataset, config)             # refused now, not after the stages before it
     shared: tuple[str, ...] = ()
     if cfg.base:
         shared = check_base(Path(cfg.base), config)
@@ -285,7 +296,25 @@ def resumed(run: Path, configs: Configs) -> tuple[Path, dict, Dataset]:
     # The run may have been stopped while it took stages over.
     if base and Path(base).exists():
         take_base(Path(base), run, check_base(Path(base), config))
-    return run, config, data.load_used(config["run"])
+    dataset = data.load_used(config["run"])
+    refuse_changed(run, dataset)
+    return run, config, dataset
+
+
+def refuse_changed(run: Path, dataset: Dataset) -> None:
+    """The data of a run must have the labels that it began with: its networks are made for them."""
+    if not (run / "dataset.json").exists():
+        return
+    began = read_domain(run / "dataset.json")
+    for kind in ("skills", "intents", "emotions"):
+        then, now = set(getattr(began, kind)), set(getattr(dataset, kind))
+        changes = [f"{name!r} is new" for name in sorted(now - then)]
+        changes += [f"{name!r} is gone" for name in sorted(then - now)]
+        if changes:
+            raise DataError(
+                f"--resume {run}: the data changed: of the {kind} of {dataset.name} "
+                f"{', '.join(changes[:5])}; restore the data that the run began with, or train a "
+                "new run")
 
 
 def resolve_together(configs: Configs) -> tuple[Path, dict, Dataset]:
