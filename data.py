@@ -250,15 +250,6 @@ class Episode:
         return self.seen.terminated or self.seen.truncated
 
     @property
-    def where(self) -> str:
-        """The next turn, for messages: file, dialogue and turn of a log, or the customer."""
-        dialogue = f"customer {self.number}"
-        if isinstance(self.env, Replay):
-            logged = self.env.dialogue
-            dialogue = ", ".join(filter(None, (logged.source, f"dialogue {logged.id}")))
-        return f"{dialogue}, turn {len(self.steps) + 1}"
-
-    @property
     def replies(self) -> list[str]:
         """What the agent has said until now, with slots."""
         return [step.reply for step in self.steps]

@@ -37,6 +37,7 @@ from expert import ExpertConfig, ExpertState
 from hosted.judge import DATA_RULE, dumps, quoted, record, spoken
 from infra.answers import Answer, parse_json
 from infra.client import Client
+from infra.places import next_turn
 from lm.constraints import prepare_plain
 from perception import Perception
 
@@ -238,7 +239,7 @@ class HostedExpert:
             perceived = self.perception.perceive([state.user for state in states])
         prompts = [self.prompt(state, *labels) for state, labels in zip(states, perceived)]
         chosen = self.client.ask(prompts, self.read, max_tokens=MAX_TOKENS, temperature=0.0,
-                                 names=[episode.where for episode in episodes])
+                                 names=[next_turn(episode) for episode in episodes])
         self.unanswered += chosen.count(None)
         return [skills or () for skills in chosen]
 

@@ -22,6 +22,7 @@ from corpora import jsonl
 from data import DataError, Dialogue, Skill
 from hosted.labellers import KINDS, Found, Labeller, digest_of, label_turns, labelled, lacking
 from infra.files import read_json, write_json
+from infra.places import place_of
 
 BATCH = 32                                       # dialogues that are labelled between two syncs
 
@@ -43,7 +44,7 @@ class Row(NamedTuple):
     @property
     def name(self) -> str:
         """File, line and id, for messages."""
-        return f"{self.dialogue.source}, dialogue {self.dialogue.id}"
+        return place_of(self.dialogue)
 
 
 def read_raw(path: Path) -> Iterator[Line]:

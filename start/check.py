@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from data import MAX_SKILLS, Dataset, Dialogue, Request, Skill
 from expert_learner import logged_history
+from infra.places import place_of
 from lm.config import BUILT, configs_of
 from lm.reader import Reader
 from lm.suited import (
@@ -83,8 +84,7 @@ def _turn(dialogue: Dialogue, i: int, history_turns: int | None) -> tuple[str, R
     if history_turns is not None:
         said = logged_history(dialogue, max(0, i - history_turns), i)
         request = Request(turn.user, (), turn.context, said, turn.intent, turn.emotion)
-    name = ", ".join(filter(None, (dialogue.source, f"dialogue {dialogue.id}")))
-    return f"{name}, turn {i + 1}", request, turn.reply or ""
+    return f"{place_of(dialogue)}, turn {i + 1}", request, turn.reply or ""
 
 
 def _letters(entry: tuple[str, Request, str]) -> int:
