@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 from transformers import (
@@ -246,7 +247,7 @@ def test_an_adapter_given_as_a_model(adapter, logs, capsys):
 
 
 def test_a_base_that_is_not_found_from_here(adapter, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     settings = adapter / "adapter_config.json"
     named = read_json(settings) | {"base_model_name_or_path": "some/base"}
     settings.write_text(json.dumps(named))
