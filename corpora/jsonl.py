@@ -267,12 +267,15 @@ def facts_of(value: Any, at: str) -> dict[str, str]:
     """B_t given in code, by the rules of logs; `at` names it in messages."""
     if not isinstance(value, Mapping):
         return _context(value, at)
+    facts = {}
     for name, fact in value.items():
         if not isinstance(name, str):
             raise DataError(f"{at}: {name!r} cannot be a slot; name it with a string")
         if isinstance(fact, float) and not isfinite(fact):
             raise DataError(f"{at}.{name}: {fact} is no number that a reply could say")
-    return _context(dict(value), at)
+        # type(), because True is an int as well
+        facts[name] = str(fact) if type(fact) in (int, float) else fact
+    return _context(facts, at)
 
 
 def _fact(value: Any, at: str) -> str:
