@@ -138,6 +138,7 @@ class Request:
     history: tuple[tuple[str, str], ...] = ()
     intent: str | None = None
     emotion: str | None = None
+    where: str = field(default="", compare=False)    # file, dialogue and turn, for messages
 
 
 @dataclass
@@ -180,6 +181,7 @@ class Judged:
     previous: tuple[str, ...] = ()               # the agent's earlier replies in this dialogue
     reference: str | None = None                 # the human reply, in logs
     history: tuple[tuple[str, str], ...] = ()    # H_t: (customer, agent) of the turns before
+    where: str = field(default="", compare=False)    # file, dialogue and turn, for messages
 
 
 Scores = tuple[float, float, float, float]       # S_1..S_4, each in [0, 1]

@@ -37,7 +37,7 @@ from judge import Judge
 from lm.config import BUILT
 from measure import Row, data_of, evaluate_run, hosted_gopo, rows_of, trained_row
 from policies import Choose, keyed
-from show import print_table, print_unanswered, show_dialogue, show_turn
+from show import print_client, print_table, print_unanswered, show_dialogue, show_turn
 
 # --- flags --------------------------------------------------------------------------------------
 
@@ -275,7 +275,8 @@ def measure_run(measured: MeasureConfig, one: RunConfig, api: ApiConfig) -> None
     rewarded = measured.judge == config["run"].get("judge", "rules")
     print_table(table, live, judge, rewarded)
     if isinstance(judge, LLMJudge):
-        print(f"judge: {judge.client.report()}")
+        print("judge: ", end="")
+        print_client(judge.client)
     if lost:
         raise lost
     if one.json:

@@ -8,7 +8,7 @@ Exercise: set --outcome_weight 1 and compare TSE: nothing in R_t is TSE (GAP-4).
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,10 +18,12 @@ import numpy as np
 import torch
 
 import data
+from corpora.jsonl import facts_of
 from data import DataError, Dataset, Episode, ExpertState, Message, Observation, Step, fill
 from expert import Expert, ExpertConfig, gae
 from expert_learner import ExpertBatch, ExpertLearner, labelled_states
 from hosted.judge import judge_for
+from infra.answers import HALF_CHARACTERS
 from infra.client import all_or_none
 from infra.domain import as_trained, read_domain
 from infra.flags import recorded
@@ -318,14 +320,22 @@ class Answer:
     gopo: Gopo
 
     def respond(
-        self, history: Sequence[str], context: dict[str, str], previous: Sequence[str] = ()
+        self,
+        history: Sequence[str],
+        context: Mapping[str, str | int | float | None] | None,
+        previous: Sequence[str] = (),
     ) -> tuple[tuple[str, ...], str]:
         """(skills, reply) to the last message of the customer.
 
         history   messages in turn: customer, agent, customer, ...; the last is the customer's
-        context   B_t: what the shop knows, slot -> value; may be empty
+        context   B_t: what the shop knows, slot -> value, as logs may hold it: a number counts as
+                  its text, None as not known; may be empty
         previous  the skills of the turn before, if known (a_{t-1})
+        raises    ValueError (DataError) that names the argument
         """
+        history = _texts("history", history)
+        previous = _texts("previous", previous or ())
+        context = facts_of(context, "context")
         if len(history) % 2 == 0:
             raise ValueError(
                 f"history must end with a customer's message: got {len(history)} messages")
@@ -342,6 +352,20 @@ class Answer:
             [episode], self.gopo.chooser(greedy=True), temperature=0.0, judge_by="nobody")
         step = episode.steps[0]
         return step.skills, fill(step.reply, context)
+
+
+def _texts(name: str, value: Sequence[str]) -> list[str]:
+    """A list of texts; a plain string is refused, for it would be read letter by letter."""
+    if isinstance(value, (str, bytes)):
+        raise ValueError(f"{name} is one string, {value[:40]!r}: give a list, [{value[:40]!r}]")
+    if isinstance(value, Mapping) or not isinstance(value, Iterable):
+        raise ValueError(f"{name} is {type(value).__name__}: give a list of strings")
+    texts = list(value)
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise ValueError(f"{name}[{i}] is {text!r:.40}: give a string")
+    # Half characters can be neither encoded nor written.
+    return [HALF_CHARACTERS.sub("\ufffd", text) for text in texts]
 
 
 # --- the algorithms -----------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from data import Episode, Step, fill
 from gopo import Gopo
+from infra.client import Client
 from judge import Judge
 from lm.constraints import violations
 from measure import METRICS, Row, completed
@@ -110,6 +111,12 @@ def print_unanswered(*hosts: object) -> None:
             print(
                 f"{type(host).__name__}: {count} turns without a usable answer were played "
                 "with an empty one")
+            print_client(host.client)
+
+
+def print_client(client: Client) -> None:
+    """What a hosted model was asked, and what it left without a usable answer."""
+    print("\n".join([client.report(), *client.losses()]))
 
 
 # --- a dialogue ---------------------------------------------------------------------------------

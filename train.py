@@ -50,7 +50,7 @@ from infra.terminal import command, flush, forgive
 from judge import Judge
 from measure import evaluate_run, training_row
 from play import GopoConfig
-from show import print_table
+from show import print_client, print_table
 from start.resolve import RunConfig, parse_flags, resolve_together
 from start.stages import (
     look,
@@ -271,7 +271,8 @@ def finish(run: Path, dataset: Dataset, cfg: RunConfig, judge: Judge) -> None:
         print(f"\n{total} test dialogues, the same for every row, most probable skills and tokens:")
         print_table(table, live, judge, rewarded=True)
     if isinstance(judge, LLMJudge):
-        print(f"judge: {judge.client.report()}")
+        print("judge: ", end="")
+        print_client(judge.client)
     folder = " csagent/" if cfg.replies == "lm" else ""
     print(f"\nwritten to {run}: config.json metrics.jsonl curves.png dialogues.jsonl "
           f"expert.safetensors{folder}   (peak memory {peak_memory():.1f} GiB)")

@@ -29,6 +29,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -367,6 +368,21 @@ def _check_fits(context: Mapping[str, str], at: str) -> None:
             other = names.setdefault(candidate(name), name)
             if other != name:
                 raise DataError(f"{at}.{name}: {other} is of the same candidate; keep one")
+
+
+def facts_of(value: Any, at: str) -> dict[str, str]:
+    """B_t given in code, by the rules of logs; `at` names it in messages."""
+    if not isinstance(value, Mapping):
+        return _context(value, at)
+    facts = {}
+    for name, fact in value.items():
+        if not isinstance(name, str):
+            raise DataError(f"{at}: {name!r} cannot be a slot; name it with a string")
+        if isinstance(fact, float) and not isfinite(fact):
+            raise DataError(f"{at}.{name}: {fact} is no number that a reply could say")
+        # type(), because True is an int as well
+        facts[name] = str(fact) if type(fact) in (int, float) else fact
+    return _context(facts, at)
 
 
 def _fact(value: Any, at: str) -> str:

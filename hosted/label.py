@@ -173,11 +173,13 @@ def check(
     for entry in sorted(known)[:number]:
         sample.setdefault(entry.dialogue, []).append(entry.turn)
     asked = []
+    names = []
     for row in islice(read_rows(path), found.dialogues):
         if row.dialogue.id in sample:
             asked.append((row.dialogue.turns, sample[row.dialogue.id]))
+            names.append(row.name)
     pairs = []
-    for (turns, numbers), labels in zip(asked, label_turns(labeller, asked)):
+    for (turns, numbers), labels in zip(asked, label_turns(labeller, asked, names)):
         pairs += [(labels.get(i, {}), turns[i]) for i in numbers]
     return agreement(pairs, labeller.kinds)
 
@@ -201,6 +203,14 @@ def report(cfg: LabelConfig, path: Path, out: Output, labeller: Labeller, found:
     print(f"agreement of {labeller.name} with the labels that were there:")
     for kind in labeller.kinds:
         print(_agreement_line(kind, values))
+
+
+def report_client(client: Client, out: Output) -> None:
+    """What was asked, which windows got no answer and why, and how to ask for them again."""
+    print("\n".join([client.report(), *client.losses()]))
+    if client.losses():
+        print(f"to ask for these again: remove {out.path}, {out.skills.name} and "
+              f"{out.meta.name}, and give the same command; what was answered is not sent again")
 
 
 def _coverage_line(kind: str, counts: Counter, not_asked: str) -> str:
@@ -268,11 +278,15 @@ def run(path: Path, cfg: LabelConfig, api: ApiConfig) -> None:
         "labeller": labeller.name,
         "prompt": labeller.signature,
     }
-    with out.begun(made_of, chosen.pool) as file:
-        label_file(path, out, labeller, found.dialogues, file)
-    report(cfg, path, out, labeller, found)
-    if client is not None:
-        print(client.report())
+    try:
+        with out.begun(made_of, chosen.pool) as file:
+            label_file(path, out, labeller, found.dialogues, file)
+        report(cfg, path, out, labeller, found)
+        if client is not None:
+            report_client(client, out)
+    finally:
+        if client is not None:
+            client.close()
     print(f"next: {command('train.py', '--dataset', out.path)}")
 
 

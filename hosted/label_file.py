@@ -25,6 +25,7 @@ from data import DataError, Dialogue, Skill
 from hosted.labellers import KINDS, Found, Labeller, digest_of, label_turns, labelled, lacking
 from infra.files import read_json, write_json
 from infra.locks import locked
+from infra.places import place_of
 
 BATCH = 32                                       # dialogues that are labelled between two syncs
 
@@ -42,6 +43,11 @@ class Row(NamedTuple):
     """A line, checked; its dialogue has slots in the replies."""
     raw: dict[str, Any]
     dialogue: Dialogue
+
+    @property
+    def name(self) -> str:
+        """File, line and id, for messages."""
+        return place_of(self.dialogue)
 
 
 def read_raw(path: Path) -> Iterator[Line]:
@@ -235,7 +241,7 @@ def _label_batch(batch: Sequence[Row], labeller: Labeller) -> list[dict[str, Any
         turns = row.dialogue.turns
         gaps = [i for i, turn in enumerate(turns) if lacking(turn, labeller.kinds)]
         asked.append((turns, gaps))
-    labels = label_turns(labeller, asked)
+    labels = label_turns(labeller, asked, [row.name for row in batch])
     return [labelled_row(row, labeller.kinds, found) for row, found in zip(batch, labels)]
 
 

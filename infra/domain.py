@@ -91,7 +91,7 @@ def refuse_strange(dataset: Dataset, trained: Dataset, whose: str) -> None:
         if said and dataset.name != trained.name:
             said = f"its {kind} are not those of {trained.name}, which was trained on: {said}"
         elif said:
-            said += ": put the data back as they were, or train again"
+            said = f"the data changed: {said}; put the data back as they were, or train again"
         if said:
             raise DataError(f"--dataset {dataset.name}: {said}")
 

@@ -344,6 +344,7 @@ def load_into(module: torch.nn.Module, tensors: Mapping[str, Tensor], where: str
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise DataError(f"{where}: does not fit this code's {type(module).__name__} ({reason}); "
+                        "was the data changed since (skills, intents, emotions)? restore it; else "
                         "use the commit that the run's config.json names, "
                         "or remove the run directory and train again") from error
 

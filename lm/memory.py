@@ -37,7 +37,7 @@ from infra.flags import parse, parser_of, refuse_below, refuse_not_positive, ref
 from infra.terminal import forgive
 from lm.activations import Activations, count_activations
 from lm.config import AgentConfig, LMConfig, WarmConfig
-from lm.models import reason, refuse_unsuited
+from lm.suited import reason, refuse_folder, refuse_unsuited
 
 GIB = 2 ** 30
 # CUDA's context and its libraries' workspaces [a common figure, not measured here].
@@ -75,6 +75,7 @@ def load_config(name: str) -> PretrainedConfig:
     short = name.rsplit("/", 1)[-1].lower().removesuffix("-instruct")
     if short in SHAPES and not Path(name).exists():
         return SHAPES[short]()
+    refuse_folder(name)
     try:
         config = AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:

@@ -34,6 +34,7 @@ from lm.memory import Setting, estimate, free_memory, load_config, savings, tabl
 from lm.models import pick_precision
 from play import GopoConfig
 from start.base import check_base, take_base
+from start.check import check_model
 
 LARGE = 1 << 30                                  # bytes of weights from which training needs a GPU
 DEFAULTS = {
@@ -192,6 +193,7 @@ def new_config(configs: Configs, dataset: Dataset) -> dict[str, Any]:
         "overwrite": False,
         "replies": replies_of(dataset, cfg, configs.gopo),
     }
+    config["lm"]["model"] = located(configs.lm.model)
     config["options"] = asdict(configs.options) if configs.options else None
     config["device"] = device
     config["precision"] = cfg.precision
@@ -200,6 +202,13 @@ def new_config(configs: Configs, dataset: Dataset) -> dict[str, Any]:
     config["threads"] = torch.get_num_threads()
     config["versions"] = versions()
     return settle(config, dataset)
+
+
+def located(model: str) -> str:
+    """A folder by its whole path, for a run is read from anywhere; any other name as it is."""
+    if model not in BUILT and Path(model).is_dir():
+        return os.path.abspath(model)
+    return model
 
 
 def replies_of(dataset: Dataset, cfg: RunConfig, gopo: GopoConfig) -> str:
@@ -256,6 +265,7 @@ def started(configs: Configs, held: ExitStack) -> tuple[Path, dict, Dataset]:
     refuse_unearned(dataset, config)
     if config["run"]["replies"] == "lm" and configs.lm.model not in BUILT:
         print(memory_table(dataset, config))
+        check_model(dataset, config)             # refused now, not after the stages before it
     shared: tuple[str, ...] = ()
     with ExitStack() as reading:
         if cfg.base:

@@ -46,7 +46,7 @@ def test_a_log_may_lack_a_label_and_a_shop_may_not(shop_run):
 
 
 @pytest.mark.parametrize("strange, said", [
-    (domain("abcd"), "its skills 'd' are unknown to .*: put the data back"),
+    (domain("abcd"), "its skills 'd' are unknown to .*; put the data back"),
     (domain(intents="xyz"), "its intents 'z' are unknown"),
     (domain(emotions="w"), "its emotions 'w' are unknown"),
     (domain("q", name="other"), "its skills are not those of shop, .* 'q' are unknown"),
