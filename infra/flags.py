@@ -47,7 +47,7 @@ LARGEST = {
     "expert_samples": 1024, "expert_epochs": 10_000, "ppo_epochs": 10_000, "expert_warm": 10**6,
     "width": 16_384, "history": 1000, "sentences": 1000, "lora_rank": 8192,
     "max_new_tokens": 32_768, "user_tokens": 10**6, "system_tokens": 10**7, "workers": 1024,
-    "seeds": 10_000, "api_timeout": 86_400, "api_retries": 1000, "expert_lr_end": 1,
+    "seeds": 10_000, "api_retries": 1000, "expert_lr_end": 1,
     "memento_k": 10_000, "card": 1e6,
 }
 

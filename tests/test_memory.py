@@ -382,12 +382,21 @@ def test_a_model_whose_shapes_depend_on_its_input_is_refused(monkeypatch):
 @pytest.mark.parametrize("argv, code, words", [
     (["--model", "Qwen/Qwen3-8B", "--card", "24"], 0, "free: fits"),
     (["--card", "8"], 0, "--lora_rank 16 -> 8 saves"),
-    (["--quantise", "int3"], 2, "--quantise must be one of nf4, none"),
-    (["--group", "0"], 2, "--group must be at least 1"),
-    (["--model", "/nowhere"], 2, "reachable hub id of a causal LM"),
+    (["--model", "/nowhere"], 2, "--model /nowhere: no such folder"),
 ])
 def test_command_line(capsys, argv, code, words):
     assert memory.main(argv) == code
     out = capsys.readouterr()
     assert words in out.out + out.err
     assert "Traceback" not in out.err
+
+
+@pytest.mark.parametrize("argv, words", [
+    (["--quantise", "int3"], "--quantise must be one of nf4, none"),
+    (["--group", "0"], "--group must be at least 1"),
+])
+def test_a_wrong_flag_is_refused_by_name(capsys, argv, words):
+    with pytest.raises(SystemExit) as stopped:
+        memory.main(argv)
+    assert stopped.value.code == 2
+    assert words in capsys.readouterr().err

@@ -22,7 +22,7 @@ from start.resolve import RunConfig, parse_flags
     ("seed", str(2**63), "must be at most 9,223,372,036,854,775,806"),
     ("width", "1000000000", "must be at most 16,384"),
     ("steps", "2147483648", "must be at most 1,000,000,000"),
-    ("api_timeout", "10000000000", "must be at most 86,400"),
+    ("api_timeout", "10000000000", "at most 86400 (a day)"),
     ("output_dir", "", "is empty"),
     ("dataset", "lo\udcffgs.jsonl", "no UTF-8"),
 ])
