@@ -21,6 +21,7 @@ from transformers import DynamicCache, Qwen3ForCausalLM
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from lm.config import LMConfig
+from lm.fast import Lanes, supports
 
 # B replies, G replies a state, L tokens of a reply, S states, P tokens of a prompt,
 # T tokens of a packed row, V vocabulary, D width of a hidden state
@@ -135,6 +136,12 @@ class Passes:
         cache.batch_repeat_interleave(len(prompts))
         return shared
 
+    def lanes(self, prompts: Sequence[list[int]], group: int, room: int) -> Lanes | CachedLanes:
+        """`group` replies to each prompt, to be spoken token by token, each of `room` at most."""
+        if supports(self.model):
+            return Lanes(self.model, prompts, group, room)
+        return CachedLanes(self, prompts, group, room)
+
     # ---------------------------------------------------------------------- replies
     def reply_logits(self, prompts: Sequence[list[int]], owner: Sequence[int],
                      ids: Sequence[list[int]]) -> tuple[Tensor, Tensor, Tensor]:
@@ -216,6 +223,36 @@ class Passes:
         finally:
             for layer in layers:
                 layer.training = False
+
+
+class CachedLanes:
+    """What `Lanes` of fast.py does, by the model's own forward pass and cache: for every model."""
+
+    def __init__(self, passes: Passes, prompts: Sequence[list[int]], lanes: int, room: int):
+        self.passes = passes
+        owner = torch.arange(len(prompts)).repeat_interleave(lanes)
+        self.cache, self.attend, self.position = passes.prefill(prompts, owner, room)
+        # Tokens that may be looked at: those of a prompt, then those that were said.
+        self.seen = self.attend.shape[1] - room
+
+    def step(self, token: Tensor) -> Tensor:
+        """What was said last in each lane, [B] -> the logits of what comes next, [B, V]."""
+        self.seen += 1
+        # A mask that is 4-D already: transformers would build one at each step.
+        out = self.passes.read(
+            self.cache, input_ids=token[:, None], position_ids=self.position[:, None],
+            attention_mask=self.attend[:, None, None, :self.seen],
+        )
+        self.position = self.position + 1
+        return out.logits[:, -1]
+
+    def keep(self, live: Sequence[int]) -> list[int]:
+        """Drops the lanes that are not live."""
+        rows = torch.tensor(live, device=self.passes.device)
+        self.cache.batch_select_indices(rows)
+        self.attend = self.attend[rows]
+        self.position = self.position[rows]
+        return list(live)
 
 
 def _reply_rows(prompts: Sequence[list[int]], owner: Sequence[int],
