@@ -1,6 +1,6 @@
 """A causal LM that answers requests under rules (Sec. 3.2).  What it learns is in csagent.py.
 
-    Request --prepare (reader.py)--> Prepared --prefill, once a state (passes.py)-->
+    Request --prepare (reader.py)--> Prepared --lanes, read once a state (fast.py, passes.py)-->
     one token at a time: logits --guard (guard.py)--> draw --> Reply              `speak`
 
 One uniform number is used per draw, so a reply does not depend on which others it is decoded with.
@@ -253,7 +253,7 @@ class ConstrainedLM(Reader, Passes):
         generators = [generator] * len(prepared)
         if isinstance(generator, Sequence):
             generators = list(generator)
-        with self.autocast():
+        with self.autocast(), self.few_threads():
             decoding = _Decoding(self, prepared, group, heat, generators)
             decoding.run()
         replies = []

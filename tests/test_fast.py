@@ -231,6 +231,17 @@ def test_replies_and_bans_are_those_of_the_models_own_pass(temperature, monkeypa
             assert ids.tolist() == other_ids.tolist()
 
 
+def test_a_model_built_here_speaks_with_one_thread(monkeypatch):
+    agent = sharp_agent(max_new_tokens=2)
+    before = torch.get_num_threads()
+    asked = []
+    real = torch.set_num_threads
+    monkeypatch.setattr(torch, "set_num_threads", lambda n: (asked.append(n), real(n)))
+    agent.generate(REQUESTS[:1], 2, generator=seeded(0))
+    assert asked == [1, before]
+    assert torch.get_num_threads() == before
+
+
 @pytest.mark.parametrize("precision, states", [("fp32", 60), ("bf16", 12)])
 def test_random_rules_are_kept(precision, states):
     agent = sharp_agent(precision=precision, temperature=1.0)
