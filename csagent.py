@@ -27,6 +27,7 @@ from torch import Tensor
 from data import DataError, Dataset, Prepared, Reply, Request, Skill
 from infra.processes import all_sum, sum_gradients
 from infra.runs import adam_state, device_of, load_adam_state
+from infra.terminal import command
 from lm.config import AgentConfig, LMConfig, configs_of
 from lm.constraints import violations
 from lm.decoder import ConstrainedLM, Drawn, token_logp
@@ -372,6 +373,9 @@ class CustomerServiceAgent(ConstrainedLM):
 
         An adapter that alone has learned is saved alone: AutoPeftModelForCausalLM loads it."""
         self.model.save_pretrained(folder)
+        for noted in ("is_local", "local_files_only"):
+            # of how it was loaded: a resumed run shall write what an unbroken one does
+            self.tokenizer.init_kwargs.pop(noted, None)
         self.tokenizer.save_pretrained(folder)
 
     def optimizer_state(self) -> dict[str, Tensor]:
@@ -428,7 +432,7 @@ def load_agent(folder: Path, dataset: Dataset, config: dict) -> CustomerServiceA
     if not (folder / "config.json").exists() and not (folder / "adapter_config.json").exists():
         raise DataError(
             f"{folder}: no trained language model here; the run is not complete: "
-            f"python train.py --resume {folder.parent}"
+            f"{command('train.py', '--resume', folder.parent)}"
         )
     lm, cfg, _ = configs_of(config)
     device = device_of(config)

@@ -8,19 +8,21 @@ shop/mgshop.py by its name in `DATASETS`, and `load("logs.jsonl")` reads your ow
 A slot is a name in braces, `{price_1}`.  Replies are written with slots, which are filled from B_t
 when the customer is shown the reply.  B_t may hold several candidates (`product_1`, `product_2`,
 ...); `fit_2 = "no"` says that candidate 2 contradicts what the customer has said before.
-Everything that chooses or judges a candidate follows this one convention.  `fit_i`, and names that
-begin with an underscore, are for agents to read and never for a reply to say (`sayable`)."""
+Everything that chooses or judges a candidate follows this one convention.  `fit_<number>`, and
+names that begin with an underscore, are for agents to read and never for a reply to say
+(`sayable`).  What is done with slots and their values stands in text.py."""
 from __future__ import annotations
 
 import importlib
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+
+# Found here by all others.
+from text import SLOT, base, best_candidate, delexicalise, fill, fit_of, sayable, slots
 
 # Sec. 3.3: predicted and teacher sequences are capped at 5.
 MAX_SKILLS = 5
@@ -32,10 +34,6 @@ DATASETS = {
     "multiwoz": "corpora.multiwoz:load",
     "star": "corpora.star:load",
 }
-SLOT = re.compile(r"\{(\w+)\}")
-# a letter of a script that puts spaces between words
-SPACED = re.compile(r"[^\W\u3040-\u9fff]")
-CJK = re.compile(r"[\u3040-\u9fff]")
 
 
 def opt(default: Any, help: str) -> Any:
@@ -140,6 +138,7 @@ class Request:
     history: tuple[tuple[str, str], ...] = ()
     intent: str | None = None
     emotion: str | None = None
+    where: str = field(default="", compare=False)    # file, dialogue and turn, for messages
 
 
 @dataclass
@@ -182,6 +181,7 @@ class Judged:
     previous: tuple[str, ...] = ()               # the agent's earlier replies in this dialogue
     reference: str | None = None                 # the human reply, in logs
     history: tuple[tuple[str, str], ...] = ()    # H_t: (customer, agent) of the turns before
+    where: str = field(default="", compare=False)    # file, dialogue and turn, for messages
 
 
 Scores = tuple[float, float, float, float]       # S_1..S_4, each in [0, 1]
@@ -348,43 +348,6 @@ def begin(start: Callable, split: str, numbers: Sequence[int], seed: int) -> lis
     return episodes
 
 
-def fill(reply: str, context: dict[str, str]) -> str:
-    """Puts the values of B_t into the slots of a reply.
-
-    A slot that B_t lacks stays as it is (the validator counts it).
-
-    >>> fill("It costs {price_1}.", {"price_1": "30 euros"})
-    'It costs 30 euros.'
-    """
-    return SLOT.sub(lambda m: context.get(m.group(1), m.group(0)), reply)
-
-
-def slots(text: str) -> list[str]:
-    """Names of the slots in a text, in order, repeats kept."""
-    return SLOT.findall(text)
-
-
-def sayable(slot: str) -> bool:
-    """Whether a reply may carry this slot: `fit_i` and `_names` are for reading only."""
-    return not slot.startswith(("fit_", "_"))
-
-
-@lru_cache(4096)
-def base(slot: str) -> str:
-    """`price_2` -> `price`: a slot without the number of its candidate."""
-    return re.sub(r"_\d+$", "", slot)
-
-
-def best_candidate(context: dict[str, str]) -> str:
-    """Number of the first candidate that contradicts nothing said before; "1" if B_t marks none.
-
-    >>> best_candidate({"fit_1": "no", "fit_2": "yes"})
-    '2'
-    """
-    fits = [k for k, v in context.items() if v == "yes" and k.startswith("fit_")]
-    return min(fits).removeprefix("fit_") if fits else "1"
-
-
 def load(
     name: str, data_dir: str | Path = "data", conduct: bool = False, split: str | None = None
 ) -> Dataset:
@@ -417,75 +380,3 @@ def load_used(config: dict[str, Any], data_dir: str | Path | None = None) -> Dat
     """The dataset that a run was made with: `config` is "run" of its config.json."""
     folder = data_dir or config["data_dir"]
     return load(config["dataset"], folder, config.get("conduct", False), config.get("split"))
-
-
-# --- values of B_t in a reply -------------------------------------------------------------------
-
-def delexicalise(reply: str, context: dict[str, str], ignore_case: bool = False) -> str:
-    """The inverse of `fill`: values of B_t that stand in a reply as whole words become slots.
-
-    The longest values go first.  Values shorter than 3 characters stay (a "2" often means
-    something else), and so does everything inside a slot.  Chinese and Japanese have no spaces,
-    so there a value counts wherever it stands.
-
-    >>> context = {"price_1": "12.50", "product_1": "red mug", "shipping_1": "2"}
-    >>> delexicalise("The red mug costs 12.50, shipping 2.", context)
-    'The {product_1} costs {price_1}, shipping 2.'
-    """
-    flat = str.lower if ignore_case else str
-    pairs = _values_in(reply, context, flat)
-    if not pairs:
-        return reply
-    # Reversed: the first of two equal values wins.
-    slot_of = {flat(value): slot for value, slot in reversed(pairs)}
-    # Only where such a script is used: its patterns take long to compile.
-    unspaced = CJK.search(reply) is not None
-    values = [_whole(value, unspaced) for value, _ in pairs]
-    # Slots match first, and are put back as they were.
-    pattern = "|".join([r"\{\w+\}", *values])
-
-    def slot_for(match: re.Match) -> str:
-        slot = slot_of.get(flat(match[0]))
-        return match[0] if slot is None else "{" + slot + "}"
-
-    flags = re.IGNORECASE if ignore_case else 0
-    return re.sub(pattern, slot_for, reply, flags=flags)
-
-
-def _values_in(
-    reply: str, context: dict[str, str], flat: Callable[[str], str]
-) -> list[tuple[str, str]]:
-    """(value, slot) for every value of B_t that stands in a reply, the longest first.
-
-    Of two candidates with the same value, such as a price, the one that fits comes first.
-    """
-    text = flat(reply)
-    best = "_" + best_candidate(context)
-
-    def order(pair: tuple[str, str]) -> tuple[int, bool]:
-        value, slot = pair
-        return -len(value), not slot.endswith(best)
-
-    found = []
-    for slot, value in context.items():
-        if len(value) >= 3 and flat(value) in text and sayable(slot):
-            found.append((value, slot))
-    return sorted(found, key=order)
-
-
-def _whole(value: str, unspaced: bool) -> str:
-    """Pattern of a value that is not part of a longer word.
-
-    A Chinese character or kana next to it does not make a word longer.
-    """
-    before = r"(?<!\w)"
-    after = r"(?!\w)"
-    if unspaced:
-        before = r"(?:(?<!\w)|(?<=(?-i:[\u3040-\u9fff])))"
-        after = r"(?:(?!\w)|(?=(?-i:[\u3040-\u9fff])))"
-    pattern = re.escape(value)
-    if SPACED.match(value[0]):
-        pattern = before + pattern
-    if SPACED.match(value[-1]):
-        pattern += after
-    return pattern

@@ -16,6 +16,8 @@ Try it:  python eval.py --run runs/mgshop-gopo-0 --episodes 100 --show 1
          python eval.py --paper --dataset mgshop --seeds 5"""
 from __future__ import annotations
 
+import contextlib
+import io
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -26,13 +28,16 @@ from data import DataError, Dataset, Episode, Observation, Step, opt
 from gopo import Gopo, load_gopo
 from hosted.judge import LLMJudge, hosted_model, judge_for
 from infra.client import ApiConfig
-from infra.files import read_json, write_json
+from infra.files import refuse_unwritable, write_json
 from infra.flags import given, parse, parser_of, refuse_below
+from infra.locks import reading_from
+from infra.runs import read_config
+from infra.terminal import command, flush, forgive
 from judge import Judge
 from lm.config import BUILT
-from measure import data_of, evaluate_run, hosted_gopo, rows_of, trained_row
+from measure import Row, data_of, evaluate_run, hosted_gopo, rows_of, trained_row
 from policies import Choose, keyed
-from show import print_table, print_unanswered, show_dialogue, show_turn
+from show import print_client, print_table, print_unanswered, show_dialogue, show_turn
 
 # --- flags --------------------------------------------------------------------------------------
 
@@ -210,8 +215,8 @@ def run_paper(measured: MeasureConfig, paper: PaperConfig, api: ApiConfig) -> in
     workers = paper.workers
     if not workers:
         workers = 2 if paper.model in BUILT else 1
-    command = f"python eval.py {' '.join(sys.argv[1:])}"
-    return conduct(settings, workers, api, measured.data_dir, command)
+    said = command("eval.py", *sys.argv[1:])
+    return conduct(settings, workers, api, measured.data_dir, said)
 
 
 def check(
@@ -243,43 +248,69 @@ def hosted_rows(
 def measure_run(measured: MeasureConfig, one: RunConfig, api: ApiConfig) -> None:
     """One run directory: its rows as a table, or a talk with it."""
     run = Path(one.run)
-    config = read_json(run / "config.json")
-    dataset = data_of(run, measured.dataset, measured.data_dir)
-    judge = judge_for(dataset, measured.judge, api)
-    rows = list(rows_of(run, dataset))
-    check(measured, one, api, config, rows)
+    config = read_config(run)
+    if one.json:
+        refuse_unwritable("--json", Path(one.json), file=True)
+    with reading_from(run):
+        dataset = data_of(run, measured.dataset, measured.data_dir)
+        judge = judge_for(dataset, measured.judge, api)
+        check(measured, one, api, config, list(rows_of(run, dataset)))
+        if one.chat:
+            talked = load_gopo(run, dataset, judge=judge)
+        else:
+            table, shown = measured_rows(run, config, dataset, judge, measured, one, api)
     if one.chat:
-        chat(load_gopo(run, dataset, judge=judge))
+        chat(talked)
         return
-    more = hosted_rows(run, dataset, judge, measured, api)
-    trained = trained_row(config)
-
-    def look(name: str, gopo: Gopo, choose: Choose, played: list[Episode]) -> None:
-        if name == trained or name in more:
-            for episode in played[:one.show]:
-                show_dialogue(gopo, episode)
-            print_unanswered(gopo.speaker, choose)
-
-    table = evaluate_run(run, dataset, measured.episodes, one.seed, judge, one.rows, more, look)
+    lost = None
+    try:
+        # before anything is printed, which may fail as well
+        if one.json:
+            write_json(Path(one.json), table)
+    except OSError as error:
+        lost = error
     live = dataset.environment is not None
     total = measured.episodes if live else min(measured.episodes, len(dataset.test))
-    if one.json:
-        write_json(Path(one.json), table)
-    print(f"\n{dataset.name}: {total} test dialogues, seed {one.seed}")
+    print(f"{shown}\n{dataset.name}: {total} test dialogues, seed {one.seed}")
     rewarded = measured.judge == config["run"].get("judge", "rules")
     print_table(table, live, judge, rewarded)
     if isinstance(judge, LLMJudge):
-        print(f"judge: {judge.client.report()}")
+        print("judge: ", end="")
+        print_client(judge.client)
+    if lost:
+        raise lost
     if one.json:
         print(f"written: {one.json}")
 
 
+def measured_rows(
+    run: Path, config: dict, dataset: Dataset, judge: Judge, measured: MeasureConfig,
+    one: RunConfig, api: ApiConfig,
+) -> tuple[dict[str, Row], str]:
+    """The table, and the dialogues that `--show` asks for, as text."""
+    more = hosted_rows(run, dataset, judge, measured, api)
+    trained = trained_row(config)
+    text = io.StringIO()
+
+    def look(name: str, gopo: Gopo, choose: Choose, played: list[Episode]) -> None:
+        if name == trained or name in more:
+            with contextlib.redirect_stdout(text):
+                for episode in played[:one.show]:
+                    show_dialogue(gopo, episode)
+                print_unanswered(gopo.speaker, choose)
+
+    table = evaluate_run(run, dataset, measured.episodes, one.seed, judge, one.rows, more, look)
+    return table, text.getvalue()
+
+
 def main(argv: Sequence[str] | None = None) -> int:
+    forgive()
     measured, one, paper, api = parse_flags(argv)
     try:
         if paper.paper:
             return run_paper(measured, paper, api)
         measure_run(measured, one, api)
+        flush()
     except (DataError, OSError) as error:
         print(f"eval.py: {error}", file=sys.stderr)
         return 2

@@ -8,7 +8,7 @@ Exercise: set --outcome_weight 1 and compare TSE: nothing in R_t is TSE (GAP-4).
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,16 +18,18 @@ import numpy as np
 import torch
 
 import data
+from corpora.jsonl import facts_of
 from data import DataError, Dataset, Episode, ExpertState, Message, Observation, Step, fill
 from expert import Expert, ExpertConfig, gae
 from expert_learner import ExpertBatch, ExpertLearner, labelled_states
 from hosted.judge import judge_for
+from infra.answers import HALF_CHARACTERS
 from infra.client import all_or_none
-from infra.domain import read_domain
-from infra.files import read_json
+from infra.domain import as_trained, read_domain
 from infra.flags import recorded
+from infra.locks import reading_from
 from infra.processes import shard, world_size
-from infra.runs import adam_state, device_of, load_adam_state, load_into, load_tensors
+from infra.runs import adam_state, device_of, load_adam_state, load_into, load_tensors, read_config
 from judge import Judge, RuleJudge
 from perception import HideEverywhere, HideSentences, Perception, reading
 from play import GopoConfig, Player
@@ -72,20 +74,8 @@ class Gopo(Player):
         speaker: Speaker | None = None,
         options: Any = None,
     ):
-        live = dataset.environment is not None
-        cfg = cfg.settled(live, agent is not None)
-        if world_size() > cfg.dialogues:
-            raise DataError(
-                f"--dialogues {cfg.dialogues} is fewer than the {world_size()} processes: "
-                "every one needs a dialogue")
-        if cfg.outcome_weight and not live:
-            raise DataError(
-                f"--outcome_weight needs a live shop: {dataset.name} is replayed, its outcome "
-                "ignores the replies")
-        if not live and (cfg.reward == "end" or (cfg.reward == "cs" and agent is None)):
-            raise DataError(
-                f"--reward {cfg.reward} is always 0 here: {dataset.name} is replayed, it has no "
-                "outcome, and without a language model no reply to mark")
+        cfg = cfg.settled(dataset.environment is not None, agent is not None)
+        self.refuse_unsuited(dataset, cfg, speaks=agent is not None or speaker is not None)
         super().__init__(dataset, expert, speaker or agent or silent_speaker(dataset), judge, cfg)
         self.agent = agent
         self.options = options
@@ -93,6 +83,26 @@ class Gopo(Player):
         self.size = cfg.dialogues
         self.group = agent.cfg.group if agent else 1         # replies to a state
         self.practises = self.practises and not cfg.no_expert
+
+    @classmethod
+    def refuse_unsuited(cls, dataset: Dataset, cfg: GopoConfig, speaks: bool) -> None:
+        """DataError if nothing could be learned from these rewards; known before any training.
+
+        speaks  somebody writes replies, so that there is something to mark
+        """
+        live = dataset.environment is not None
+        if cfg.dialogues is not None and world_size() > cfg.dialogues:
+            raise DataError(
+                f"--dialogues {cfg.dialogues} is fewer than the {world_size()} processes: "
+                "every one needs a dialogue")
+        if cfg.outcome_weight and not live:
+            raise DataError(
+                f"--outcome_weight needs a live shop: {dataset.name} is replayed, its outcome "
+                "ignores the replies")
+        if not live and (cfg.reward == "end" or (cfg.reward == "cs" and not speaks)):
+            raise DataError(
+                f"--reward {cfg.reward} is always 0 here: {dataset.name} is replayed, it has no "
+                "outcome, and without a language model no reply to mark")
 
     @classmethod
     def options_of(cls, config: dict) -> Any:
@@ -310,14 +320,22 @@ class Answer:
     gopo: Gopo
 
     def respond(
-        self, history: Sequence[str], context: dict[str, str], previous: Sequence[str] = ()
+        self,
+        history: Sequence[str],
+        context: Mapping[str, str | int | float | None] | None,
+        previous: Sequence[str] = (),
     ) -> tuple[tuple[str, ...], str]:
         """(skills, reply) to the last message of the customer.
 
         history   messages in turn: customer, agent, customer, ...; the last is the customer's
-        context   B_t: what the shop knows, slot -> value; may be empty
+        context   B_t: what the shop knows, slot -> value, as logs may hold it: a number counts as
+                  its text, None as not known; may be empty
         previous  the skills of the turn before, if known (a_{t-1})
+        raises    ValueError (DataError) that names the argument
         """
+        history = _texts("history", history)
+        previous = _texts("previous", previous or ())
+        context = facts_of(context, "context")
         if len(history) % 2 == 0:
             raise ValueError(
                 f"history must end with a customer's message: got {len(history)} messages")
@@ -334,6 +352,20 @@ class Answer:
             [episode], self.gopo.chooser(greedy=True), temperature=0.0, judge_by="nobody")
         step = episode.steps[0]
         return step.skills, fill(step.reply, context)
+
+
+def _texts(name: str, value: Sequence[str]) -> list[str]:
+    """A list of texts; a plain string is refused, for it would be read letter by letter."""
+    if isinstance(value, (str, bytes)):
+        raise ValueError(f"{name} is one string, {value[:40]!r}: give a list, [{value[:40]!r}]")
+    if isinstance(value, Mapping) or not isinstance(value, Iterable):
+        raise ValueError(f"{name} is {type(value).__name__}: give a list of strings")
+    texts = list(value)
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise ValueError(f"{name}[{i}] is {text!r:.40}: give a string")
+    # Half characters can be neither encoded nor written.
+    return [HALF_CHARACTERS.sub("\ufffd", text) for text in texts]
 
 
 # --- the algorithms -----------------------------------------------------------------------------
@@ -374,14 +406,15 @@ def load_gopo(
     speaker        who speaks instead of the run's agent
     """
     run = Path(run)
-    config = read_json(run / "config.json")
+    config = read_config(run)
     speaks = config["run"]["replies"] == "lm"
+    expert_cfg = expert_config(config)           # refuses what this version cannot read
     if dataset is None and speaks:
         dataset = read_domain(run / "dataset.json")
     elif dataset is None:
         # Without a language model the phrase book is needed, and dataset.json holds none.
         dataset = data.load_used(config["run"])
-    expert_cfg = expert_config(config)           # refuses what this version cannot read
+    dataset = as_trained(dataset, run)
     method, options = algorithm_of(config)
     policy = method.new_policy(dataset, expert_cfg, options)
     load_into(policy, load_tensors(run / expert), str(run / expert))
@@ -412,8 +445,9 @@ def expert_config(config: dict) -> ExpertConfig:
 
 
 def load(run: str | Path) -> Answer:
-    """The two trained agents of a run directory."""
-    return Answer(load_gopo(run))
+    """The two trained agents of a run directory; while it is trained on, DataError says so."""
+    with reading_from(Path(run)):
+        return Answer(load_gopo(run))
 
 
 def demo() -> None:

@@ -17,8 +17,9 @@ from typing import Protocol, Sequence
 
 from sacrebleu import sentence_chrf
 
-from data import Judged, Scores, Skill, base, slots
+from data import Judged, Scores, Skill, base, fit_of, slots
 from rewards import DIMENSIONS, cs_reward
+from text import MARKS, NAME
 from tse import distinct_pairs
 
 # politeness, product appropriateness, action guidance: each 0-10
@@ -73,8 +74,7 @@ def fitness(item: Judged) -> float:
 
 def _is_right(slot: str, needed: set[str], context: dict[str, str]) -> bool:
     """Whether a stated slot was asked for, exists in B_t, and belongs to a candidate that fits."""
-    candidate = slot.rpartition("_")[2]
-    fits = context.get(f"fit_{candidate}", "yes") == "yes"
+    fits = fit_of(slot, context) in (None, "yes")
     return fits and slot in context and base(slot) in needed
 
 
@@ -240,7 +240,9 @@ POLITE = re.compile(
     r"|understand)\b",
     re.IGNORECASE,
 )
-WORD = re.compile(r"\{\w+\}|[\u3040-\u30ff\u4e00-\u9fff]|[^\W\u3040-\u30ff\u4e00-\u9fff]+")
+# a character of a script without spaces
+CJK = r"\u3040-\u30ff\u4e00-\u9fff"
+WORD = re.compile(rf"\{{{NAME}\}}|[{CJK}]|[^\W{CJK}]+(?:[{MARKS}]+[^\W{CJK}]*)*")
 SENTENCE = re.compile(r"[^.!?]+[.!?]*")
 NUMBER = re.compile(r"_\d+\}")                  # of a candidate, in a slot
 

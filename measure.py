@@ -17,13 +17,14 @@ from sacrebleu.metrics import BLEU
 from tqdm import tqdm
 
 import data
-from data import DataError, Dataset, Episode, Form, Step, begin
+from data import Dataset, Episode, Form, Step, begin
 from gopo import Gopo, load_gopo
 from hosted.agents import HostedAgent, HostedExpert
 from hosted.judge import hosted_model
 from infra.client import ApiConfig, Client
-from infra.domain import read_domain
-from infra.files import read_json
+from infra.domain import as_trained
+from infra.locks import refuse_growing
+from infra.runs import read_config
 from judge import Judge
 from lm.config import BUILT
 from metrics import (
@@ -48,7 +49,7 @@ __all__ = [
     "CHOOSERS", "FORMS", "HELD_OUT", "METRICS", "TRAINING", "Metric", "Numbers", "Row", "RowSpec",
     "at_once", "bleu_interval", "bleu_statistics", "by_weights", "completed", "data_of",
     "dialogue_metrics", "evaluate", "evaluate_run", "has_tasks", "hosted_gopo", "measure",
-    "present", "refuse_other_labels", "rows_of", "summary", "trained_row", "training_row",
+    "present", "rows_of", "summary", "trained_row", "training_row",
 ]
 
 Row = dict[str, dict[str, float | None]]         # metric -> {mean, low, high}
@@ -66,7 +67,8 @@ def _pairs(episode: Episode) -> list[tuple[str, str]]:
 def bleu_interval(episodes: Sequence[Episode], draws: int = 1000) -> dict[str, float | None]:
     """Corpus BLEU on text with slots, with sacrebleu's own bootstrap interval.
 
-    The bootstrap is over replies.  It is quick, since n-grams are counted only once.
+    The bootstrap is over replies.  It is quick, since n-grams are counted only once.  One dialogue
+    has no interval.
     """
     pairs = []
     for episode in episodes:
@@ -74,6 +76,8 @@ def bleu_interval(episodes: Sequence[Episode], draws: int = 1000) -> dict[str, f
     if not any(reply for reply, _ in pairs):
         return {"mean": None, "low": None, "high": None}
     replies, references = map(list, zip(*pairs))
+    if len(episodes) < 2:
+        return {"mean": bleu(replies, references), "low": None, "high": None}
     metric = BLEU(tokenize=bleu_tokenizer(references))
     drawn = metric.corpus_score(replies, [references], n_bootstrap=draws)
     return {
@@ -242,7 +246,7 @@ CHOOSERS: Mapping[str, Callable[[Gopo], Choose]] = {
 
 def rows_of(run: Path, dataset: Dataset) -> dict[str, RowSpec]:
     """Row name -> how it is made, for every row that this run can show."""
-    config = read_json(run / "config.json")
+    config = read_config(run)
     speaks = config["run"]["replies"] == "lm"
     single = config["gopo"]["no_expert"]
     rows = {"untrained": RowSpec("untrained.safetensors", "untrained")}
@@ -308,7 +312,7 @@ def evaluate_run(
     specs = rows_of(run, dataset)
     chosen = {name: spec for name, spec in specs.items() if not only or name in only}
     # The rows that the second ear hears as well.
-    checked = (trained_row(read_json(run / "config.json")), "teacher")
+    checked = (trained_row(read_config(run)), "teacher")
     table: dict[str, Row] = {}
 
     def row(name: str, gopo: Gopo, choose: Choose) -> None:
@@ -338,18 +342,11 @@ def by_weights(rows: Mapping[str, RowSpec]) -> dict[tuple[str, str], list[str]]:
 
 def data_of(run: Path, name: str | None, data_dir: str | None) -> Dataset:
     """The dataset of the run, or another with the same skills and labels: transfer."""
-    config = read_json(run / "config.json")
+    config = read_config(run)
+    path = Path(name or config["run"]["dataset"])
+    if path.name.endswith(".jsonl"):
+        refuse_growing(path)
     if not name or name == config["run"]["dataset"]:
-        return data.load_used(config["run"], data_dir)
+        return as_trained(data.load_used(config["run"], data_dir), run)
     other = data.load(name, data_dir or config["run"]["data_dir"])
-    refuse_other_labels(read_domain(run / "dataset.json"), other)
-    return other
-
-
-def refuse_other_labels(trained: Dataset, tested: Dataset) -> None:
-    """A policy can be tested in another shop only if skills, intents and emotions are the same."""
-    for kind in ("skills", "intents", "emotions"):
-        if list(getattr(trained, kind)) != list(getattr(tested, kind)):
-            raise DataError(
-                f"--dataset {tested.name}: its {kind} are not those of {trained.name}, "
-                "which was trained on")
+    return as_trained(other, run)

@@ -33,6 +33,7 @@ from tqdm import tqdm
 
 from data import Dataset, ExpertState, Turn
 from lm.encoder import encoder_of
+from text import WORD
 
 # Rows of the hashed text table [ours]: so many that the n-grams of a new sentence mostly fall on
 # rows for which nothing was learned.
@@ -63,7 +64,7 @@ def sentences(text: str, most: int = SENTENCES) -> tuple[str, ...]:
 def features(sentence: str) -> np.ndarray:
     """Bucket numbers of the words, word pairs and character trigrams; none if it is empty."""
     lowered = sentence.lower()
-    words = re.findall(r"\w+", lowered)
+    words = WORD.findall(lowered)
     pairs = [f"{a} {b}" for a, b in zip(words, words[1:])]
     trigrams = [lowered[i:i + 3] for i in range(len(lowered) - 2)]
     buckets = [zlib.crc32(g.encode()) % BUCKETS for g in words + pairs + trigrams]

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from data import Dataset, Episode, Judged, Prepared, Reply, Scores, Skill, Step, begin, opt
 from expert import Expert
 from infra.flags import refuse_below, refuse_other_words
+from infra.places import next_turn
 from judge import Judge
 from policies import Choose, Draws, Silence, Speaker, request_of
 from rewards import (
@@ -178,6 +179,7 @@ class Player:
         requests = []
         for e, state, chosen, labels in zip(live, states, skills, perceived):
             request = request_of(state, chosen, e.seen.context, labels, self.history_turns)
+            request.where = next_turn(e)
             requests.append(request)
         return self.speaker.prepare(requests)
 
@@ -217,7 +219,7 @@ class Player:
         seen = episode.seen
         return Judged(
             state.user, seen.context, tuple(wanted), reply.text, tuple(episode.replies),
-            seen.labels.reference, state.history)
+            seen.labels.reference, state.history, next_turn(episode))
 
     # --- rewards: Eqs. 2-6, 8, 10 ---------------------------------------------------------------
 

@@ -30,7 +30,8 @@ def keyed(seed: int) -> Draws:
     """
 
     def draws(number: int, turn: int) -> torch.Generator:
-        return torch.Generator().manual_seed((seed * 1_000_003 + number) * 1_009 + turn)
+        mixed = (seed * 1_000_003 + number) * 1_009 + turn
+        return torch.Generator().manual_seed(mixed % 2**63)      # torch counts in 64 bits
 
     return draws
 

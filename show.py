@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from data import Episode, Step, fill
 from gopo import Gopo
+from infra.client import Client
 from judge import Judge
 from lm.constraints import violations
 from measure import METRICS, Row, completed
@@ -60,6 +61,8 @@ def _cells(row: Row) -> str:
 def _spread(row: Row) -> str:
     if row["tse"]["mean"] is None:
         return ""
+    if row["tse"]["low"] is None:
+        return "   — (one dialogue has no interval)"
     return f"   [{row['tse']['low']:.3f}, {row['tse']['high']:.3f}]"
 
 
@@ -108,6 +111,12 @@ def print_unanswered(*hosts: object) -> None:
             print(
                 f"{type(host).__name__}: {count} turns without a usable answer were played "
                 "with an empty one")
+            print_client(host.client)
+
+
+def print_client(client: Client) -> None:
+    """What a hosted model was asked, and what it left without a usable answer."""
+    print("\n".join([client.report(), *client.losses()]))
 
 
 # --- a dialogue ---------------------------------------------------------------------------------

@@ -17,7 +17,6 @@ if os.environ.get("RANK", "0") != "0":
     os.environ["TQDM_DISABLE"] = "1"
 
 import contextlib
-import json
 import resource
 import signal
 import sys
@@ -34,22 +33,24 @@ from hosted.judge import LLMJudge, judge_for
 from infra.client import ApiConfig, ApiError
 from infra.curves import plot_curves
 from infra.domain import save_domain
-from infra.files import read_json, write_json
+from infra.files import NO_SPACE, write_json
 from infra.flags import recorded
 from infra.processes import any_process, barrier, is_main, join, leave
 from infra.runs import (
     Alarms,
     Log,
-    alone_in,
     load_checkpoint,
+    read_config,
     read_rows,
+    refuse_ruined,
     save_checkpoint,
     save_tensors,
 )
+from infra.terminal import command, flush, forgive
 from judge import Judge
 from measure import evaluate_run, training_row
 from play import GopoConfig
-from show import print_table
+from show import print_client, print_table
 from start.resolve import RunConfig, parse_flags, resolve_together
 from start.stages import (
     look,
@@ -90,6 +91,7 @@ class Record:
         self.rows = Log(run / "metrics.jsonl", start)
         self.looks = Log(run / "evals.jsonl", start)
         self.times = Log(run / "timing.jsonl", start)
+        self.samples = Log(run / "dialogues.jsonl", start)
         self.alarms = Alarms()
 
     def step(self, row: dict, seconds: float) -> None:
@@ -101,13 +103,27 @@ class Record:
                 tqdm.write(f"alarm at step {row['step']}: {alarm}")
 
     def save(self, step: int, played: Sequence[Episode]) -> None:
+        """Two dialogues to read, then the checkpoint: a resumed run drops what is beyond it."""
+        self.refuse_ruined(step)
+        for sample in samples(step, played):
+            self.samples.write(sample)
         if is_main():
             save_checkpoint(self.run, step, self.gopo.parts())
-            write_samples(self.run, step, played)
+
+    def refuse_ruined(self, step: int) -> None:
+        parts = self.gopo.parts()
+        refuse_ruined(parts["expert"], f"the Expert at step {step}", "expert_lr")
+        refuse_ruined(parts.get("agent", {}), f"the language model at step {step}", "agent_lr")
 
     def look(self, step: int) -> None:
         if is_main():
             tqdm.write(look(self.gopo, step, self.looks))
+
+    def catch_up(self, steps: int, every: int) -> None:
+        """The look that a killed process saved its checkpoint for and did not come to."""
+        due = self.start and (self.start % every == 0 or self.start == steps)
+        if due and self.start not in [row["step"] for row in read_rows(self.looks.path)]:
+            self.look(self.start)
 
     def rescue(self, done: int) -> None:
         """Saves what was learned when a judge is gone: not the step that was being played."""
@@ -123,6 +139,7 @@ def train(run: Path, gopo: Gopo, cfg: RunConfig, steps: int, stop: Stop) -> int:
         start = found[0]
         gopo.restore(found[1])
     record = Record(run, gopo, start)
+    record.catch_up(steps, cfg.eval_every)
     stop.wait = True
     done = start
     with tqdm(total=steps, initial=start, desc="GOPO", unit="step") as bar:
@@ -163,17 +180,17 @@ def shown(row: dict[str, float | None]) -> dict[str, str]:
     return {key: f"{row[key]:.2f}" for key in known}
 
 
-def write_samples(run: Path, step: int, played: Sequence[Episode]) -> None:
+def samples(step: int, played: Sequence[Episode]) -> list[dict]:
     """Two training dialogues of this step with skills, rewards and their parts, for reading."""
-    with open(run / "dialogues.jsonl", "a", encoding="utf-8") as file:
-        for episode in played[:2]:
-            sample = {
-                "step": step,
-                "dialogue": episode.number,
-                "success": episode.seen.outcome.success,
-                "turns": [sample_turn(turn) for turn in episode.steps],
-            }
-            file.write(json.dumps(sample, ensure_ascii=False) + "\n")
+    found = []
+    for episode in played[:2]:
+        found.append({
+            "step": step,
+            "dialogue": episode.number,
+            "success": episode.seen.outcome.success,
+            "turns": [sample_turn(turn) for turn in episode.steps],
+        })
+    return found
 
 
 def sample_turn(step: Step) -> dict:
@@ -208,7 +225,7 @@ def execute(run: Path, config: dict, dataset: Dataset, stop: Stop) -> int:
     rows, looks = read_rows(run / "metrics.jsonl"), read_rows(run / "evals.jsonl")
     plot_curves(rows, looks, run / "curves.png", run.name)
     if done < cfg.steps:
-        print(f"stopped at step {done} of {cfg.steps}; go on with: python train.py --resume {run}")
+        print(f"stopped at step {done} of {cfg.steps}; go on with: {resuming(run)}")
     else:
         finish(run, dataset, cfg, judge)
     return 0
@@ -231,6 +248,9 @@ def learn(
     if agent and not rewards.no_expert and cfg.strategy_steps:
         prepare_strategy(run, gopo, cfg.strategy_steps, cfg.seed)
     done = train(run, gopo, cfg, cfg.steps, stop)
+    if is_main():
+        # It comes last: where it is, both agents are of the same step.
+        (run / "expert.safetensors").unlink(missing_ok=True)
     if agent:
         replace_folder(run / "csagent", agent.save)
     if is_main():
@@ -251,11 +271,17 @@ def finish(run: Path, dataset: Dataset, cfg: RunConfig, judge: Judge) -> None:
         print(f"\n{total} test dialogues, the same for every row, most probable skills and tokens:")
         print_table(table, live, judge, rewarded=True)
     if isinstance(judge, LLMJudge):
-        print(f"judge: {judge.client.report()}")
+        print("judge: ", end="")
+        print_client(judge.client)
     folder = " csagent/" if cfg.replies == "lm" else ""
     print(f"\nwritten to {run}: config.json metrics.jsonl curves.png dialogues.jsonl "
           f"expert.safetensors{folder}   (peak memory {peak_memory():.1f} GiB)")
-    print(f"next:  python eval.py --run {run} --show 1\n       python eval.py --run {run} --chat")
+    print(f"next:  {command('eval.py', '--run', run, '--show', 1)}\n"
+          f"       {command('eval.py', '--run', run, '--chat')}")
+
+
+def resuming(run: Path) -> str:
+    return command("train.py", "--resume", run)
 
 
 def peak_memory() -> float:
@@ -270,8 +296,8 @@ def peak_memory() -> float:
 def reason(error: BaseException, run: Path | None) -> tuple[int, str]:
     """(exit status, what to say) of a run that could not go on."""
     if isinstance(error, FloatingPointError):
-        return 3, (f"{error}. Checkpoints in {run}/checkpoint are untouched: lower expert_lr or "
-                   f"agent_lr in {run}/config.json and go on with --resume {run}")
+        return 3, (f"{error}. Checkpoints in {run}/checkpoint are untouched: lower expert_lr, "
+                   f"agent_lr or sft_lr in {run}/config.json and go on with: {resuming(run)}")
     if isinstance(error, torch.OutOfMemoryError):
         first = str(error).splitlines()[0]
         return 2, (f"out of memory ({first}); lower --micro_batch, --group, --max_new_tokens or "
@@ -279,9 +305,12 @@ def reason(error: BaseException, run: Path | None) -> tuple[int, str]:
                    f"saves. Checkpoints in {run}/checkpoint are untouched")
     said = str(error)
     if run and isinstance(error, ApiError):
-        said += (f"\ngo on with: python train.py --resume {run}; no answered request is sent again")
+        said += f"\ngo on with: {resuming(run)}; no answered request is sent again"
+    elif run and isinstance(error, OSError) and error.errno in NO_SPACE:
+        said += (f" (run directory {run}): free some space, then go on with: {resuming(run)}; "
+                 "what was saved before is kept")
     elif run and isinstance(error, OSError):
-        said += f" (run directory {run})"
+        said += f" (run directory {run}); go on with: {resuming(run)}"
     return 2, said
 
 
@@ -291,22 +320,25 @@ EXPECTED = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    forgive()
     configs = parse_flags(argv, __doc__.split("\n\n")[0])
     stop, run = Stop(), None
     try:
         device = configs.run.device
         if configs.run.resume:
-            device = read_json(Path(configs.run.resume) / "config.json")["device"]
+            device = read_config(Path(configs.run.resume))["device"]
         if device != "cpu":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         join(device)
-        run, config, dataset = resolve_together(configs)
-        with alone_in(run) if is_main() else contextlib.nullcontext():
-            return execute(run, config, dataset, stop)
+        with contextlib.ExitStack() as held:     # the run directory's lock
+            run, config, dataset = resolve_together(configs, held)
+            status = execute(run, config, dataset, stop)
+        flush()
+        return status
     except KeyboardInterrupt:
         said = "stopped before anything was written"
         if run:
-            said = f"stopped; go on with: python train.py --resume {run}"
+            said = f"stopped; go on with: {resuming(run)}"
         print(f"\n{said}")
         return 0
     except EXPECTED as error:

@@ -199,11 +199,12 @@ def interval(
 ) -> dict[str, float | None]:
     """{mean, low, high}: the mean over dialogues and its 95 % percentile bootstrap interval.
 
-    None values are left out.
+    None values are left out.  One dialogue has no interval: nothing is known of the others.
     """
     kept = np.array([v for v in values if v is not None], dtype=float)
-    if not len(kept):
-        return {"mean": None, "low": None, "high": None}
+    if len(kept) < 2:
+        mean = float(kept[0]) if len(kept) else None
+        return {"mean": mean, "low": None, "high": None}
     means = np.random.default_rng(seed).choice(kept, (draws, len(kept))).mean(1)
     low, high = np.percentile(means, [2.5, 97.5])
     return {"mean": float(kept.mean()), "low": float(low), "high": float(high)}

@@ -40,6 +40,7 @@ from gopo import Gopo
 from infra.processes import world_size
 from infra.runs import adam_state, load_adam_state, load_into
 from perception import Perception
+from play import GopoConfig
 from policies import Choose
 
 BATCH = 32                                       # turns in one Adam step of Q [Memento's code: 32]
@@ -132,14 +133,18 @@ class Memento(Gopo):
     def prepare_policy(cls, policy: CaseBank, dataset: Dataset) -> None:
         policy.fill(dataset)
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        if self.cfg.no_expert:
+    @classmethod
+    def refuse_unsuited(cls, dataset: Dataset, cfg: GopoConfig, speaks: bool) -> None:
+        super().refuse_unsuited(dataset, cfg, speaks)
+        if cfg.no_expert:
             raise DataError(
                 "--no_expert leaves Memento nothing to do: its cases stand in the Expert's place")
         if world_size() > 1:
             raise DataError(
                 f"Memento writes one case bank: launch one process, not {world_size()}")
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
         self.learner = QLearner(self.expert)
         if self.agent:
             # Nothing learns from a second reply to a state: more customers instead.

@@ -133,6 +133,14 @@ class PPO(Gopo):
     Options = PPOConfig
     single = True
 
+    @classmethod
+    def refuse_unsuited(cls, dataset, cfg: GopoConfig, speaks: bool) -> None:
+        if not cfg.no_expert:
+            raise DataError("PPO is one agent without an Expert: it needs --no_expert")
+        if cfg.outcome_weight:
+            raise DataError("--outcome_weight is for the Expert's reward: with PPO set --ppo_tse")
+        super().refuse_unsuited(dataset, cfg, speaks)
+
     def __init__(
         self,
         dataset,
@@ -143,10 +151,6 @@ class PPO(Gopo):
         speaker: Speaker | None = None,
         options: PPOConfig | None = None,
     ):
-        if not cfg.no_expert:
-            raise DataError("PPO is one agent without an Expert: it needs --no_expert")
-        if cfg.outcome_weight:
-            raise DataError("--outcome_weight is for the Expert's reward: with PPO set --ppo_tse")
         super().__init__(dataset, expert, agent, judge, cfg, speaker, options or PPOConfig())
         if agent:
             # As many replies a step as GOPO draws.

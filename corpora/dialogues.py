@@ -6,7 +6,8 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import attrgetter
 
 from data import Dialogue, Turn
 
@@ -28,33 +29,43 @@ def used_skills(turns: Iterable[Turn]) -> list[str]:
 
 
 def split(
-    dialogues: Sequence[Dialogue],
+    dialogues: Sequence[Dialogue], key: Callable[[Dialogue], str] = attrgetter("id"),
 ) -> tuple[list[Dialogue], list[Dialogue], list[Dialogue]]:
-    """(train, dev, test), about 80/10/10 % by sha256 of the id, each at least one dialogue.
+    """(train, dev, test), about 80/10/10 % by sha256 of the key, each at least one dialogue.
 
+    Dialogues with one key stand in one part; those that are many, more than a tenth of all, train.
     A dialogue keeps its part when others are added, except in tiny files, where a part would
-    otherwise be empty.  Needs three dialogues with different ids.
+    otherwise be empty.  Needs three different keys.
     """
-    share = {dialogue.id: _share(dialogue.id) for dialogue in dialogues}
-    ranked = sorted(share, key=lambda id: (share[id], id))
-    rank = {id: place for place, id in enumerate(ranked)}
-    n = len(dialogues)
+    keys = [key(dialogue) for dialogue in dialogues]
+    share = _shares(keys)
+    ranked = sorted(share, key=lambda name: (share[name], name))
+    rank = {name: place for place, name in enumerate(ranked)}
+    n = len(share)
     n_test = min(max(1, _below(.1, share)), n - 2)
     n_held_out = min(max(n_test + 1, _below(.2, share)), n - 1)
     train, dev, test = [], [], []
-    for dialogue in dialogues:
-        if rank[dialogue.id] < n_test:
+    for dialogue, name in zip(dialogues, keys):
+        if rank[name] < n_test:
             test.append(dialogue)
-        elif rank[dialogue.id] < n_held_out:
+        elif rank[name] < n_held_out:
             dev.append(dialogue)
         else:
             train.append(dialogue)
     return train, dev, test
 
 
-def _share(id: str) -> float:
-    """A number in [0, 1) that depends on the id alone."""
-    return int(hashlib.sha256(id.encode()).hexdigest()[:8], 16) / 2**32
+def _shares(keys: Sequence[str]) -> dict[str, float]:
+    """Key -> a number in [0, 1) that depends on the key alone, or 1 for what stands there often."""
+    share = {}
+    for name, count in Counter(keys).items():
+        is_often = count > 1 and count > len(keys) / 10
+        share[name] = 1.0 if is_often else _share(name)
+    return share
+
+
+def _share(key: str) -> float:
+    return int(hashlib.sha256(key.encode()).hexdigest()[:8], 16) / 2**32
 
 
 def _below(limit: float, share: Mapping[str, float]) -> int:

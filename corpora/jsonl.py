@@ -2,9 +2,9 @@
 
 A line is a JSON object in UTF-8, in any language.  Only `turns` and `user` are required:
 
-    id       a string or a whole number, a different one in each line; default "line-<number>"
+    id       a string or a whole number, a different one in each line; default: made from the words
     turns    a list of at least one turn
-    goal     an object: what the customer wanted
+    goal     an object: what the customer wanted; accepted and not used
     source   where the dialogue comes from; accepted and not used
 
 A turn is what the customer wrote and what the agent replied:
@@ -18,25 +18,30 @@ A turn is what the customer wrote and what the agent replied:
     reply    what the agent wrote; values of B_t in it become slots
 
 Other fields are ignored, and the dataset's note names them.  The first thing that is wrong is
-named by file, line and field.  `<name>.skills.json` next to the logs may hold the skill pool.
+named by file, line and field.  Text is brought to NFC, numbers keep their spelling (json_rows.py),
+and names lose blanks at their ends.  Copies of a dialogue stay in one split.
+`<name>.skills.json` next to the logs may hold the skill pool (skill_file.py).
 More about both files: docs/logs.md.
 Try it:  python train.py --dataset logs.jsonl"""
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields as dataclass_fields
-from dataclasses import replace
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from corpora.dialogues import examples, horizon, split, turns_of, used_skills
-from data import MAX_SKILLS, DataError, Dataset, Dialogue, Skill, Turn, delexicalise
+from corpora.json_rows import Number, kind, parse_row, read_lines, string, strings
+from corpora.skill_file import check_slots, read_skills, skills_path
+from data import MAX_SKILLS, DataError, Dataset, Dialogue, Skill, Turn, delexicalise, sayable, slots
+from text import WORD, candidate, clean, flat, has_stray_brace, nfc
 
 DIALOGUE_FIELDS = {"id", "turns", "goal", "source"}
 TURN_FIELDS = {"user", "intent", "emotion", "context", "skills", "reply"}
-SKILL_FIELDS = [field.name for field in dataclass_fields(Skill)]
+SHOWN = 3                                        # of many things of one kind, in a note
 
 
 # ---------------------------------------------------------------- the dataset
@@ -50,18 +55,27 @@ def load_jsonl(path: Path) -> Dataset:
     """
     pool_path = skills_path(path)
     pool = read_skills(pool_path) if pool_path.exists() else None
-    dialogues, names = _read(path, pool)
+    found = _read(path, pool)
+    dialogues = found.dialogues
     if len(dialogues) < 3:
         raise DataError(
             f"{path}: {len(dialogues)} dialogue(s); at least 3 are needed, one each to train, to "
             "tune and to test; add lines")
-    train, dev, test = split(dialogues)
     turns = turns_of(dialogues)
     used = used_skills(turns)
+    dropped = []
     if pool is None:
         pool = {skill: Skill(skill) for skill in used}
+    else:
+        dropped = check_slots(pool, turns, pool_path)
+    train, dev, test, copies = _without_leaks(dialogues)
     intents = _labels(turn.intent for turn in turns)
     emotions = _labels(turn.emotion for turn in turns)
+    notes = _cannot_teach(path, turns, used) + copies + found.notes()
+    for kind_of, names in (("skills", pool), ("intents", intents), ("emotions", emotions)):
+        notes += _look_alike(kind_of, names)
+    if dropped:
+        notes.append(f"rules that are dropped: {_first(dropped)}")
     return Dataset(
         path.name.removesuffix(".jsonl"),
         _with_examples(pool, train),
@@ -71,34 +85,62 @@ def load_jsonl(path: Path) -> Dataset:
         dev=dev,
         test=test,
         horizon=horizon(dialogues),
-        note=_note(path, turns, used, names - DIALOGUE_FIELDS - TURN_FIELDS),
+        note="; ".join(notes),
     )
 
 
-def skills_path(path: Path) -> Path:
-    """Where the skill pool of a file of logs stands: logs.jsonl -> logs.skills.json."""
-    return path.with_name(path.name.removesuffix(".jsonl") + ".skills.json")
+@dataclass
+class Found:
+    """What a reading of the logs collects."""
+    dialogues: list[Dialogue] = field(default_factory=list)
+    ignored: set[str] = field(default_factory=set)
+    # names as they are written, with blanks at an end
+    blanks: set[str] = field(default_factory=set)
+    # where a reply holds braces that no reply may say
+    braces: list[str] = field(default_factory=list)
+
+    def add(self, row: dict[str, Any], dialogue: Dialogue) -> None:
+        self.dialogues.append(dialogue)
+        self.ignored.update(row.keys() - DIALOGUE_FIELDS)
+        for i, (raw, turn) in enumerate(zip(row["turns"], dialogue.turns)):
+            self.ignored.update(raw.keys() - TURN_FIELDS)
+            for name in (raw.get("intent"), raw.get("emotion"), *(raw.get("skills") or ())):
+                if name and name != name.strip() and clean(name):
+                    self.blanks.add(name)
+            if turn.reply and ("{" in turn.reply or "}" in turn.reply):
+                self._look_at_braces(turn, f"{dialogue.source}, field turns[{i}].reply")
+
+    def _look_at_braces(self, turn: Turn, at: str) -> None:
+        named = slots(turn.reply)
+        is_known = turn.context.keys() >= set(named) and all(map(sayable, named))
+        if not is_known or has_stray_brace(turn.reply):
+            self.braces.append(f"{at}, {turn.reply!r:.60}")
+
+    def notes(self) -> list[str]:
+        notes = []
+        if self.braces:
+            notes.append(
+                f"{len(self.braces)} replies hold braces that no reply may say, the first in "
+                f"{self.braces[0]}: write the values into the context, or take the braces out")
+        if self.blanks:
+            shown = [repr(name) for name in sorted(self.blanks)]
+            notes.append(f"names read without the blanks around them: {_first(shown)}")
+        if self.ignored:
+            notes.append(f"fields that are not used: {', '.join(sorted(self.ignored))}")
+        return notes
 
 
-def _read(path: Path, pool: Mapping[str, Skill] | None) -> tuple[list[Dialogue], set[str]]:
-    """(dialogues, names of all fields that occur)."""
-    dialogues: list[Dialogue] = []
-    line_of: dict[str, int] = {}
-    names: set[str] = set()
+def _read(path: Path, pool: Mapping[str, Skill] | None) -> Found:
+    found = Found()
+    ids = Ids()
     for number, line in read_lines(path):
         at = f"{path}, line {number}"
         row = parse_row(line, at)
-        dialogue = parse_dialogue(row, at, number)
-        if dialogue.id in line_of:
-            raise DataError(
-                f"{at}, field id: {dialogue.id!r} stands in line {line_of[dialogue.id]} already; "
-                "give each dialogue its own id")
+        dialogue = ids.named(parse_dialogue(row, at))
         if pool is not None:
             _check_skills(dialogue, pool, skills_path(path))
-        line_of[dialogue.id] = number
-        names.update(row, *row["turns"])
-        dialogues.append(dialogue)
-    return dialogues, names
+        found.add(row, dialogue)
+    return found
 
 
 def _check_skills(dialogue: Dialogue, pool: Mapping[str, Skill], pool_path: Path) -> None:
@@ -125,8 +167,71 @@ def _labels(values: Iterable[str | None]) -> tuple[str, ...]:
     return tuple(sorted(known))
 
 
-def _note(path: Path, turns: Sequence[Turn], used: Sequence[str], ignored: set[str]) -> str:
-    """What these logs cannot teach, printed at the start of a run."""
+# ---------------------------------------------------------------- copies, and ids from the words
+
+def content(dialogue: Dialogue) -> str:
+    """What tells dialogues apart, whatever their ids: the words of both, as a hash.
+
+    Case and spaces play no part, nor do labels.  Replies count with their slots, so two that differ
+    in a value of B_t alone are copies: a language model learns the same from both.
+    """
+    words = []
+    for turn in dialogue.turns:
+        words += [flat(turn.user), flat(turn.reply or "")]
+    return hashlib.sha256("\0".join(words).encode()).hexdigest()
+
+
+class Ids:
+    """Gives each dialogue an id of its own, and refuses one that was given twice.
+
+    A dialogue without an id is named by its words, so that a line put on top moves no other.
+    """
+
+    def __init__(self):
+        self.line_of: dict[str, str] = {}
+        self.copies: Counter[str] = Counter()
+
+    def named(self, dialogue: Dialogue) -> Dialogue:
+        if not dialogue.id:
+            dialogue = replace(dialogue, id=self._free(f"dialogue-{content(dialogue)[:12]}"))
+        elif dialogue.id in self.line_of:
+            raise DataError(
+                f"{dialogue.source}, field id: {dialogue.id!r} stands in "
+                f"{self.line_of[dialogue.id]} already; give each dialogue its own id")
+        self.line_of[dialogue.id] = dialogue.source.rpartition(", ")[2]
+        return dialogue
+
+    def _free(self, id: str) -> str:
+        """The id, or for copies id-2, id-3, ..."""
+        self.copies[id] += 1
+        number = self.copies[id]
+        return id if number == 1 else f"{id}-{number}"
+
+
+def _without_leaks(
+    dialogues: Sequence[Dialogue],
+) -> tuple[list[Dialogue], list[Dialogue], list[Dialogue], list[str]]:
+    """(train, dev, test, notes): copies stand in one split, or a test would be known by heart."""
+    key_of = {dialogue.id: content(dialogue) for dialogue in dialogues}
+    different = len(set(key_of.values()))
+    copies = len(dialogues) - different
+    if different < 3:
+        note = (
+            f"only {different} of {len(dialogues)} dialogues are different, so copies of training "
+            "dialogues are tested, and scores say nothing of new customers; add others")
+        return *split(dialogues), [note]
+    notes = []
+    if copies:
+        notes.append(
+            f"{copies} of {len(dialogues)} dialogues are copies of others, word for word; copies "
+            "stand in one split")
+    return *split(dialogues, lambda dialogue: key_of[dialogue.id]), notes
+
+
+# ---------------------------------------------------------------- what is said at the start
+
+def _cannot_teach(path: Path, turns: Sequence[Turn], used: Sequence[str]) -> list[str]:
+    """What these logs cannot teach."""
     notes = []
     if not used:
         notes.append(
@@ -135,67 +240,48 @@ def _note(path: Path, turns: Sequence[Turn], used: Sequence[str], ignored: set[s
             "each turn")
     if not any(turn.reply for turn in turns):
         notes.append(f"{path} holds no reply, so only the Expert trains")
-    if ignored:
-        notes.append(f"fields that are not used: {', '.join(sorted(ignored))}")
-    return "; ".join(notes)
+    return notes
 
 
-# ---------------------------------------------------------------- lines and rows
-
-def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """(line number from 1, text) of the lines that are not blank."""
-    if not path.is_file():
-        raise DataError(f"--dataset {path}: no such file; give the path of your logs")
-    with path.open("rb") as file:
-        for number, raw in enumerate(file, 1):
-            line = _decoded(raw, number, f"{path}, line {number}")
-            if line.strip():
-                yield number, line
+def _look_alike(kind_of: str, names: Iterable[str]) -> list[str]:
+    """Names that differ in upper and lower case or inner blanks alone."""
+    same: dict[str, list[str]] = {}
+    for name in names:
+        same.setdefault(flat(name), []).append(repr(name))
+    pairs = [" and ".join(group) for group in same.values() if len(group) > 1]
+    return [f"{kind_of} that look alike and are different ones: {_first(pairs)}"] if pairs else []
 
 
-def _decoded(raw: bytes, number: int, at: str) -> str:
-    # -sig: Windows editors put a mark in front of the first line
-    encoding = "utf-8-sig" if number == 1 else "utf-8"
-    try:
-        line = raw.decode(encoding)
-    except UnicodeDecodeError as error:
-        wrong = f"byte {error.start + 1} is not UTF-8"
-        raise DataError(f"{at}: {wrong}; save the file as UTF-8") from None
-    if "\0" in line:
-        raise DataError(
-            f"{at}: NUL byte; the file is damaged or not UTF-8: save it as UTF-8 again")
-    return line
+def _first(things: Sequence[str]) -> str:
+    """The first few of many, and how many more there are."""
+    more = len(things) - SHOWN
+    return ", ".join(things[:SHOWN]) + (f", and {more} more" if more > 0 else "")
 
 
-def parse_row(text: str, at: str) -> Any:
-    """The JSON value of a line; `at` names the line in the error message."""
-    try:
-        return json.loads(text, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        advice = 'write one object a line and quote with "'
-        raise DataError(f"{at}: not valid JSON ({error}); {advice}") from None
+# ---------------------------------------------------------------- fields of a dialogue
 
-
-def _refuse_constant(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON")
-
-
-def parse_dialogue(row: Any, at: str, number: int) -> Dialogue:
-    """A line's value as a Dialogue; `number` of the line makes an id where there is none."""
+def parse_dialogue(row: Any, at: str) -> Dialogue:
+    """A line's value as a Dialogue; its id is "" if it has none (`Ids`)."""
     if not isinstance(row, dict):
         raise DataError(
-            f"{at}: {_kind(row)} where an object is needed; "
+            f"{at}: {kind(row)} where an object is needed; "
             'write {"id": "..", "turns": [..]}')
+    _refuse_misspelt(row, DIALOGUE_FIELDS, at)
     rows = _turn_rows(row.get("turns"), f"{at}, field turns")
     goal = _goal(row.get("goal"), f"{at}, field goal")
-    id = _id(row.get("id", f"line-{number}"), f"{at}, field id")
+    id = _id(row.get("id"), f"{at}, field id")
     turns = []
     for i, turn in enumerate(rows):
         turns.append(_turn(turn, f"{at}, field turns[{i}]"))
     return Dialogue(id, tuple(turns), goal, at)
 
 
-# ---------------------------------------------------------------- fields of a dialogue
+def _refuse_misspelt(row: Mapping[str, Any], known: set[str], at: str) -> None:
+    """A field with a blank at its end would be ignored, and nobody would see why."""
+    for name in row.keys() - known:
+        if clean(name) in known:
+            raise DataError(f"{at}: field {name!r} has blanks around it; write {clean(name)!r}")
+
 
 def _turn_rows(value: Any, at: str) -> list[Any]:
     if isinstance(value, list) and value:
@@ -205,31 +291,34 @@ def _turn_rows(value: Any, at: str) -> list[Any]:
     elif value == []:
         wrong = "empty"
     else:
-        wrong = f"{_kind(value)}, not a list"
+        wrong = f"{kind(value)}, not a list"
     raise DataError(f'{at}: {wrong}; write a list of at least one {{"user": "..", "reply": ".."}}')
 
 
 def _goal(value: Any, at: str) -> dict[str, Any] | None:
     if value is not None and not isinstance(value, dict):
-        raise DataError(f"{at}: {_kind(value)}; write an object or null")
+        raise DataError(f"{at}: {kind(value)}; write an object or null")
     return value
 
 
 def _id(value: Any, at: str) -> str:
-    # type(), because True is an int as well
-    if type(value) is int:
+    """The id as it is spelled; "" if there is none."""
+    if value is None:
+        return ""
+    if isinstance(value, Number) and value.lstrip("-").isdigit():
         return str(value)
-    return _string(value, at)
+    return clean(string(value, at))
 
 
 # ---------------------------------------------------------------- fields of a turn
 
 def _turn(turn: Any, at: str) -> Turn:
     if not isinstance(turn, dict):
-        raise DataError(f'{at}: {_kind(turn)}; write {{"user": "..", "reply": ".."}}')
-    user = _string(turn.get("user"), f"{at}.user")
-    intent = _text_or_none(turn.get("intent"), f"{at}.intent")
-    emotion = _text_or_none(turn.get("emotion"), f"{at}.emotion")
+        raise DataError(f'{at}: {kind(turn)}; write {{"user": "..", "reply": ".."}}')
+    _refuse_misspelt(turn, TURN_FIELDS, at)
+    user = nfc(string(turn.get("user"), f"{at}.user"))
+    intent = _name_or_none(turn.get("intent"), f"{at}.intent")
+    emotion = _name_or_none(turn.get("emotion"), f"{at}.emotion")
     reply = _text_or_none(turn.get("reply"), f"{at}.reply")
     context = _context(turn.get("context"), f"{at}.context")
     skills = _skills(turn.get("skills"), f"{at}.skills")
@@ -242,7 +331,12 @@ def _text_or_none(value: Any, at: str) -> str | None:
     """A string; None for null and for the empty string."""
     if value is None:
         return None
-    return _string(value, at) or None
+    return nfc(string(value, at)) or None
+
+
+def _name_or_none(value: Any, at: str) -> str | None:
+    """A label without blanks at its ends; None for null and for what is blank."""
+    return clean(_text_or_none(value, at) or "") or None
 
 
 def _context(value: Any, at: str) -> dict[str, str]:
@@ -250,29 +344,58 @@ def _context(value: Any, at: str) -> dict[str, str]:
         return {}
     if not isinstance(value, dict):
         raise DataError(
-            f'{at}: {_kind(value)}; write an object of strings, {{"price": "30 euros"}}')
-    context = {}
-    for name, fact in value.items():
-        if not re.fullmatch(r"\w+", name):
+            f'{at}: {kind(value)}; write an object of strings, {{"price": "30 euros"}}')
+    context: dict[str, str] = {}
+    for written, fact in value.items():
+        name = nfc(written)
+        if not WORD.fullmatch(name):
             raise DataError(
-                f"{at}: {name!r} cannot be a slot; name it with letters, digits and _ alone")
+                f"{at}: {written!r} cannot be a slot; name it with letters, digits and _ alone")
+        if name in context:
+            raise DataError(f"{at}.{name}: stands there twice, in two spellings; keep one")
         # null: not known, as if it were not there
         if fact is not None:
             context[name] = _fact(fact, f"{at}.{name}")
+    _check_fits(context, at)
     return context
 
 
+def _check_fits(context: Mapping[str, str], at: str) -> None:
+    """Refuses two words on one candidate, `fit_1` and `fit_01`."""
+    names: dict[int | None, str] = {}
+    for name in context:
+        if name.startswith("fit_") and not sayable(name):
+            other = names.setdefault(candidate(name), name)
+            if other != name:
+                raise DataError(f"{at}.{name}: {other} is of the same candidate; keep one")
+
+
+def facts_of(value: Any, at: str) -> dict[str, str]:
+    """B_t given in code, by the rules of logs; `at` names it in messages."""
+    if not isinstance(value, Mapping):
+        return _context(value, at)
+    facts = {}
+    for name, fact in value.items():
+        if not isinstance(name, str):
+            raise DataError(f"{at}: {name!r} cannot be a slot; name it with a string")
+        if isinstance(fact, float) and not isfinite(fact):
+            raise DataError(f"{at}.{name}: {fact} is no number that a reply could say")
+        # type(), because True is an int as well
+        facts[name] = str(fact) if type(fact) in (int, float) else fact
+    return _context(facts, at)
+
+
 def _fact(value: Any, at: str) -> str:
-    # type(), because True is an int as well
-    if type(value) in (int, float):
+    """A value of B_t as text: a number as it is spelled."""
+    if isinstance(value, Number):
         return str(value)
-    return _string(value, at)
+    return nfc(string(value, at))
 
 
 def _skills(value: Any, at: str) -> tuple[str, ...] | None:
     if value is None:
         return None
-    skills = _strings(value, at)
+    skills = tuple(clean(name) for name in strings(value, at))
     if len(skills) > MAX_SKILLS:
         wrong = f"{len(skills)} skills"
     elif len(set(skills)) < len(skills) or "" in skills:
@@ -282,100 +405,3 @@ def _skills(value: Any, at: str) -> tuple[str, ...] | None:
     raise DataError(
         f"{at}: {wrong}; write at most {MAX_SKILLS} different skill ids, in the order the reply "
         "uses them")
-
-
-# ---------------------------------------------------------------- values
-
-def _string(value: Any, at: str) -> str:
-    if not isinstance(value, str):
-        raise DataError(f"{at}: {_kind(value)} where a string is needed; write it in quotes")
-    # a surrogate is half of a character
-    if re.search("[\0\ud800-\udfff]", value):
-        raise DataError(f"{at}: holds a NUL or half of a character; remove it")
-    return value
-
-
-def _strings(value: Any, at: str) -> tuple[str, ...]:
-    if not isinstance(value, list):
-        raise DataError(
-            f'{at}: {_kind(value)} where a list of strings is needed; write ["..", ".."]')
-    return tuple(_string(item, at) for item in value)
-
-
-def _kind(value: Any) -> str:
-    """What a JSON value is, in words.
-
-    >>> _kind({}), _kind(None), _kind(.5)
-    ('an object', 'missing or null', 'a number')
-    """
-    names = {
-        dict: "an object",
-        list: "a list",
-        str: "a string",
-        bool: "true or false",
-        type(None): "missing or null",
-    }
-    return names.get(type(value), "a number")
-
-
-# ---------------------------------------------------------------- the skill pool
-
-def read_skills(path: Path) -> dict[str, Skill]:
-    """The pool from `<name>.skills.json`: a list of Skill records, or {id: record}."""
-    text = "\n".join(line for _, line in read_lines(path))
-    records = _records(parse_row(text, str(path)), path)
-    pool: dict[str, Skill] = {}
-    for number, record in enumerate(records, 1):
-        at = f"{path}, record {number}"
-        skill = _skill(record, at)
-        if skill.id in pool:
-            raise DataError(
-                f"{at}, field id: {skill.id!r} stands there already; give each skill its own id")
-        pool[skill.id] = skill
-    return pool
-
-
-def _records(value: Any, path: Path) -> list[Any]:
-    records = value
-    if isinstance(value, dict):
-        records = [_named(id, record) for id, record in value.items()]
-    if not isinstance(records, list) or not records:
-        raise DataError(
-            f"{path}: {_kind(value)} without a record; "
-            'write [{"id": "apologise", "description": ".."}, ..]')
-    return records
-
-
-def _named(id: str, record: Any) -> Any:
-    """A record of {id: record} as one of a list; what is no object is refused later."""
-    if not isinstance(record, dict):
-        return record
-    return {"id": id} | record
-
-
-def _skill(record: Any, at: str) -> Skill:
-    if not isinstance(record, dict):
-        raise DataError(f"{at}: {_kind(record)} where an object is needed")
-    _check_fields(record, at)
-    lists = {}
-    for name in ("examples", "must_say", "must_not_say", "needs", "otherwise"):
-        if record.get(name) is not None:
-            lists[name] = _strings(record[name], f"{at}, field {name}")
-    id = _string(record["id"], f"{at}, field id")
-    description = _string(record.get("description") or "", f"{at}, field description")
-    return Skill(id, description, task=record.get("task"), **lists)
-
-
-def _check_fields(record: Mapping[str, Any], at: str) -> None:
-    unknown = set(record) - set(SKILL_FIELDS)
-    wrong = None
-    if unknown:
-        wrong = f"unknown field {min(unknown)!r}"
-    elif not record.get("id"):
-        wrong = "field id is missing"
-    if wrong:
-        raise DataError(f"{at}: {wrong}; fields are {', '.join(SKILL_FIELDS)}")
-    task = record.get("task")
-    # True == 1 and 1.0 == 1, but neither is a number of a task
-    if task not in (None, 1, 2, 3) or type(task) in (bool, float):
-        raise DataError(f"{at}, field task: {task!r}; write 1, 2, 3 or null")

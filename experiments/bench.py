@@ -131,7 +131,7 @@ def speed(rounds: int = 7) -> None:
         print(f"{name:30} {1000 * seconds:8.1f} ms   {plain / seconds:5.2f}x")
     print(
         f"{w.prompt.shape[1]} prompt tokens at most, {int(w.drawn.sum())} drawn; "
-        f"start-up probe: {pick_precision()}"
+        f"--precision auto is {pick_precision()} here"
     )
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from experiments.cells import figure, known
 from experiments.reading import NUMBER
+from infra.curves import as_text
 from infra.files import whole
 
 # Okabe and Ito's colours, which the colour-blind can tell apart, and two more
@@ -65,6 +66,7 @@ def save(drawn: Any, path: Path, caption: str) -> None:
     """Whole or not at all; the caption stands below."""
     from matplotlib import pyplot
     drawn.supxlabel(caption, fontsize=9, color="#444444")
+    as_text(drawn)
     with whole(path) as part:
         drawn.savefig(part, dpi=130, format="png")
     pyplot.close(drawn)

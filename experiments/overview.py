@@ -20,6 +20,7 @@ from data import DataError
 from experiments.figures import COLOURS, canvas
 from experiments.strategy_rows import fresh
 from gopo import Gopo
+from infra.curves import as_text
 from infra.files import read_json, whole, write_json
 from infra.runs import read_rows
 from measure import evaluate
@@ -96,6 +97,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
     picture.suptitle(
         f"{found['dataset']} (simulated), {found['customers']} dev customers, "
         f"one training seed ({found['seed']})", fontsize=10)
+    as_text(picture)
     with whole(path) as part:
         picture.savefig(part, dpi=120, format="png")
 

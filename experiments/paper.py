@@ -33,10 +33,12 @@ from experiments.settings import SIZES, STEPS, Settings, agree
 from gopo import Gopo
 from hosted.judge import judge_for
 from infra.client import ApiConfig
+from infra.domain import refuse_strange
 from infra.files import read_json, write_atomic, write_json
 from infra.jobs import Task, clocked, order, run_tasks, stop_once, wanted
-from infra.runs import alone_in, read_rows, versions
-from measure import bleu_statistics, data_of, measure, refuse_other_labels
+from infra.locks import alone_in
+from infra.runs import read_rows, versions
+from measure import bleu_statistics, data_of, measure
 from policies import Choose
 
 __all__ = ["JOBS", "PAPER", "STEPS", "Settings", "conduct"]
@@ -272,7 +274,7 @@ def refuse_unsuited(s: Settings, data_dir: str | None) -> None:
                 "(mgshop, tmallbrand-a, tmallbrand-b); for logs see train.py, eval.py --run and "
                 "python -m experiments.strategy"
             )
-    refuse_other_labels(trained, tested)
+    refuse_strange(tested, trained, trained.name)
 
 
 # --- what the folder holds --------------------------------------------------------------------

@@ -80,7 +80,7 @@ def agree(s: Settings) -> Settings:
     earlier = refuse_change(s, s.root, TRAINED_WITH)
     s = replace(s, precision=earlier["precision"])
     if s.precision == "auto":
-        # asked once: on a busy machine the probe may answer differently the next time
+        # kept: the folder may be gone on with on another machine
         s = replace(s, precision=pick_precision())
     for folder in (s.results, s.root):
         folder.mkdir(parents=True, exist_ok=True)

@@ -38,8 +38,9 @@ from experiments.strategy_rows import CHOOSERS, GOPO, Row, Trainer, rows_for
 from expert_learner import labelled_states
 from gopo import Gopo
 from hosted.judge import judge_for
+from infra.domain import in_the_order_of
 from infra.files import read_json, write_json
-from measure import measure, refuse_other_labels
+from measure import measure
 
 COMMAND = "python -m experiments.strategy"
 SHOWN = (
@@ -279,7 +280,7 @@ def execute(args: argparse.Namespace) -> None:
     name = args.dataset + (args.split or "")
     if args.test_on:
         tested = data.load(args.test_on, args.data_dir)
-        refuse_other_labels(dataset, tested)
+        tested = in_the_order_of(dataset, tested, dataset.name)
         name += f" on {args.test_on}"
     if args.encoder:
         name += " encoder"

@@ -89,6 +89,7 @@ ROWS = {
     "GOPO, R^A only": gopo_row(reward="cs"),
     "GOPO, nobody told T in play": gopo_row(reward="cs", blind_critic=True),
     "GOPO, from nothing": gopo_row(**NOTHING),
+    "GOPO, from nothing, R^A by what was needed": gopo_row(**NOTHING, judge_by="needed"),
     "GOPO, R^A by what was needed": gopo_row(judge_by="needed"),
     "GOPO, R^A only, by what was needed": gopo_row(reward="cs", judge_by="needed"),
     "GOPO, without the end": gopo_row(end_weight=0.0),

@@ -22,6 +22,7 @@ from experiments.intervals import bootstrap
 from experiments.label_noise import Fault
 from experiments.strategy import Cell, cell_text, difference_text
 from experiments.strategy_rows import GOPO, ROWS
+from infra.curves import as_text
 from infra.files import read_json, whole
 
 COMMAND = "python -m experiments.strategy_tables"
@@ -68,7 +69,7 @@ def values(cells: Cells, metric: str, label: str) -> np.ndarray:
 
 def table(rows: Table) -> str:
     """A Markdown table: TSE on three sets of customers, and the rest on the test customers."""
-    if not has_tse(rows):
+    if not is_live(rows):
         return table_of_logs(rows)
     lines = [
         "| row | seeds | TSE test [95 %] | TSE new | TSE dev | " + " | ".join(COLUMNS)
@@ -90,9 +91,9 @@ def table_line(name: str, cells: Cells) -> str:
     return "| " + " | ".join(found) + " |"
 
 
-def has_tse(rows: Table) -> bool:
-    """False of replayed logs, where nobody answers."""
-    return any(not np.isnan(values(cells, "tse", "test")).all() for cells in rows.values())
+def is_live(rows: Table) -> bool:
+    """False of replayed logs, where nobody is served."""
+    return any(not np.isnan(values(cells, "success", "test")).all() for cells in rows.values())
 
 
 def table_of_logs(rows: Table) -> str:
@@ -130,7 +131,7 @@ def differences(rows: Table) -> str:
     """GOPO less each row: TSE and success of test and new customers, or what logs can tell."""
     sets = (("tse", "test"), ("success", "test"), ("tse", "new"), ("success", "new"))
     head = [f"{metric}, {label} customers" for metric, label in sets]
-    if not has_tse(rows):
+    if not is_live(rows):
         sets = (("esndcg", "test"), ("f1", "test"), ("esndcg", "dev"), ("f1", "dev"))
         head = [f"{metric}, {label}" for metric, label in sets]
     gopo = gopo_row(rows)
@@ -164,10 +165,8 @@ def text_of(dataset: str, rows: Table) -> str:
 # --- pictures ---------------------------------------------------------------------------------
 
 def draw_rows(rows: Table, title: str, path: Path) -> bool:
-    """TSE of every row: the mean, its interval, and each seed as a dot; False if none has any."""
-    rows = {name: cells for name, cells in rows.items()
-            if not np.isnan(values(cells, "tse", "test")).all()}
-    if not rows:
+    """TSE of every row: the mean, its interval, and each seed as a dot; False of logs."""
+    if not is_live(rows):
         return False
     picture, axes = canvas(1, 1, (9, 0.34 * len(rows) + 1.4))
     axis = axes[0][0]
@@ -223,6 +222,7 @@ def draw_noise(tables: Mapping[str, Table], kind: str, path: Path) -> bool:
 
 
 def save(picture: Any, path: Path) -> None:
+    as_text(picture)
     with whole(path) as part:
         picture.savefig(part, dpi=120, format="png")
 

@@ -37,6 +37,7 @@ from expert import ExpertConfig, ExpertState
 from hosted.judge import DATA_RULE, dumps, quoted, record, spoken
 from infra.answers import Answer, parse_json
 from infra.client import Client
+from infra.places import next_turn
 from lm.constraints import prepare_plain
 from perception import Perception
 
@@ -89,19 +90,20 @@ class HostedAgent:
         requests = [p.request for p in prepared]
         prompts = [self.prompt(p) for p in prepared]
         if not temperature:
-            texts = self._ask(prompts, 0.0, None)
+            texts = self._ask(prompts, requests, 0.0, None)
             return [[self._reply(text, r)] * group for text, r in zip(texts, requests)]
-        samples = [self._ask(prompts, temperature, seed) for seed in range(group)]
+        samples = [self._ask(prompts, requests, temperature, seed) for seed in range(group)]
         replies = []
         for request, texts in zip(requests, zip(*samples)):
             replies.append([self._reply(text, request) for text in texts])
         return replies
 
-    def _ask(self, prompts: list[Messages], temperature: float,
+    def _ask(self, prompts: list[Messages], requests: Sequence[Request], temperature: float,
              seed: int | None) -> list[str | None]:
         """One text for each prompt; None where no usable answer came."""
         texts = self.client.ask(prompts, read_reply, max_tokens=self.max_tokens,
-                                temperature=temperature, seed=seed)
+                                temperature=temperature, seed=seed,
+                                names=[request.where for request in requests])
         self.unanswered += texts.count(None)
         return texts
 
@@ -236,7 +238,8 @@ class HostedExpert:
         if self.perception and states:
             perceived = self.perception.perceive([state.user for state in states])
         prompts = [self.prompt(state, *labels) for state, labels in zip(states, perceived)]
-        chosen = self.client.ask(prompts, self.read, max_tokens=MAX_TOKENS, temperature=0.0)
+        chosen = self.client.ask(prompts, self.read, max_tokens=MAX_TOKENS, temperature=0.0,
+                                 names=[next_turn(episode) for episode in episodes])
         self.unanswered += chosen.count(None)
         return [skills or () for skills in chosen]
 

@@ -309,7 +309,7 @@ class LLMJudge:
     def _fill_in(self, form: Form, items: Sequence[Judged]) -> list[Any]:
         prompts = [self.prompt(form, item) for item in items]
         return self.client.ask(prompts, form.read, max_tokens=self.max_tokens, temperature=0.0,
-                               logprobs=True)
+                               logprobs=True, names=[item.where for item in items])
 
     def prompt(self, form: Form, item: Judged) -> list[dict[str, str]]:
         """Instructions, then all about this reply as data; two replies differ in the data alone."""

@@ -36,8 +36,12 @@ from hosted.labellers import (
     labelled,
 )
 from infra.client import ApiConfig, BudgetSpent, Client
+from infra.files import NO_SPACE, refuse_unwritable
 from infra.flags import parse, parser_of
+from infra.locks import refuse_growing
+from infra.terminal import command, flush, forgive
 from rewards import esndcg
+from text import clean
 from tse import skill_f1
 
 # Asked for if nobody names a set [ours: the paper names none, GAP-9].
@@ -117,7 +121,7 @@ def _names(flag: str, value: str | None) -> tuple[str, ...]:
     """The names in a flag's value; () if the flag was not given."""
     if value is None:
         return ()
-    names = dict.fromkeys(name.strip() for name in value.split(","))
+    names = dict.fromkeys(clean(name) for name in value.split(","))
     if not all(names):
         raise DataError(f"{flag} {value!r}: write names with commas between, a,b,c")
     return tuple(names)
@@ -169,11 +173,13 @@ def check(
     for entry in sorted(known)[:number]:
         sample.setdefault(entry.dialogue, []).append(entry.turn)
     asked = []
+    names = []
     for row in islice(read_rows(path), found.dialogues):
         if row.dialogue.id in sample:
             asked.append((row.dialogue.turns, sample[row.dialogue.id]))
+            names.append(row.name)
     pairs = []
-    for (turns, numbers), labels in zip(asked, label_turns(labeller, asked)):
+    for (turns, numbers), labels in zip(asked, label_turns(labeller, asked, names)):
         pairs += [(labels.get(i, {}), turns[i]) for i in numbers]
     return agreement(pairs, labeller.kinds)
 
@@ -197,6 +203,14 @@ def report(cfg: LabelConfig, path: Path, out: Output, labeller: Labeller, found:
     print(f"agreement of {labeller.name} with the labels that were there:")
     for kind in labeller.kinds:
         print(_agreement_line(kind, values))
+
+
+def report_client(client: Client, out: Output) -> None:
+    """What was asked, which windows got no answer and why, and how to ask for them again."""
+    print("\n".join([client.report(), *client.losses()]))
+    if client.losses():
+        print(f"to ask for these again: remove {out.path}, {out.skills.name} and "
+              f"{out.meta.name}, and give the same command; what was answered is not sent again")
 
 
 def _coverage_line(kind: str, counts: Counter, not_asked: str) -> str:
@@ -236,8 +250,7 @@ def output_of(cfg: LabelConfig, path: Path) -> Output:
     if out.resolve() == path.resolve() or (out.exists() and out.samefile(path)):
         raise DataError(
             f"--output {out} is the input itself, which is never overwritten; give another name")
-    if not out.parent.is_dir():
-        raise DataError(f"--output {out}: no such folder {out.parent}; make it first")
+    refuse_unwritable("--output", out, file=True)
     return Output(out)
 
 
@@ -246,6 +259,7 @@ def run(path: Path, cfg: LabelConfig, api: ApiConfig) -> None:
     _check_model(cfg, api)
     if not path.is_file():
         raise DataError(f"{path}: no such file; give the path of your logs")
+    refuse_growing(path)
     out = output_of(cfg, path)
     base = read_pool(cfg, path)
     found = survey(path, cfg.limit, base.pool)
@@ -264,12 +278,16 @@ def run(path: Path, cfg: LabelConfig, api: ApiConfig) -> None:
         "labeller": labeller.name,
         "prompt": labeller.signature,
     }
-    out.begin(made_of, chosen.pool)
-    label_file(path, out, labeller, found.dialogues)
-    report(cfg, path, out, labeller, found)
-    if client is not None:
-        print(client.report())
-    print(f"next: python train.py --dataset {out.path}")
+    try:
+        with out.begun(made_of, chosen.pool) as file:
+            label_file(path, out, labeller, found.dialogues, file)
+        report(cfg, path, out, labeller, found)
+        if client is not None:
+            report_client(client, out)
+    finally:
+        if client is not None:
+            client.close()
+    print(f"next: {command('train.py', '--dataset', out.path)}")
 
 
 def _check_model(cfg: LabelConfig, api: ApiConfig) -> None:
@@ -280,6 +298,7 @@ def _check_model(cfg: LabelConfig, api: ApiConfig) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    forgive()
     parser = parser_of([LabelConfig, ApiConfig], __doc__.split("\n\n")[0])
     parser.prog = "python -m hosted.label"
     parser.add_argument("file", type=Path, help="your logs, one dialogue a line (docs/logs.md)")
@@ -287,11 +306,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     go_on = "what was labelled is kept: the same command goes on from there"
     try:
         run(rest.file, cfg, api)
+        flush()
     except BudgetSpent as error:
         print(f"label.py: {error}\n{go_on}", file=sys.stderr)
         return 3
     except (DataError, OSError) as error:
-        print(f"label.py: {error}", file=sys.stderr)
+        said = str(error)
+        if getattr(error, "errno", None) in NO_SPACE:
+            said += f": free some space; {go_on}"
+        print(f"label.py: {said}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"\nstopped; {go_on}", file=sys.stderr)

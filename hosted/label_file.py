@@ -11,6 +11,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -19,9 +20,12 @@ from typing import Any, BinaryIO, NamedTuple
 from tqdm import tqdm
 
 from corpora import jsonl
+from corpora.json_rows import dump
 from data import DataError, Dialogue, Skill
 from hosted.labellers import KINDS, Found, Labeller, digest_of, label_turns, labelled, lacking
 from infra.files import read_json, write_json
+from infra.locks import locked
+from infra.places import place_of
 
 BATCH = 32                                       # dialogues that are labelled between two syncs
 
@@ -40,6 +44,11 @@ class Row(NamedTuple):
     raw: dict[str, Any]
     dialogue: Dialogue
 
+    @property
+    def name(self) -> str:
+        """File, line and id, for messages."""
+        return place_of(self.dialogue)
+
 
 def read_raw(path: Path) -> Iterator[Line]:
     for number, text in jsonl.read_lines(path):
@@ -49,11 +58,15 @@ def read_raw(path: Path) -> Iterator[Line]:
 
 def checked(line: Line) -> Row:
     """Takes most of the time of the rule labeller: it puts slots into the replies."""
-    return Row(line.raw, jsonl.parse_dialogue(line.raw, line.at, line.number))
+    return Row(line.raw, jsonl.parse_dialogue(line.raw, line.at))
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    return map(checked, read_raw(path))
+    """All rows, each with an id of its own."""
+    ids = jsonl.Ids()
+    for line in read_raw(path):
+        row = checked(line)
+        yield row._replace(dialogue=ids.named(row.dialogue))
 
 
 class Labelled(NamedTuple):
@@ -76,16 +89,9 @@ class Survey:
 def survey(path: Path, limit: int | None, pool: Mapping[str, Skill]) -> Survey:
     """Reads everything once; DataError names the first line that could not be trained on."""
     found = Survey()
-    ids: set[str] = set()
     for row in islice(read_rows(path), limit):
-        dialogue = row.dialogue
-        if dialogue.id in ids:
-            raise DataError(
-                f"{dialogue.source}, field id: {dialogue.id!r} stands there already; give each "
-                "dialogue its own id")
-        ids.add(dialogue.id)
-        _survey_dialogue(dialogue, pool, found)
-    found.dialogues = len(ids)
+        found.dialogues += 1
+        _survey_dialogue(row.dialogue, pool, found)
     return found
 
 
@@ -119,17 +125,24 @@ class Output:
     def skills(self) -> Path:
         return jsonl.skills_path(self.path)
 
-    def begin(self, made_of: dict[str, str], pool: Mapping[str, Skill]) -> None:
-        """The first run notes what the output is made of; later ones refuse anything else."""
+    def begin(self, made_of: dict[str, str], pool: Mapping[str, Skill], file: BinaryIO) -> None:
+        """The first run notes what the output is made of; later ones refuse anything else.
+
+        file  the output, opened: no other process can be here
+        """
         if self.meta.exists():
             self._refuse_others(made_of)
+            _cut_half_line(file)
             return
-        for path in (self.path, self.skills):
-            if path.exists():
-                raise DataError(
-                    f"{path} exists and is not of this labelling (no {self.meta.name}); give "
-                    "another --output")
-        write_json(self.skills, [asdict(skill) for skill in pool.values()])
+        # the same: a process that was killed before it wrote its note
+        records = json.loads(json.dumps([asdict(skill) for skill in pool.values()]))
+        foreign = self.skills.exists() and read_json(self.skills) != records
+        if foreign or file.tell():
+            path = self.skills if foreign else self.path
+            raise DataError(
+                f"{path} exists and is not of this labelling (no {self.meta.name}); give "
+                "another --output")
+        write_json(self.skills, records)
         # last: without it nothing was begun
         write_json(self.meta, made_of)
 
@@ -144,28 +157,44 @@ class Output:
                 f"or remove it and {self.meta.name} to start again")
 
     def open(self) -> BinaryIO:
-        """Opened to append, for this process alone; a line that kill -9 left half is cut."""
+        """Opened to append, for this process alone, at its end; nothing in it is changed."""
         file = open(self.path, "a+b")
-        try:
-            # the lock ends with the process, however it ends
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        # the lock ends with the process, however it ends
+        if not locked(file, fcntl.LOCK_EX):
             file.close()
             raise DataError(
-                f"{self.path}: another process is labelling into it; wait for it, or give another "
-                "--output") from None
-        file.seek(0)
-        whole = 0
-        for line in file:
-            if line.endswith(b"\n"):
-                whole += len(line)
-        file.truncate(whole)
+                f"{self.path}: another process is labelling into it, or reads it; wait for it, or "
+                "give another --output")
+        file.seek(0, os.SEEK_END)
         return file
+
+    @contextmanager
+    def begun(self, made_of: dict[str, str], pool: Mapping[str, Skill]) -> Iterator[BinaryIO]:
+        """The output, opened and begun; what is refused leaves no empty file behind."""
+        new = not self.path.exists()
+        with self.open() as file:
+            try:
+                self.begin(made_of, pool, file)
+            except DataError:
+                if new:
+                    self.path.unlink()
+                raise
+            yield file
+
+
+def _cut_half_line(file: BinaryIO) -> None:
+    """Cuts a last line that kill -9 left half."""
+    file.seek(0)
+    whole = 0
+    for line in file:
+        if line.endswith(b"\n"):
+            whole += len(line)
+    file.truncate(whole)
 
 
 def append(file: BinaryIO, rows: Iterable[dict[str, Any]]) -> None:
     """The rows are on the disk when it returns."""
-    lines = [json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows]
+    lines = [dump(row).encode() + b"\n" for row in rows]
     file.write(b"".join(lines))
     file.flush()
     os.fsync(file.fileno())
@@ -177,16 +206,18 @@ def labelled_row(row: Row, kinds: Sequence[str], labels: dict[int, Found]) -> di
     for i, (raw, turn) in enumerate(zip(row.raw["turns"], row.dialogue.turns)):
         found = labels.get(i, {})
         turns.append(raw | {k: found.get(k) for k in kinds if getattr(turn, k) is None})
-    return {"id": row.dialogue.id} | row.raw | {"turns": turns}
+    return row.raw | {"turns": turns}
 
 
-def label_file(path: Path, out: Output, labeller: Labeller, total: int) -> None:
+def label_file(
+    path: Path, out: Output, labeller: Labeller, total: int, file: BinaryIO
+) -> None:
     """Appends what is missing; everything but the last batch survives any end of the process."""
     lines = islice(read_raw(path), total)
-    with out.open() as file, tqdm(total=total, desc=labeller.name, unit="dialogue") as bar:
+    with tqdm(total=total, desc=labeller.name, unit="dialogue") as bar:
         # The output comes first, so that zip takes no line from the logs after its end.
         for written, line in zip(read_raw(out.path), lines):
-            if _said(written) != _said(line):
+            if not _is_of(written, line):
                 raise DataError(
                     f"{written.at}: not the dialogue of {line.at}; remove {out.path} and "
                     f"{out.meta.name} to start again")
@@ -210,12 +241,23 @@ def _label_batch(batch: Sequence[Row], labeller: Labeller) -> list[dict[str, Any
         turns = row.dialogue.turns
         gaps = [i for i, turn in enumerate(turns) if lacking(turn, labeller.kinds)]
         asked.append((turns, gaps))
-    labels = label_turns(labeller, asked)
+    labels = label_turns(labeller, asked, [row.name for row in batch])
     return [labelled_row(row, labeller.kinds, found) for row, found in zip(batch, labels)]
 
 
-def _said(line: Line) -> tuple[str, list[Any]] | None:
-    """What tells dialogues apart: id and the customer's words; None: the line is no dialogue."""
+def _is_of(written: Line, line: Line) -> bool:
+    """Whether a row of the output is that of a line: by the customer's words and, if any, the id.
+
+    Older outputs give an id to a line that has none.
+    """
+    if _said(written) is None or _said(written) != _said(line):
+        return False
+    id = line.raw.get("id")
+    return id is None or str(id) == str(written.raw.get("id"))
+
+
+def _said(line: Line) -> list[Any] | None:
+    """The customer's words; None: the line is no dialogue."""
     raw = line.raw
     if not isinstance(raw, dict) or not isinstance(raw.get("turns"), list):
         return None
@@ -223,7 +265,7 @@ def _said(line: Line) -> tuple[str, list[Any]] | None:
     for turn in raw["turns"]:
         said = turn.get("user") if isinstance(turn, dict) else None
         words.append(said)
-    return str(raw.get("id", f"line-{line.number}")), words
+    return words
 
 
 # ---------------------------------------------------------------- what came of it

@@ -14,6 +14,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any, NamedTuple, Protocol
 
 from data import MAX_SKILLS, DataError, Skill, Turn, fill
@@ -46,6 +47,13 @@ class Window(NamedTuple):
     turns: tuple[Turn, ...]                      # of the whole dialogue
     first: int                                   # where the window begins
     wanted: tuple[int, ...]                      # numbers from 0, all within the window
+    where: str = ""                              # file, line and dialogue, for messages
+
+    @property
+    def name(self) -> str:
+        """Where it stands, and the turns that are asked for, numbered from 1."""
+        turns = ", ".join(str(i + 1) for i in self.wanted)
+        return f"{self.where}, turn {turns}"
 
 
 class Labeller(Protocol):
@@ -168,7 +176,8 @@ class HostedLabeller:
 
     def label(self, windows: Sequence[Window]) -> list[dict[int, Found]]:
         prompts = [self.prompt(window) for window in windows]
-        answers = self.client.ask(prompts, self.read, max_tokens=MAX_TOKENS, temperature=0.0)
+        answers = self.client.ask(prompts, self.read, max_tokens=MAX_TOKENS, temperature=0.0,
+                                  names=[window.name for window in windows])
         found = []
         for window, answer in zip(windows, answers):
             found.append(_for_window(answer, window))
@@ -273,7 +282,7 @@ def labelled(turn: Turn, kinds: Sequence[str]) -> tuple[str, ...]:
     return tuple(k for k in kinds if getattr(turn, k) is not None and has_material(turn, k))
 
 
-def windows(turns: tuple[Turn, ...], wanted: Iterable[int]) -> list[Window]:
+def windows(turns: tuple[Turn, ...], wanted: Iterable[int], where: str = "") -> list[Window]:
     """The requests that label these turns: up to WINDOW neighbours at once.
 
     >>> [w.wanted for w in windows((Turn("hi"),) * 10, [1, 2, 9])]
@@ -284,19 +293,23 @@ def windows(turns: tuple[Turn, ...], wanted: Iterable[int]) -> list[Window]:
     for first in range(0, len(turns), WINDOW):
         inside = tuple(i for i in numbers if first <= i < first + WINDOW)
         if inside:
-            found.append(Window(turns, first, inside))
+            found.append(Window(turns, first, inside, where))
     return found
 
 
 def label_turns(
-    labeller: Labeller, asked: Sequence[tuple[tuple[Turn, ...], Iterable[int]]]
+    labeller: Labeller,
+    asked: Sequence[tuple[tuple[Turn, ...], Iterable[int]]],
+    names: Sequence[str] = (),
 ) -> list[dict[int, Found]]:
     """Labels of some turns of several dialogues, all requests at once.
 
     asked    for each dialogue (its turns, the numbers of those wanted)
+    names    where each dialogue stands: file, line and id
     returns  for each dialogue number of the turn -> its labels
     """
-    cut = [windows(turns, wanted) for turns, wanted in asked]
+    named = zip_longest(asked, names, fillvalue="")
+    cut = [windows(turns, wanted, name) for (turns, wanted), name in named]
     requests: list[Window] = []
     for some in cut:
         requests += some

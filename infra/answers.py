@@ -46,6 +46,7 @@ def read_completion(content: bytes) -> dict[str, Any]:
         message = choice["message"]
         text = message.get("content")
         refusal = message.get("refusal")
+        thoughts = message.get("reasoning_content") or message.get("reasoning")
         finish = choice.get("finish_reason")
     except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
         raise ValueError("no chat completion") from None
@@ -58,7 +59,7 @@ def read_completion(content: bytes) -> dict[str, Any]:
         # half characters cannot be written to a file
         "text": HALF_CHARACTERS.sub("\ufffd", text),
         "logprobs": _read_logprobs(choice.get("logprobs")),
-        "wrong": _unusable(text, refusal, finish),
+        "wrong": _unusable(text, refusal, finish, thoughts),
     }
 
 
@@ -71,12 +72,14 @@ def _joined(parts: list[Any]) -> str:
     return "".join(text for text in texts if isinstance(text, str))
 
 
-def _unusable(text: str, refusal: Any, finish: Any) -> str | None:
+def _unusable(text: str, refusal: Any, finish: Any, thoughts: Any) -> str | None:
     if refusal or finish == "content_filter":
         return "it was refused"
     if finish == "length":
         return "it was cut off for its length"
-    return None if text.strip() else "it is empty"
+    if text.strip():
+        return None
+    return "it is empty, the model only thought" if thoughts else "it is empty"
 
 
 def _read_logprobs(value: Any) -> list[list[Any]] | None:
@@ -91,7 +94,7 @@ def _read_logprobs(value: Any) -> list[list[Any]] | None:
             for entry in [row, *(row.get("top_logprobs") or ())]:
                 table.setdefault(entry["token"], float(entry["logprob"]))
             pairs.append([row["token"], table])
-    except (LookupError, TypeError, ValueError, AttributeError):
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError):
         return None
     return pairs if pairs and all(_is_distribution(table) for _, table in pairs) else None
 

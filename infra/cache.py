@@ -69,11 +69,15 @@ class Cache:
             row = self._db.execute(query, (_sha256(request),)).fetchone()
             return None if row is None else json.loads(row[0])
 
-    def put(self, request: str, answer: dict[str, Any]) -> None:
-        """Keeps the answer; if another process was faster, its answer stays."""
+    def put(self, request: str, answer: dict[str, Any], over: bool = False) -> None:
+        """Keeps the answer; if another process was faster, its answer stays.
+
+        over  replace what stands there: nobody could use it
+        """
+        what = "REPLACE" if over else "IGNORE"
         with self._named_errors(), self._lock:
             row = (_sha256(request), request, json.dumps(answer))
-            self._db.execute("INSERT OR IGNORE INTO answers VALUES (?, ?, ?)", row)
+            self._db.execute(f"INSERT OR {what} INTO answers VALUES (?, ?, ?)", row)
 
     def close(self) -> None:
         self._db.close()

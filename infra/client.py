@@ -3,22 +3,23 @@
 `Client.ask` sends chat prompts to POST {--api_base}/chat/completions from a few threads:
 - it waits out failures that may pass, and sends the request again;
 - it asks the model again after an answer that the caller's `parse` refuses;
-- it keeps every completion in a file (infra/cache.py), so that no request is paid for twice.
-A prompt without a usable answer gives None and is counted; it is never given a score.  The client
-knows no prompt and no skill.
+- it keeps every answer that was taken in a file (infra/cache.py), so that none is paid for twice;
+  a failure is no answer, and is asked anew by the next run.
+A prompt without a usable answer gives None, and is counted and named; it is never given a score.
+The client knows no prompt and no skill.
 
 A failure may pass: no connection, a connection cut, no whole answer within --api_timeout, the
 statuses 408, 409, 425, 429 and 5xx, a 200 that is no completion.  The request is sent again up to
 --api_retries times, after a random pause or the server's Retry-After (`infra.transport.pause`).
+A prompt that the server refuses, as too long or by a filter, costs itself (infra/refusals.py).
 A failure is final: any other status, no server, a server that leaves 20 prompts in a row
-unanswered, --max_requests spent.
+unanswered, or refuses all of them without saying why, --max_requests spent.
 Try it:  python -m infra.client
          asks a small server of its own: a 429 with Retry-After, an answer, the same from the cache
 """
 from __future__ import annotations
 
 import json
-import math
 import os
 import random
 import re
@@ -28,107 +29,27 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-from data import DataError, opt
+from data import DataError
 from infra.answers import Answer, answer_of, parse_json, read_completion
+from infra.api import BUDGET, ApiConfig, read_extra
 from infra.cache import Cache, canonical
 from infra.processes import any_process
+from infra.refusals import embedded_status, fault_of
 from infra.transport import Passing, Transport, pause, retry_after
 
+__all__ = ["Answer", "ApiConfig", "ApiError", "BudgetSpent", "Client", "all_or_none"]
 T = TypeVar("T")
 Messages = list[dict[str, str]]
-TRANSIENT = {408, 409, 425, 429}  # and 5xx
 # While no server has answered at all: a wrong --api_base should not take a minute to say so.
 FIRST_RETRIES = 2
 GONE_AFTER = 20  # prompts in a row without an answer
 GRACE = 10.0  # s that Ctrl-C leaves to answers under way, which are paid for
-TOO_LONG = re.compile(
-    r"context.?length|context window|too long|too large|too many tokens|maximum.{0,20} length",
-    re.IGNORECASE,
-)
+NAMED = 20  # prompts without a usable answer that are named; the others are counted
+QUOTED = 2000  # letters of a bad answer that the model is shown again
 LOGPROBS = {"logprobs": True, "top_logprobs": 20}  # 20: the most that OpenAI's API gives
-BUDGET = threading.Lock()  # guards ApiConfig.spent
-# scheme, host (or an IPv6 address in brackets), port, path; no user, password, query or fragment
-ADDRESS = re.compile(
-    r"https?://(\[[\da-fA-F:]+\]|[^\s/@?#\[\]:]+)(:\d{1,5})?(/[^\s@?#]*)?"
-)
-
-
-@dataclass(frozen=True)
-class ApiConfig:
-    """How to reach an OpenAI-compatible server.
-
-    The key comes from the environment variable GOPO_API_KEY and is stored nowhere.  All clients
-    made from one object share its --max_requests; `spent` counts what they sent.
-    """
-    api_base: str | None = opt(
-        None,
-        "address of an OpenAI-compatible server, e.g. http://127.0.0.1:8000/v1; its key, if it "
-        "needs one, in the environment variable GOPO_API_KEY",
-    )
-    api_timeout: float = opt(
-        60.0, "seconds for one whole answer of the server, however slowly its bytes come"
-    )
-    api_retries: int = opt(6, "how often a request is sent again after a failure that may pass")
-    api_concurrency: int = opt(8, "requests under way at once")
-    api_cache: str = opt(
-        "api_cache.sqlite",
-        "file that keeps every request and answer as plain text (with the customers' words, never "
-        "with the key): nothing is paid for twice; delete it (and its -wal, -shm) to ask anew",
-    )
-    api_extra: str = opt(
-        "{}",
-        "JSON object added to every request, null removes a field: "
-        "'{\"chat_template_kwargs\": {\"enable_thinking\": false}}' keeps Qwen3 on vLLM from "
-        "thinking aloud, '{\"max_tokens\": null, \"max_completion_tokens\": 512}' suits newer "
-        "OpenAI models",
-    )
-    max_requests: int | None = opt(
-        None,
-        "stop after that many HTTP requests of this process, retries included; run again to go "
-        "on; 0 = cache only",
-    )
-
-    def __post_init__(self):
-        if self.api_base is not None:
-            _check_address(self.api_base)
-        if not 0 < self.api_timeout < math.inf:
-            got = f"got {self.api_timeout}"
-            raise DataError(f"--api_timeout must be a number of seconds above 0, {got}")
-        if self.api_retries < 0:
-            raise DataError(f"--api_retries must be 0 or more, got {self.api_retries}")
-        if not 1 <= self.api_concurrency <= 256:
-            raise DataError(f"--api_concurrency must lie in 1..256, got {self.api_concurrency}")
-        if not self.api_cache:
-            raise DataError("--api_cache is empty; name a file, e.g. api_cache.sqlite")
-        if self.max_requests is not None and self.max_requests < 0:
-            raise DataError(f"--max_requests must be 0 or more, got {self.max_requests}")
-        _read_extra(self.api_extra)
-        # no field: it is neither a flag nor part of what makes two configs equal
-        object.__setattr__(self, "spent", Counter())
-
-
-def _check_address(base: str) -> None:
-    if not ADDRESS.fullmatch(base):
-        # the address is not repeated: it may hold a password
-        raise DataError("--api_base: write http:// or https://, host, port and path alone, "
-                        "e.g. http://127.0.0.1:8000/v1; a key belongs in GOPO_API_KEY")
-    if base.rstrip("/").endswith("/completions"):
-        raise DataError(f"--api_base {base}: leave out /chat/completions, "
-                        "e.g. http://127.0.0.1:8000/v1")
-
-
-def _read_extra(text: str) -> dict[str, Any]:
-    try:
-        extra = json.loads(text)
-    except ValueError:
-        extra = None
-    if not isinstance(extra, dict):
-        raise DataError(f"--api_extra {text}: write one JSON object")
-    return extra
 
 
 class ApiError(DataError):
@@ -144,14 +65,25 @@ class _NoLogprobs(Exception):
     """The server rejects the parameter."""
 
 
+class _Refused(Exception):
+    """The server refuses this prompt.
+
+    known  whether it said that the prompt is at fault
+    """
+
+    def __init__(self, why: str, known: bool):
+        super().__init__(why)
+        self.known = known
+
+
 # --- the client ---------------------------------------------------------------------------------
 
 class Client:
     """Asks one model of one server.
 
     One client serves a whole run.  Its threads share --api_concurrency, --max_requests and
-    `stats`, which counts prompts (asked, bad_answers, unanswered), requests (sent, retried) and
-    answers from the cache (cached).
+    `stats`, which counts prompts (asked, bad_answers, refused, unanswered), requests (sent,
+    retried) and answers from the cache (cached).
     """
 
     def __init__(self, model: str, cfg: ApiConfig):
@@ -167,19 +99,26 @@ class Client:
         self.stats: Counter[str] = Counter()
         self.last_failure = ""  # why the latest attempt failed
         self._has_key = bool(key)
-        self._extra = _read_extra(cfg.api_extra)
+        self._extra = read_extra(cfg.api_extra)
         self._cache = Cache(Path(cfg.api_cache))
         self._transport = Transport(f"{self.base}/chat/completions", key, cfg.api_timeout)
-        self._lock = threading.Lock()  # guards stats and _unanswered_in_a_row
-        self._unanswered_in_a_row = 0
+        self._lock = threading.Lock()  # guards all below but _without_logprobs
+        self._in_a_row = 0  # prompts unanswered, or refused without a reason
+        self._answered = False  # whether any prompt ever was
         self._without_logprobs = False
+        # why the latest prompt of each kind had no usable answer
+        self._why: dict[str, str] = {}
+        # request -> why nobody could use its answer: not asked again by this client
+        self._bad: dict[str, tuple[str, str]] = {}
+        self._lost: list[str] = []
         # of its own: the draws of the run do not depend on the network
         self._random = random.Random()
         self._pool = ThreadPoolExecutor(cfg.api_concurrency, thread_name_prefix="client")
 
     def ask(self, prompts: Sequence[Messages], parse: Callable[[Answer], T], *,
             max_tokens: int = 256, temperature: float = 0.0, logprobs: bool = False,
-            attempts: int = 2, seed: int | None = None) -> list[T | None]:
+            attempts: int = 2, seed: int | None = None,
+            names: Sequence[str] = ()) -> list[T | None]:
         """parse(answer) for each prompt, in their order; None where there was no usable answer.
 
         parse     turns an Answer into a T, or raises ValueError; then the model is asked again
@@ -187,6 +126,7 @@ class Client:
         logprobs  ask for log-probabilities; a server that refuses them is asked without
         seed      sent if given; equal prompts are sent once, so that several samples of one
                   prompt need several seeds
+        names     what each prompt is about (file, dialogue, turn), to name those without an answer
         raises    ApiError (BudgetSpent) when asking on is of no use; answers under way are first
                   waited for, and cached
         """
@@ -197,13 +137,12 @@ class Client:
             keys.append(canonical(body))
             bodies[keys[-1]] = body
         self._count("asked", len(bodies))
-        stop = threading.Event()
+        how = _How(parse, attempts, threading.Event())
         grace = None
         futures: dict[str, Future] = {}
         try:
             for key, body in bodies.items():
-                futures[key] = self._pool.submit(
-                    self._answer, body, parse, logprobs, attempts, stop)
+                futures[key] = self._pool.submit(self._answer, body, logprobs, how)
             for future in as_completed(futures.values()):
                 future.result()
         except KeyboardInterrupt:
@@ -212,19 +151,37 @@ class Client:
                   file=sys.stderr)
             raise
         finally:
-            self._wind_up(futures.values(), stop, grace)
-        return [futures[key].result() for key in keys]
+            self._wind_up(futures.values(), how.stop, grace)
+        outcomes = [futures[key].result() for key in keys]
+        self._name(outcomes, names)
+        self._stop_if_all_are_refused(outcomes)
+        return [outcome.value for outcome in outcomes]
 
     def report(self) -> str:
         """One line for the end of a run."""
         n = self.stats
         asked = max(1, n["asked"])
-        why = f" (the last: {self.last_failure})" if n["unanswered"] else ""
+
+        def share(kind: str, words: str) -> str:
+            why = f" (the last: {self._why.get(kind, '')})" if n[kind] else ""
+            return f"{n[kind]} ({n[kind] / asked:.1%}) {words}{why}"
+
+        parts = [share("bad_answers", "got only bad answers")]
+        if n["refused"]:
+            parts.append(share("refused", "were refused"))
+        parts.append(share("unanswered", "none"))
         return (f"{self.model} at {self.base}: "
                 f"{n['sent']} requests sent, {n['retried']} of them retries; "
                 f"{n['cached']} answers from {self.cfg.api_cache}; of {n['asked']} prompts "
-                f"{n['bad_answers']} ({n['bad_answers'] / asked:.1%}) got only bad answers, "
-                f"{n['unanswered']} ({n['unanswered'] / asked:.1%}) none{why}")
+                f"{', '.join(parts)}")
+
+    def losses(self) -> list[str]:
+        """A line for each named prompt without a usable answer; many are only counted."""
+        with self._lock:
+            lines = [f"  without an answer: {name}" for name in self._lost[:NAMED]]
+            if len(self._lost) > NAMED:
+                lines.append(f"  and {len(self._lost) - NAMED} more")
+            return lines
 
     def close(self) -> None:
         self._pool.shutdown()
@@ -253,50 +210,85 @@ class Client:
         body |= self._extra
         return {name: value for name, value in body.items() if value is not None}
 
-    def _answer(self, body: dict[str, Any], parse: Callable[[Answer], T], logprobs: bool,
-                attempts: int, stop: threading.Event) -> T | None:
-        """Completes and parses; after a bad answer says what was wrong, and asks again."""
-        for _ in range(attempts):
-            completion = self._complete(body, logprobs, stop)
-            if completion is None:
-                return None
-            wrong = completion["wrong"]
-            if wrong is None:
-                try:
-                    return parse(answer_of(completion))
-                except ValueError as error:
-                    wrong = " ".join(str(error).split())[:200]
-            body = body | {"messages": [*body["messages"], *_complaint(completion, wrong)]}
-        self._count("bad_answers")
-        return None
-
-    def _complete(self, body: dict[str, Any], logprobs: bool,
-                  stop: threading.Event) -> dict[str, Any] | None:
-        """What `read_completion` returns, from the cache or the server; None = unanswered."""
+    def _answer(self, body: dict[str, Any], logprobs: bool, how: _How) -> _Outcome:
+        """With log-probabilities if they are asked for and the server gives them."""
         if logprobs and not self._without_logprobs:
             try:
-                return self._cached_or_sent(body | LOGPROBS, stop)
+                return self._cached_or_asked(body | LOGPROBS, how)
             except _NoLogprobs:
-                # for the rest of this client's life
-                self._without_logprobs = True
-        return self._cached_or_sent(body, stop)
+                outcome = self._cached_or_asked(body, how)
+                # for the rest of this client's life, if that was the reason
+                self._without_logprobs |= outcome.kind == "answered"
+                return outcome
+        return self._cached_or_asked(body, how)
 
-    def _cached_or_sent(self, body: dict[str, Any],
-                        stop: threading.Event) -> dict[str, Any] | None:
+    def _cached_or_asked(self, body: dict[str, Any], how: _How) -> _Outcome:
+        """What was taken before is in the cache; a failure of another run is asked anew."""
         request = canonical({"api_base": self.base, **body})
-        completion = self._cache.get(request)
-        if completion is not None:
-            self._count("cached")
-            return completion
+        kept = self._cache.get(request)
+        if kept is not None:
+            outcome = _read(kept, how.parse)
+            if outcome.kind == "answered":
+                self._count("cached")
+                self._answered = True
+                return outcome
+        if request in self._bad:
+            return self._fail(request, *self._bad[request])
         try:
-            completion = self._send_until_answered(body, stop)
+            outcome, completion = self._asked(body, how)
         except ApiError:
             # here, so that this thread does not begin the next prompt
-            stop.set()
+            how.stop.set()
             raise
-        if completion is not None:
-            self._cache.put(request, completion)
-        return completion
+        if outcome.kind == "answered":
+            self._answered = True
+            self._cache.put(request, completion, over=kept is not None)
+        elif outcome.kind in ("bad_answers", "refused"):
+            self._fail(request, outcome.kind, outcome.why)
+        return outcome
+
+    def _asked(self, body: dict[str, Any], how: _How) -> tuple[_Outcome, dict[str, Any]]:
+        """Asks, and after a bad answer says what was wrong and asks again."""
+        outcome = _Outcome("stopped")
+        completion: dict[str, Any] = {}
+        said = body
+        for attempt in range(how.attempts):
+            try:
+                found = self._send_until_answered(said, how.stop)
+            except _Refused as refusal:
+                # a second question is longer than the first, whose answer says what is wrong
+                if attempt == 0:
+                    outcome = _Outcome("refused", None, str(refusal), refusal.known)
+                break
+            if found is None:
+                return _Outcome("unanswered", None, self.last_failure), completion
+            outcome, completion = _read(found, how.parse), found
+            if outcome.kind == "answered":
+                break
+            said = said | {"messages": [*said["messages"], *_complaint(completion, outcome.why)]}
+        return outcome, completion
+
+    def _fail(self, request: str, kind: str, why: str) -> _Outcome:
+        """Counts a prompt that got nothing of use, and remembers it for the rest of this run."""
+        with self._lock:
+            self.stats[kind] += 1
+            self._why[kind] = why
+            self._bad[request] = (kind, why)
+        return _Outcome(kind, None, why)
+
+    def _name(self, outcomes: Sequence[_Outcome], names: Sequence[str]) -> None:
+        with self._lock:
+            for name, outcome in zip(names, outcomes):
+                if outcome.kind != "answered":
+                    self._lost.append(f"{name}: {outcome.why}")
+
+    def _stop_if_all_are_refused(self, outcomes: Sequence[_Outcome]) -> None:
+        """ApiError if every prompt until now was refused, and no reason lies in the prompts."""
+        refused = [outcome for outcome in outcomes if outcome.kind == "refused"]
+        if self._answered or len(refused) < len(outcomes) or not refused:
+            return
+        if not any(outcome.known for outcome in refused):
+            raise ApiError(f"{self.base}: every prompt is refused: {refused[-1].why}")
 
     # --- one request, sent until it is answered -------------------------------------------------
 
@@ -317,9 +309,15 @@ class Client:
                 if attempt < retries:
                     stop.wait(pause(attempt, failure.after, self._random))
                 continue
-            self._unanswered_in_a_row = 0
+            except _Refused as refusal:
+                if not refusal.known:
+                    self._one_more_in_a_row(str(refusal))
+                raise
+            self._in_a_row = 0
             return completion
-        self._give_up()
+        self._count("unanswered")
+        self._why["unanswered"] = self.last_failure
+        self._one_more_in_a_row(self.last_failure)
         return None
 
     def _spend(self, attempt: int) -> None:
@@ -333,14 +331,13 @@ class Client:
             self.stats["sent"] += 1
             self.stats["retried"] += attempt > 0
 
-    def _give_up(self) -> None:
-        """Counts an unanswered prompt; ApiError if there were too many in a row."""
+    def _one_more_in_a_row(self, why: str) -> None:
+        """ApiError if too many prompts in a row were unanswered or refused for no known reason."""
         with self._lock:
-            self.stats["unanswered"] += 1
-            self._unanswered_in_a_row += 1
-            if self._unanswered_in_a_row >= GONE_AFTER:
+            self._in_a_row += 1
+            if self._in_a_row >= GONE_AFTER:
                 raise ApiError(f"{self.base}: server gone: {GONE_AFTER} prompts in a row without "
-                               f"an answer (the last: {self.last_failure}); what was answered is "
+                               f"an answer (the last: {why}); what was answered is "
                                f"in {self.cfg.api_cache}; run again to go on")
 
     def _count(self, what: str, number: int = 1) -> None:
@@ -348,23 +345,25 @@ class Client:
             self.stats[what] += number
 
     def _send(self, body: dict[str, Any]) -> dict[str, Any]:
-        """One attempt.  Raises Passing, _NoLogprobs or ApiError."""
+        """One attempt.  Raises Passing, _Refused, _NoLogprobs or ApiError."""
         status, headers, content = self._transport.post(canonical(body))
-        words = self._transport.clean(content.decode("utf-8", "replace"))
         if status == 200:
             try:
                 return read_completion(content)
             except ValueError as error:
-                raise Passing(f"HTTP 200, but {error}: {words}") from None
-        if status in TRANSIENT or status >= 500:
+                reason = str(error)
+            status = embedded_status(content) or 200
+        words = self._transport.clean(content.decode("utf-8", "replace"))
+        if status == 200:
+            raise Passing(f"HTTP 200, but {reason}: {words}")
+        whose, why = fault_of(status, content, "logprobs" in body)
+        if whose == "passing":
             raise Passing(f"HTTP {status}: {words}", retry_after(headers.get("Retry-After")))
-        if status in (400, 422) and "logprobs" in body and "logprobs" in words:
+        if whose == "logprobs":
             raise _NoLogprobs
-        if status in (400, 413, 422) and TOO_LONG.search(words):
-            # one prompt's fault, and not the run's
-            wrong = "the prompt is longer than the model reads"
-            return {"text": "", "logprobs": None, "wrong": wrong}
-        raise self._final(status, headers, words)
+        if whose == "everybody":
+            raise self._final(status, headers, words)
+        raise _Refused(f"{why} (HTTP {status}: {words})", whose == "prompt")
 
     def _final(self, status: int, headers: Mapping[str, str], words: str) -> ApiError:
         """Says what the user can do about a status that will not pass."""
@@ -385,10 +384,36 @@ class Client:
         return ApiError(f"{self.base}: HTTP {status}: {advice}; the server says: {said}")
 
 
+class _How(NamedTuple):
+    """How the prompts of one `ask` are answered."""
+    parse: Callable[[Answer], Any]
+    attempts: int
+    stop: threading.Event
+
+
+class _Outcome(NamedTuple):
+    """What became of a prompt."""
+    kind: str  # answered, bad_answers, refused, unanswered, stopped
+    value: Any = None
+    why: str = ""
+    known: bool = True  # of a refusal: whether the server said that the prompt is at fault
+
+
+def _read(completion: Mapping[str, Any], parse: Callable[[Answer], Any]) -> _Outcome:
+    """The answer as `parse` takes it, or what is wrong with it."""
+    wrong = completion["wrong"]
+    if wrong is None:
+        try:
+            return _Outcome("answered", parse(answer_of(completion)))
+        except ValueError as error:
+            wrong = " ".join(str(error).split())[:200]
+    return _Outcome("bad_answers", None, wrong)
+
+
 def _complaint(completion: Mapping[str, Any], wrong: str) -> Messages:
     """What follows a bad answer in the dialogue with the model: the answer, and what is wrong."""
     # some chat templates want the roles to take turns, and refuse an empty message
-    said = completion["text"] or "(no answer)"
+    said = completion["text"][:QUOTED] or "(no answer)"
     again = "Answer again, exactly in the form that was asked for."
     return [{"role": "assistant", "content": said},
             {"role": "user", "content": f"That answer cannot be used: {wrong}. {again}"}]

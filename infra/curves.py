@@ -41,6 +41,7 @@ def plot_curves(rows: Rows, evaluations: Rows, path: Path, title: str) -> None:
         if axis.lines:
             axis.legend(fontsize=8)
     figure.suptitle(f"{title}   ({LEGEND})")
+    as_text(figure)
     with whole(path) as part:
         figure.savefig(part, dpi=110, format="png")
     pyplot.close(figure)
@@ -56,6 +57,13 @@ def _draw(axis: Any, key: str, rows: Rows, evaluations: Rows) -> None:
     steps, values = points(evaluations, key)
     if values:
         axis.plot(steps, values, "o", color=line.get_color(), markersize=4)
+
+
+def as_text(figure: Any) -> None:
+    """No name in the figure is read as a formula: a file's may hold a $, or two."""
+    from matplotlib.text import Text
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
 
 
 def points(rows: Rows, key: str) -> tuple[list[int], list[float]]:

@@ -3,11 +3,11 @@
 It holds the skills and the labels, but none of the dialogues."""
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from data import Dataset, Skill
+from data import DataError, Dataset, Skill
 from infra.files import read_json, write_json
 
 
@@ -46,3 +46,58 @@ def read_domain(path: Path) -> Dataset:
         horizon=kept["horizon"],
         must_not_say=tuple(kept["must_not_say"]),
     )
+
+
+# --- the order of a network's outputs -----------------------------------------------------------
+
+KINDS = ("skills", "intents", "emotions")
+
+
+def as_trained(dataset: Dataset, run: Path) -> Dataset:
+    """The dataset with the skills, intents and emotions of a run, in the order of its networks."""
+    return in_the_order_of(read_domain(run / "dataset.json"), dataset, str(run))
+
+
+def in_the_order_of(kept: Dataset, dataset: Dataset, whose: str) -> Dataset:
+    """The dataset with the skills, intents and emotions of the one that was trained on, `kept`.
+
+    Output k of a trained network is the k-th name of the run's dataset.json.  Logs sorted in
+    another way, or another shop, list the same names otherwise: they are matched by name.  What a
+    skill asks for is the dataset's own; of a skill that it lacks it is the run's.
+
+    raises  DataError that names what the run has never learned
+    """
+    refuse_strange(dataset, kept, whose)
+    skills = {id: dataset.skills.get(id, skill) for id, skill in kept.skills.items()}
+    horizon = kept.horizon if kept.name == dataset.name else dataset.horizon
+    return replace(
+        dataset, skills=skills, intents=kept.intents, emotions=kept.emotions, horizon=horizon)
+
+
+def refuse_strange(dataset: Dataset, trained: Dataset, whose: str) -> None:
+    """DataError that names skills or labels of the dataset that `whose` networks do not have.
+
+    A phrase book has no words for skills of others, so a shop with one must have all of them.
+    """
+    for kind in KINDS:
+        ours, theirs = list(getattr(dataset, kind)), list(getattr(trained, kind))
+        strange = [name for name in ours if name not in theirs]
+        missing = [name for name in theirs if name not in ours]
+        said = ""
+        if strange:
+            said = f"its {kind} {_listed(strange)} are unknown to {whose}"
+        elif missing and dataset.template:
+            said = f"the {kind} {_listed(missing)} of {whose} are not there"
+        if said and dataset.name != trained.name:
+            said = f"its {kind} are not those of {trained.name}, which was trained on: {said}"
+        elif said:
+            said = f"the data changed: {said}; put the data back as they were, or train again"
+        if said:
+            raise DataError(f"--dataset {dataset.name}: {said}")
+
+
+def _listed(names: list[str], most: int = 5) -> str:
+    shown = ", ".join(map(repr, names[:most]))
+    if len(names) > most:
+        shown += f" and {len(names) - most} more"
+    return shown

@@ -6,6 +6,7 @@ Exercise: write a file without `whole`, kill the process half-way, and look at w
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -14,6 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from data import DataError
+
+# A full disk, a quota, `ulimit -f`.
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextlib.contextmanager
@@ -62,6 +66,24 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         os.replace(part, folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def refuse_unwritable(flag: str, path: Path, file: bool = False) -> None:
+    """DataError that names the flag, unless a folder can be made at `path`, or a file put there.
+
+    file  True: a file in a folder that exists
+    """
+    if file and path.is_dir():
+        raise DataError(f"{flag} {path}: is a folder; name a file in it")
+    if file and not path.parent.is_dir():
+        raise DataError(f"{flag} {path}: no such folder {path.parent}; make it first")
+    there = path.parent if file else path
+    while not there.exists():
+        there = there.parent
+    if not there.is_dir():
+        raise DataError(f"{flag} {path}: {there} is a file, no folder; give another one")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise DataError(f"{flag} {path}: {there} cannot be written to; give another one")
 
 
 def write_atomic(path: Path, text: str) -> None:

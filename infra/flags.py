@@ -4,7 +4,7 @@ A typo is an error, never ignored, and no prefix of a flag is accepted."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from math import inf
 from typing import Any, TypeVar
 
@@ -37,6 +37,54 @@ def refuse_below(config: Any, least: Mapping[str, float]) -> None:
             raise ValueError(f"--{name} must be at least {bound}, got {value}")
 
 
+# The largest value of a number; of a step size, any flag that ends in _lr, it is 1.
+LARGEST_COUNT = 10**9
+LARGEST_FACTOR = 1e6
+LARGEST = {
+    "seed": 2**63 - 2,                           # torch counts in 64 bits, and a stage adds 1
+    "dialogues": 100_000, "strategy_dialogues": 100_000, "episodes": 10**6, "eval_episodes": 10**6,
+    "group": 1024, "micro_batch": 10**6, "sft_batch": 10**6, "expert_minibatch": 10**6,
+    "expert_samples": 1024, "expert_epochs": 10_000, "ppo_epochs": 10_000, "expert_warm": 10**6,
+    "width": 16_384, "history": 1000, "sentences": 1000, "lora_rank": 8192,
+    "max_new_tokens": 32_768, "user_tokens": 10**6, "system_tokens": 10**7, "workers": 1024,
+    "seeds": 10_000, "api_timeout": 86_400, "api_retries": 1000, "expert_lr_end": 1,
+    "memento_k": 10_000, "card": 1e6,
+}
+
+
+def refuse_extreme(config: Any) -> None:
+    """ValueError that names the flag of the first value with which no training makes sense.
+
+    Numbers must be finite and not absurdly large, texts must not be empty.
+    """
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if isinstance(value, str):
+            _refuse_text(field.name, value)
+        elif isinstance(value, (int, float)):
+            most = LARGEST_COUNT if isinstance(value, int) else LARGEST_FACTOR
+            if field.name.endswith("_lr"):
+                most = 1
+            most = LARGEST.get(field.name, most)
+            if not abs(value) < inf:
+                raise ValueError(f"--{field.name} must be a finite number, got {value}")
+            if value > most:
+                raise ValueError(f"--{field.name} must be at most {most:,}, got {value}")
+
+
+def _refuse_text(name: str, value: str) -> None:
+    if not value.strip():
+        raise ValueError(f"--{name} is empty: give a value, or leave the flag out")
+    if not value.isprintable() and any(map(_broken, value)):
+        raise ValueError(f"--{name} {value!r}: holds a control character or bytes that are no "
+                         "UTF-8; use another name")
+
+
+def _broken(letter: str) -> bool:
+    """Whether a character can stand in no JSON file, or would break a line that is printed."""
+    return (letter < " " and not letter.isspace()) or "\ud800" <= letter <= "\udfff"
+
+
 def parser_of(configs: Sequence[type], description: str) -> Any:
     """A parser with one flag for each field of the config dataclasses."""
     from transformers import HfArgumentParser  # slow to import, and only commands need it
@@ -46,9 +94,13 @@ def parser_of(configs: Sequence[type], description: str) -> Any:
 def parse(parser: Any, argv: Sequence[str] | None) -> tuple:
     """The filled-in dataclasses; what one of them refuses is said as argparse says it."""
     try:
-        return parser.parse_args_into_dataclasses(argv)
-    except ValueError as error:
+        configs = parser.parse_args_into_dataclasses(argv)
+        for config in configs:
+            if is_dataclass(config):
+                refuse_extreme(config)
+    except (ValueError, OverflowError) as error:
         parser.error(str(error))
+    return configs
 
 
 def given(config: type, argv: Sequence[str]) -> str | None:
@@ -82,4 +134,14 @@ def recorded(kind: type[Config], values: Mapping[str, Any]) -> Config:
             kept[name] = value
         elif name not in removed or removed[name] != value:
             raise DataError(f"config.json: this version has no setting {name} = {value!r}")
-    return kind(**kept)
+    return sound(kind, kept)
+
+
+def sound(kind: type[Config], values: Mapping[str, Any]) -> Config:
+    """A config of values from a config.json, which somebody may have edited."""
+    try:
+        config = kind(**values)
+        refuse_extreme(config)
+    except (ValueError, TypeError) as error:
+        raise DataError(f"config.json: {error}") from None
+    return config

@@ -12,14 +12,16 @@ Try it:  python -m infra.runs
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
+import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -28,8 +30,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from data import DataError
-from infra.files import whole, whole_folder, write_atomic, write_json
+from infra.files import read_json, refuse_unwritable, whole, whole_folder, write_atomic, write_json
+from infra.locks import LOCK, alone_in
 from infra.processes import is_main
+from infra.terminal import command
 
 KEEP = 2  # checkpoints kept: the last, and one to fall back to
 
@@ -37,66 +41,107 @@ KEEP = 2  # checkpoints kept: the last, and one to fall back to
 # --- the directory ------------------------------------------------------------------------------
 
 def run_directory(
-    output_dir: str | None, name: str, overwrite: bool, keep: str | None = None
+    held: contextlib.ExitStack,
+    output_dir: str | None,
+    name: str,
+    overwrite: bool,
+    needed: Mapping[str, str | None] = MappingProxyType({}),
 ) -> Path:
-    """The new, empty folder of a run.
+    """The new, empty folder of a run, which no other process may use until `held` is closed.
 
     output_dir  the folder; None = runs/<name>, or runs/<name>-2, -3, ... if that exists
-    overwrite   replace the folder if it exists
-    keep        a folder that must not be replaced: the run's --base
+    overwrite   empty the folder if it exists
+    needed      flag -> a path that must not be removed: the run's --base, its --dataset
     """
-    wanted = Path(output_dir or Path("runs") / name)
-    if overwrite and keep and wanted.resolve() == Path(keep).resolve():
-        raise DataError(f"--overwrite would remove {keep}, which this run needs as its --base: "
-                        "give another --output_dir")
-    if output_dir:
-        path = Path(output_dir)
-        if path.exists():
-            _clear(path, overwrite)
-    else:
-        path = wanted if overwrite else _unused(wanted)
-        shutil.rmtree(path, ignore_errors=True)
-    path.mkdir(parents=True, exist_ok=True)
+    if not output_dir and not overwrite:
+        return _unused(Path("runs") / name, held)
+    path = Path(output_dir or Path("runs") / name)
+    if overwrite:
+        _refuse_needed(path, needed)
+    refuse_occupied(path, overwrite)             # before the lock, which makes a file there
+    held.enter_context(alone_in(path))
+    refuse_occupied(path, overwrite)             # another process may have been faster
+    _empty(path)
     return path
 
 
-def _clear(path: Path, overwrite: bool) -> None:
-    """Removes a run directory if that is allowed; never removes what is no run directory."""
-    if path.is_dir() and not any(path.iterdir()):
+def refuse_occupied(path: Path, overwrite: bool) -> None:
+    """DataError unless a run may begin in this folder; what is no run directory is never emptied.
+    """
+    refuse_unwritable("--output_dir", path)
+    if not path.exists() or _is_empty(path):
         return
     if not overwrite:
-        raise DataError(f"--output_dir {path} exists and is not empty: "
-                        f"add --overwrite to replace it, or --resume {path} to go on")
-    if path.is_dir() and not (path / "config.json").exists():
-        raise DataError(f"--overwrite: {path} holds no config.json, so it is no run directory; "
-                        "nothing was removed")
-    shutil.rmtree(path)
+        raise DataError(f"--output_dir {path} exists and is not empty: add --overwrite to replace "
+                        f"it, or go on with {command('train.py', '--resume', path)}")
+    if not _is_run(path):
+        raise DataError(f"--overwrite: {path} holds no config.json of train.py, so it is no run "
+                        "directory; nothing was removed")
 
 
-def _unused(path: Path) -> Path:
-    """`path`, or the first of `path`-2, `path`-3, ... that does not exist."""
+def _is_empty(path: Path) -> bool:
+    return {entry.name for entry in path.iterdir()} <= {LOCK}
+
+
+def _is_run(path: Path) -> bool:
+    """Whether train.py made this folder: a language model has a config.json as well."""
+    if not (path / "config.json").is_file():
+        return False
+    try:
+        read_config(path)
+    except DataError:
+        # damaged, perhaps; then what training writes next tells
+        return (path / "dataset.json").exists()
+    return True
+
+
+def read_config(run: Path) -> dict[str, Any]:
+    """config.json of a run directory; a DataError says what is wrong with any other."""
+    config = read_json(run / "config.json")
+    if not isinstance(config, dict) or not isinstance(config.get("run"), dict):
+        raise DataError(f"{run / 'config.json'}: not written by train.py; is {run} a run "
+                        "directory of it?")
+    return config
+
+
+def _refuse_needed(path: Path, needed: Mapping[str, str | None]) -> None:
+    folder = path.resolve()
+    for flag, other in needed.items():
+        if other and Path(other).exists() and Path(other).resolve().is_relative_to(folder):
+            raise DataError(f"--overwrite would remove {other}, which this run needs as its "
+                            f"--{flag}: give another --output_dir")
+
+
+def _empty(path: Path) -> None:
+    """Removes what a run directory holds, its config.json last: so a second try may go on."""
+    entries = [entry for entry in path.iterdir() if entry.name != LOCK]
+    for entry in sorted(entries, key=lambda entry: entry.name == "config.json"):
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+
+
+def _unused(path: Path, held: contextlib.ExitStack) -> Path:
+    """`path`, or the first of `path`-2, `path`-3, ... that does not exist, now made."""
+    refuse_unwritable("--output_dir", path.parent)
+    path.parent.mkdir(parents=True, exist_ok=True)
     free = path
     number = 1
-    while free.exists():
+    while not _made(free):
         number += 1
         free = path.with_name(f"{path.name}-{number}")
+    held.enter_context(alone_in(free))
     return free
 
 
-@contextlib.contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Within the block no other process may train into this folder.
-
-    The system removes the lock when the process ends, however it ends.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "w", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DataError(f"{folder}: another process is training there; wait for it, or stop "
-                            "it and give its command again, which goes on from there") from None
-        yield
+def _made(folder: Path) -> bool:
+    """Whether this process made the folder: of two that try at once only one does."""
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        return False
+    return True
 
 
 def device_of(config: dict) -> str:
@@ -133,7 +178,7 @@ class Log:
         if keep_until is not None:
             rows = [row for row in read_rows(path) if row["step"] <= keep_until]
         if is_main():
-            write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows))
+            write_atomic(path, "".join(map(json_line, rows)))
         self.columns = list(rows[0]) if rows else None
 
     def write(self, row: Mapping[str, Any]) -> None:
@@ -144,7 +189,11 @@ class Log:
             raise ValueError(f"{self.path}: columns changed: {changed}")
         if is_main():
             with open(self.path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+                file.write(json_line(row))
+
+
+def json_line(row: Mapping[str, Any]) -> str:
+    return json.dumps(row, ensure_ascii=False) + "\n"
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -152,10 +201,11 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    # bytes: a crash may cut a character in two, and U+2028 within a text ends no line
+    for line in path.read_bytes().split(b"\n")[:-1]:
         try:
             rows.append(json.loads(line))
-        except json.JSONDecodeError:
+        except ValueError:
             break
     return rows
 
@@ -222,10 +272,49 @@ class Alarms:
 
 # --- tensors ------------------------------------------------------------------------------------
 
+# A weight that is larger has been ruined by a step size, whatever it was to be.
+LARGEST = 1e6
+
+
+def refuse_ruined(tensors: Mapping[str, Tensor], whose: str, flag: str) -> None:
+    """FloatingPointError that names the first tensor which no training means to have.
+
+    whose  "the Expert"
+    flag   the step size that most likely did it
+    """
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            continue
+        largest = float(tensor.abs().max()) if tensor.numel() else 0.0
+        if not largest <= LARGEST:               # NaN as well
+            raise FloatingPointError(
+                f"the weights of {whose} are ruined ({name} reaches {largest:g}) and were not "
+                f"saved; most likely --{flag} is too large")
+
+
+@contextlib.contextmanager
+def system_errors(path: Path) -> Iterator[None]:
+    """What Rust libraries raise when a file cannot be written becomes an OSError with its number.
+
+    safetensors has an exception of its own for it, tokenizers raises Exception itself; both say
+    "(os error 28)" as Rust does.
+    """
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if not number:
+            raise
+        code = int(number[1])
+        raise OSError(code, os.strerror(code), str(path)) from error
+
+
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     """One safetensors file, whole or not at all."""
     kept = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
-    with whole(path) as part:
+    with whole(path) as part, system_errors(path):
         save_file(kept, part)
 
 
@@ -235,7 +324,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except FileNotFoundError:
         raise DataError(f"{path}: not found; the run is not complete: "
-                        f"go on with python train.py --resume {path.parent}") from None
+                        f"go on with {command('train.py', '--resume', path.parent)}") from None
     except SafetensorError as error:
         raise DataError(f"{path}: damaged ({error}); "
                         "train again, or resume from a checkpoint") from None
@@ -255,6 +344,7 @@ def load_into(module: torch.nn.Module, tensors: Mapping[str, Tensor], where: str
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise DataError(f"{where}: does not fit this code's {type(module).__name__} ({reason}); "
+                        "was the data changed since (skills, intents, emotions)? restore it; else "
                         "use the commit that the run's config.json names, "
                         "or remove the run directory and train again") from error
 
@@ -328,6 +418,12 @@ def _read_checkpoint(folder: Path) -> tuple[int, dict[str, dict[str, Tensor]]]:
 def _checkpoints(run: Path) -> list[Path]:
     """Oldest first; a part that was never completed has another name."""
     return sorted((run / "checkpoint").glob("step-??????"))
+
+
+def last_step(run: Path) -> int:
+    """The step of the newest checkpoint, which may be damaged; 0 if there is none."""
+    folders = _checkpoints(run)
+    return int(folders[-1].name.removeprefix("step-")) if folders else 0
 
 
 def _digest(path: Path) -> str:

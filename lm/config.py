@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
 from data import DataError, opt
-from infra.flags import refuse_below, refuse_not_positive, refuse_other_words
+from infra.flags import refuse_below, refuse_not_positive, refuse_other_words, sound
 
 Config = TypeVar("Config")
 # Models built here, not loaded: hidden width, layers.
@@ -179,7 +179,7 @@ def flat(config: Mapping[str, Any]) -> dict[str, Any]:
 def picked(kind: type[Config], values: Mapping[str, Any]) -> Config:
     """A config of this class from those of the values that are its fields."""
     names = {field.name for field in fields(kind)}
-    return kind(**{name: value for name, value in values.items() if name in names})
+    return sound(kind, {name: value for name, value in values.items() if name in names})
 
 
 def configs_of(config: Mapping[str, Any]) -> tuple[LMConfig, AgentConfig, WarmConfig]:

@@ -18,10 +18,13 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 
-from data import SLOT, DataError, Prepared, Request, Skill, base, fill, sayable, slots
+from data import DataError, Prepared, Request, Skill, base, fill, sayable, slots
+from text import NAME, WORD, has_stray_brace, is_matchable, normalise
 
+# a brace that begins no slot
+OPEN_BRACE = re.compile(rf"\{{(?!{NAME}\}})")
 # Before an inserted phrase stands the first of these that completes nothing forbidden.
 SEAMS = (" ", ". ", "; ", " - ", " | ", " * ", " ~ ", " • ", " — ", " / ")
 
@@ -36,32 +39,6 @@ class Constraints:
     must_not_say: tuple[str, ...] = ()
     slots: frozenset[str] = frozenset()          # names that may stand in braces
     dropped: tuple[str, ...] = ()                # must_say that clashes with the turn's other rules
-
-
-@cache
-def _fold(char: str) -> str:
-    parts = unicodedata.normalize("NFKD", char.casefold()).casefold().replace("ı", "i")
-    return "".join(c for c in parts if not _is_invisible(c))
-
-
-def _is_invisible(char: str) -> bool:
-    """A space, an accent, a control character or a variation selector."""
-    if char.isspace() or unicodedata.combining(char):
-        return True
-    return unicodedata.category(char) in ("Cc", "Cf") or "\ufe00" <= char <= "\ufe0f"
-
-
-@lru_cache(100_000)
-def normalise(text: str) -> str:
-    """What matching sees: no case, no spaces, no accents, nothing invisible.
-
-    Compatibility forms are unfolded.  normalise(a + b) == normalise(a) + normalise(b): that is
-    what allows matching across tokens without decoding again.
-
-    >>> normalise("Free SHIP\\u200bping, Ｆｒée")
-    'freeshipping,free'
-    """
-    return "".join(map(_fold, text))
 
 
 def compile_constraints(skills: Sequence[Skill], context: Mapping[str, str],
@@ -136,8 +113,7 @@ def _names(context: tuple[str, ...], bad: tuple[str, ...]) -> frozenset[str]:
 
 
 def _refuse_unmatchable(phrase: str) -> None:
-    broken = re.search(r"[{}]", phrase) and not SLOT.fullmatch(phrase)
-    if broken or not normalise(phrase):
+    if not is_matchable(phrase):
         raise DataError(
             f"must_not_say {phrase!r}: must hold a visible character, "
             "and braces only as one whole slot like '{price_1}'"
@@ -152,7 +128,7 @@ def _is_clean(text: str, bad: Sequence[str]) -> bool:
 
 def _is_slot(name: str, bad: Sequence[str]) -> bool:
     """Whether a reply may hold this name of B_t in braces."""
-    if not sayable(name) or not re.fullmatch(r"\w+", name):
+    if not sayable(name) or not WORD.fullmatch(name):
         return False
     return _is_clean(f"{{{name}}}", bad)
 
@@ -160,7 +136,7 @@ def _is_slot(name: str, bad: Sequence[str]) -> bool:
 def _is_possible(phrase: str, context: Mapping[str, str], names: frozenset[str],
                  bad: Sequence[str]) -> bool:
     """Whether a required phrase, as it stands and filled, breaks none of the other rules."""
-    if not names.issuperset(slots(phrase)) or re.search(r"[{}]", SLOT.sub("", phrase)):
+    if not names.issuperset(slots(phrase)) or has_stray_brace(phrase):
         return False
     return _is_clean(phrase, bad) and _is_clean(fill(phrase, context), bad)
 
@@ -193,7 +169,7 @@ def violations(text: str, constraints: Constraints) -> list[str]:
     found = [f"said: {phrase}" for phrase in said]
     found += [f"missing: {phrase}" for phrase in missing]
     found += [f"slot: {name}" for name in unknown]
-    if re.search(r"\{(?!\w+\})", text):
+    if OPEN_BRACE.search(text):
         found.append("broken slot")
     return found
 

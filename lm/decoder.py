@@ -24,10 +24,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from data import Prepared, Reply, Request, Skill
-from lm.config import LMConfig
+from lm.config import BUILT, LMConfig
 from lm.guard import Ban, Guard, Rules
 from lm.passes import Passes, ReplyStates
 from lm.reader import Reader
+from lm.suited import end_tokens, window_of
 
 # B replies, L tokens of a reply, V vocabulary, S states, D width of a hidden state
 BLOCK = 64
@@ -225,11 +226,13 @@ class ConstrainedLM(Reader, Passes):
     def __init__(self, model, tokenizer, skills: Mapping[str, Skill], must_not_say: Sequence[str],
                  lm: LMConfig, device: str | torch.device, precision: str):
         Passes.__init__(self, model, lm, device, precision)
-        eos = model.generation_config.eos_token_id
-        several = eos if isinstance(eos, list) else [eos]
-        self.ends = {tokenizer.eos_token_id, *several} - {None}
         width = model.get_output_embeddings().weight.shape[0]
+        ends = end_tokens(lm.model, tokenizer, model.generation_config, width)
+        self.end = ends[0]                       # what a reply is taught to end with
+        self.ends = set(ends)
         Reader.__init__(self, tokenizer, skills, must_not_say, lm, width, self.ends)
+        if lm.model not in BUILT:
+            self.window = window_of(model.config)
 
     # ---------------------------------------------------------------------- to speak
     def generate(self, requests: Sequence[Request], group: int = 1,

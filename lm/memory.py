@@ -26,7 +26,6 @@ from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    HfArgumentParser,
     LlamaConfig,
     PretrainedConfig,
     Qwen2Config,
@@ -34,9 +33,11 @@ from transformers import (
 )
 
 from data import DataError, opt
+from infra.flags import parse, parser_of, refuse_below, refuse_not_positive, refuse_other_words
+from infra.terminal import forgive
 from lm.activations import Activations, count_activations
 from lm.config import AgentConfig, LMConfig, WarmConfig
-from lm.models import reason, refuse_unsuited
+from lm.suited import reason, refuse_folder, refuse_unsuited
 
 GIB = 2 ** 30
 # CUDA's context and its libraries' workspaces [a common figure, not measured here].
@@ -74,6 +75,7 @@ def load_config(name: str) -> PretrainedConfig:
     short = name.rsplit("/", 1)[-1].lower().removesuffix("-instruct")
     if short in SHAPES and not Path(name).exists():
         return SHAPES[short]()
+    refuse_folder(name)
     try:
         config = AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
@@ -393,17 +395,19 @@ class Machine:
     )
 
     def __post_init__(self):
-        if self.precision not in ("bf16", "fp32"):
-            raise ValueError(f"--precision must be one of bf16, fp32, got {self.precision!r}")
+        refuse_other_words(self, {"precision": ("bf16", "fp32")})
+        refuse_below(self, {"dialogues": 1, "system_tokens": 0})
+        refuse_not_positive(self, "card")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     configs = [LMConfig, AgentConfig, WarmConfig, Machine]
     about = "How much memory training needs.  Flags of train.py that change it count here too."
-    parser = HfArgumentParser(configs, allow_abbrev=False, description=about)
+    forgive()
+    parser = parser_of(configs, about)
     parser.set_defaults(model="qwen3-8b")
+    lm, agent, warm, machine = parse(parser, argv)
     try:
-        lm, agent, warm, machine = parser.parse_args_into_dataclasses(argv)
         device = "cuda" if machine.card or torch.cuda.is_available() else "cpu"
         prompt = machine.system_tokens + lm.user_tokens
         setting = Setting(

@@ -13,8 +13,8 @@ Try it:  python -m lm.models            builds a tiny model, prints its size and
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
-import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -31,10 +31,10 @@ from transformers import (
 
 from data import DataError
 from infra.files import read_json
+from infra.terminal import forgive
 from lm.config import BUILT
+from lm.suited import named, refuse_folder, refuse_small_table, refuse_unsuited
 
-# Tokens; a window below it may be shorter than a prompt.
-SHORT = 2048
 SPECIAL = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
 CHAT = (
     "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
@@ -103,7 +103,8 @@ def load_model(name: str, texts: Iterable[str] = (), slot_names: Iterable[str] =
     quantise  "nf4": every linear layer but the head in 4 bits, computing in the run's precision;
               "none": as it is
     frozen    an adapter will learn, the weights will not: then 16 bits hold them in bf16
-    raises    DataError in one line: no such model, no network, code of its own, no chat template
+    raises    DataError in one line: no such model, no network, code of its own, an adapter, no chat
+              template, fewer embeddings than tokens
     """
     if name in BUILT:
         return build_tiny(texts, slot_names, seed, *BUILT[name])
@@ -113,12 +114,12 @@ def load_model(name: str, texts: Iterable[str] = (), slot_names: Iterable[str] =
     how = {"dtype": dtype, "attn_implementation": "sdpa", "device_map": device}
     if quantise == "nf4":
         how["quantization_config"] = nf4(dtype)
-    try:
+    refuse_folder(name)
+    with named(name):
         model = AutoModelForCausalLM.from_pretrained(name, **how)
         tokenizer = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError, ImportError) as error:
-        raise DataError(f"--model {name}: {reason(str(error))}") from error
     refuse_unsuited(name, model.config)
+    refuse_small_table(name, tokenizer, model.get_input_embeddings().weight.shape[0])
     if quantise == "nf4":
         keep_gradients(model)
     if tokenizer.chat_template is None:
@@ -127,43 +128,6 @@ def load_model(name: str, texts: Iterable[str] = (), slot_names: Iterable[str] =
             "take the instruct or chat version of the model"
         )
     return model, tokenizer
-
-
-def refuse_unsuited(name: str, config) -> None:
-    """Replies to a state share its prompt here, which only attention that sees all of it allows."""
-    text = config.get_text_config()
-    kinds = set(getattr(text, "layer_types", None) or ())
-    others = sorted(kinds - {"full_attention", "sliding_attention"})
-    if others:
-        raise DataError(
-            f"--model {name}: has {', '.join(others)} layers; "
-            "replies can share a prompt in attention alone: take e.g. Qwen/Qwen3-8B"
-        )
-    window = getattr(text, "sliding_window", None)
-    slides = not kinds or "sliding_attention" in kinds
-    if window and window < SHORT and slides:
-        raise DataError(
-            f"--model {name}: its attention sees {window} tokens, "
-            f"fewer than a prompt may have ({SHORT}); take e.g. Qwen/Qwen3-8B"
-        )
-
-
-def reason(error: str) -> str:
-    """What transformers says in many lines, in one, with what to do."""
-    first = " ".join(error.split("\n\n")[0].split())[:200]
-    if "trust_remote_code" in error or "custom code" in error:
-        return (
-            "brings its own code, which is never run here; take a model that transformers knows, "
-            "such as Qwen/Qwen2.5-7B-Instruct for Qwen-7B-Chat"
-        )
-    if "gated" in error or "401" in error:
-        return f"the hub asks for a login: accept its licence there and set HF_TOKEN ({first})"
-    if "connect" in error.lower() or "offline" in error.lower():
-        return (
-            "not in the local cache, and the hub cannot be reached: "
-            f"check the network or give a folder ({first})"
-        )
-    return f"not 'tiny' or 'nano', nor a folder or a reachable hub id of a causal LM ({first})"
 
 
 # ------------------------------------------------------------------------------ QLoRA
@@ -208,11 +172,20 @@ def load_saved(folder: Path, quantise: str = "none", precision: str = "fp32",
         return load_model(str(folder), device=device)
     from peft import PeftModel
     name = read_json(folder / "adapter_config.json")["base_model_name_or_path"]
-    base, _ = load_model(
-        name, quantise=quantise, precision=precision, device=device, frozen=True
-    )
-    model = PeftModel.from_pretrained(base, folder, is_trainable=True)
-    return model, AutoTokenizer.from_pretrained(folder)
+    how = {"quantise": quantise, "precision": precision, "device": device}
+    try:
+        base, _ = load_model(name, frozen=True, **how)
+    except DataError as error:
+        if Path(name).exists():
+            raise
+        raise DataError(
+            f"{folder}: its base --model {name} is not found from here; a relative path is "
+            "relative to where training began: go there, or write the whole path into "
+            f"{folder / 'adapter_config.json'} ({error})"
+        ) from error
+    with named(str(folder)):
+        model = PeftModel.from_pretrained(base, folder, is_trainable=True)
+        return model, AutoTokenizer.from_pretrained(folder)
 
 
 def merge(folder: Path, to: Path) -> None:
@@ -232,24 +205,32 @@ def merge(folder: Path, to: Path) -> None:
 
 
 # ------------------------------------------------------------------------------ precision
+# Of a CPU that multiplies in bf16; without one of them bf16 is slower than fp32.
+BF16 = {"avx512_bf16", "amx_bf16"}
+CPUINFO = Path("/proc/cpuinfo")
+
+
 def pick_precision(device: str | torch.device = "cpu") -> str:
-    """"bf16" where a GPU has it or a product is clearly faster in it on this CPU; else "fp32"."""
+    """"bf16" where the GPU or the CPU computes in it, else "fp32".
+
+    A property of the machine, never a timing: two runs of one command must choose alike, whatever
+    else the machine is doing.
+    """
     if torch.device(device).type == "cuda":
         supported = torch.cuda.is_bf16_supported(including_emulation=False)
         return "bf16" if supported else "fp32"
-    faster = _product_seconds(torch.bfloat16) < 0.67 * _product_seconds(torch.float32)
-    return "bf16" if faster else "fp32"
+    return "bf16" if BF16 & cpu_flags() else "fp32"
 
 
-def _product_seconds(dtype: torch.dtype) -> float:
-    """The least time of eight matrix products."""
-    a = torch.randn(512, 512).to(dtype)
-    times = []
-    for _ in range(8):
-        start = time.perf_counter()
-        float((a @ a @ a @ a)[0, 0])
-        times.append(time.perf_counter() - start)
-    return min(times)
+def cpu_flags() -> set[str]:
+    """What this CPU can do, in the words of Linux; empty where nothing tells."""
+    if not CPUINFO.exists():
+        return set()
+    for line in CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines():
+        name, _, words = line.partition(":")
+        if name.strip() == "flags":
+            return set(words.split())
+    return set()
 
 
 # ------------------------------------------------------------------------------ to look at
@@ -272,6 +253,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "folders", nargs="*", type=Path, help="the adapter's folder, and the folder to write"
     )
+    forgive()
     args = parser.parse_args(argv)
     if args.command != "merge":
         show_tiny()
@@ -284,7 +266,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DataError as error:
         print(f"models.py: {error}", file=sys.stderr)
         return 2
-    print(f"written: {whole}; serve it with any server, or train on with --model {whole}")
+    go_on = shlex.join(["--model", str(whole)])
+    print(f"written: {whole}; serve it with any server, or train on with {go_on}")
     return 0
 
 

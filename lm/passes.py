@@ -65,6 +65,18 @@ def padded(rows: Sequence[list[int]]) -> Tensor:
     return torch.tensor([row + [0] * (longest - len(row)) for row in rows], dtype=torch.long)
 
 
+def select_rows(cache: DynamicCache, rows: Tensor) -> None:
+    """The cache of these rows, of which many may be the same.
+
+    Not by `[rows]`, as transformers does: the gradient of that is added up by several threads at
+    once, in the order in which they come, and two runs of one command would differ in a last bit.
+    """
+    for layer in cache.layers:
+        if layer.get_seq_length() > 0:
+            layer.keys = layer.keys.index_select(0, rows)
+            layer.values = layer.values.index_select(0, rows)
+
+
 class Passes:
     """A model on a device, in a precision."""
 
@@ -133,7 +145,7 @@ class Passes:
         shared = self._read_shared(prompts, int(length.min()) - 1, cache)
         rest = padded([p[shared:-1] for p in prompts])
         self.read(cache, input_ids=rest.to(self.device), logits_to_keep=1)
-        cache.batch_select_indices(owner.to(self.device))
+        select_rows(cache, owner.to(self.device))
         last = length[owner]
         in_prompt = torch.arange(width) < last[:, None]
         behind = torch.ones(len(owner), room, dtype=torch.bool)

@@ -10,14 +10,14 @@ Try it:  python csagent.py        prints a prompt and the constraints that go wi
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
-from jinja2 import TemplateError
-
-from data import Prepared, Request, Skill, base, sayable
+from data import SLOT, DataError, Prepared, Request, Skill, base, fit_of, sayable
 from lm.config import BUILT, LMConfig
 from lm.constraints import Constraints, compile_constraints
 from lm.guard import Vocabulary
+from lm.suited import refuse_longer
 
 Message = Mapping[str, str]
 TASK = (
@@ -33,6 +33,8 @@ class Reader:
     def __init__(self, tokenizer, skills: Mapping[str, Skill], must_not_say: Sequence[str],
                  lm: LMConfig, width: int, ends: Collection[int]):
         """width: of the model's logits; ends: ids that end a reply."""
+        # Tokens that the model reads; None: no bound is known.
+        self.window: int | None = None
         self.tokenizer = tokenizer
         self.skills = dict(skills)
         self.must_not_say = tuple(must_not_say)
@@ -74,16 +76,34 @@ class Reader:
             messages.insert(0, {"role": "system", "content": system})
         else:
             messages[0]["content"] = f"{system}\n\n{messages[0]['content']}"
-        return self._chat(messages)
+        ids = self._chat(messages)
+        what = request.where or "a prompt"
+        refuse_longer(self.lm.model, len(ids), self.lm.max_new_tokens, self.window, what)
+        return ids
 
     def ask(self, messages: Sequence[Message]) -> list[int]:
         """Messages for another purpose than a reply, made harmless, as the prompt's token ids."""
         return self._chat([m | {"content": self._harmless(m["content"])} for m in messages])
 
     def _chat(self, messages: Sequence[Message]) -> list[int]:
-        return self.tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, enable_thinking=False, return_dict=False
-        )
+        with self._own_template():
+            return self.tokenizer.apply_chat_template(
+                messages, add_generation_prompt=True, enable_thinking=False, return_dict=False
+            )
+
+    @contextmanager
+    def _own_template(self) -> Iterator[None]:
+        """What the model's template fails with, as one line that names --model."""
+        try:
+            yield
+        # Broad for a reason: a template is a program of others, which may raise anything.
+        except Exception as error:
+            said = " ".join(str(error).split())[:200]
+            raise DataError(
+                f"--model {self.lm.model}: its chat template fails ({type(error).__name__}: "
+                f"{said}); correct chat_template in its tokenizer_config.json or "
+                "chat_template.jinja, or take another model"
+            ) from error
 
     def _system(self, request: Request, constraints: Constraints | None) -> str:
         """The system message: the skills, what has to be asked for in words, and B_t."""
@@ -144,19 +164,35 @@ class Reader:
         return self._control.sub(lambda m: f"{m[0][0]} {m[0][1:]}", text)
 
     def _takes_system(self) -> bool:
-        """Some chat templates refuse a system message (Gemma's)."""
-        messages = [{"role": "system", "content": "."}, {"role": "user", "content": "."}]
+        """Some chat templates refuse a system message (Gemma's), others leave it out.
+
+        raises  DataError if the template does not even say what a customer wrote
+        """
+        system = {"role": "system", "content": "instructions"}
+        user = {"role": "user", "content": "question"}
+        said = self._said([user])
+        if "question" not in said:
+            raise DataError(
+                f"--model {self.lm.model}: its chat template leaves out what the customer wrote; "
+                "correct chat_template in its tokenizer_config.json or chat_template.jinja, or "
+                "take another model"
+            )
         try:
-            self.tokenizer.apply_chat_template(messages, tokenize=False)
-        except TemplateError:
+            said = self._said([system, user])
+        except DataError:
             return False
-        return True
+        return "instructions" in said and "question" in said
+
+    def _said(self, messages: Sequence[Message]) -> str:
+        """The text that the template makes of messages."""
+        with self._own_template():
+            return self.tokenizer.apply_chat_template(messages, tokenize=False)
 
 
 def control_pattern(tokenizer) -> re.Pattern[str]:
     """Matches the added tokens that are no slots, the longest first."""
     added = [token.content for token in tokenizer.added_tokens_decoder.values()]
-    control = [text for text in added if not re.fullmatch(r"\{\w+\}", text)]
+    control = [text for text in added if not SLOT.fullmatch(text)]
     control.sort(key=len, reverse=True)
     matches_nothing = "(?!)"
     return re.compile("|".join(map(re.escape, control)) or matches_nothing)
@@ -173,5 +209,4 @@ def _constraint_lines(constraints: Constraints) -> list[str]:
 
 def _fits(name: str, context: Mapping[str, str]) -> bool:
     """Whether a reply may name this candidate's slot and nothing contradicts the candidate."""
-    number = name.rpartition("_")[2]
-    return sayable(name) and context.get(f"fit_{number}") != "no"
+    return sayable(name) and fit_of(name, context) != "no"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from typing import Callable
+from collections.abc import Callable, Mapping
 
 from tqdm import tqdm
 
@@ -186,7 +186,10 @@ def verdicts(table: Table) -> dict[str, bool]:
     t = {name: row["tse"]["mean"] for name, row in table.items()}
     r = {name: row["return"]["mean"] for name, row in table.items()}
     gap = t["teacher"] - t["random skills"]
-    disjoint = table["teacher"]["tse"]["low"] > table["random skills"]["tse"]["high"]
+    low = table["teacher"]["tse"]["low"]
+    high = table["random skills"]["tse"]["high"]
+    # one customer has no interval
+    disjoint = low is not None and high is not None and low > high
 
     def within(name: str, share: float) -> bool:
         return t[name] <= t["random skills"] + share * gap
@@ -207,10 +210,16 @@ def print_bounds(table: Table) -> None:
     print(f"{'policy':20s}{head}   TSE 95 %")
     for name, row in table.items():
         cells = "".join(_cell(row[metric]["mean"]) for metric in METRICS)
-        print(f"{name:20s}{cells}   [{row['tse']['low']:.3f}, {row['tse']['high']:.3f}]")
+        print(f"{name:20s}{cells}   {_ends(row['tse'])}")
     for condition, holds in verdicts(table).items():
         verdict = "holds " if holds else "FAILS "
         print(f"{verdict} {condition}")
+
+
+def _ends(cell: Mapping[str, float | None]) -> str:
+    if cell["low"] is None:
+        return "—"
+    return f"[{cell['low']:.3f}, {cell['high']:.3f}]"
 
 
 def _cell(mean: float | None) -> str:

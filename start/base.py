@@ -11,7 +11,8 @@ from typing import Any
 
 from data import DataError
 from gopo import algorithm_of, expert_config
-from infra.files import read_json, whole, whole_folder
+from infra.files import whole, whole_folder
+from infra.runs import read_config
 from lm.config import flat
 
 UNTRAINED = "untrained.safetensors"
@@ -39,7 +40,7 @@ FOLLOWING = {"untrained": ("untrained", "warm_start"), "warm_start": ("warm_star
 
 def check_base(base: Path, config: Mapping[str, Any]) -> tuple[str, ...]:
     """Refuses a base that is no common start; returns the stages that `config` can take from it."""
-    theirs = read_json(base / "config.json")
+    theirs = read_config(base)
     expert_config(theirs)
     for part, key in _settings():
         ours = config[part][key]

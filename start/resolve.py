@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,19 +18,23 @@ import torch
 import data
 from data import DataError, Dataset, opt
 from expert import ExpertConfig
-from gopo import ALGORITHMS, algorithm, expert_config
+from gopo import ALGORITHMS, algorithm, algorithm_of, expert_config
 from hosted.judge import hosted_model, judge_for
 from infra.client import ApiConfig
-from infra.files import read_json, write_json
+from infra.domain import as_trained
+from infra.files import refuse_unwritable, write_json
 from infra.flags import given, parse, parser_of, recorded, refuse_below
+from infra.locks import alone_in, reading_from, refuse_growing
 from infra.processes import broadcast, is_main
-from infra.runs import run_directory, versions
+from infra.runs import last_step, read_config, refuse_occupied, run_directory, versions
+from infra.terminal import command
 from lm.config import BUILT, AgentConfig, LMConfig, WarmConfig, configs_of
 from lm.encoder import encoder_of
 from lm.memory import Setting, estimate, free_memory, load_config, savings, table
 from lm.models import pick_precision
 from play import GopoConfig
 from start.base import check_base, take_base
+from start.check import check_model
 
 LARGE = 1 << 30                                  # bytes of weights from which training needs a GPU
 DEFAULTS = {
@@ -85,7 +90,8 @@ class RunConfig:
     save_every: int | None = opt(None, "GOPO steps between checkpoints; default 10")
     device: str = opt("auto", "cpu, cuda, or auto")
     precision: str = opt(
-        "auto", "fp32, bf16, or auto: bf16 where a probe at the start finds it clearly faster")
+        "auto", "fp32, bf16, or auto: bf16 where the GPU or the CPU (avx512_bf16, amx_bf16) "
+        "computes in it")
 
     def __post_init__(self):
         if self.algo not in ALGORITHMS:
@@ -187,6 +193,7 @@ def new_config(configs: Configs, dataset: Dataset) -> dict[str, Any]:
         "overwrite": False,
         "replies": replies_of(dataset, cfg, configs.gopo),
     }
+    config["lm"]["model"] = located(configs.lm.model)
     config["options"] = asdict(configs.options) if configs.options else None
     config["device"] = device
     config["precision"] = cfg.precision
@@ -197,13 +204,20 @@ def new_config(configs: Configs, dataset: Dataset) -> dict[str, Any]:
     return settle(config, dataset)
 
 
+def located(model: str) -> str:
+    """A folder by its whole path, for a run is read from anywhere; any other name as it is."""
+    if model not in BUILT and Path(model).is_dir():
+        return os.path.abspath(model)
+    return model
+
+
 def replies_of(dataset: Dataset, cfg: RunConfig, gopo: GopoConfig) -> str:
     """lm or template, as far as the data allows; says what it does not allow."""
     turns = turns_of(dataset)
     if not any(t.skills for t in turns) and not gopo.no_expert:
         raise DataError(
             f"{dataset.name}: no turn has skills, so the Expert has nothing to learn from: label "
-            f"them (python -m hosted.label {cfg.dataset} --help), or use --no_expert")
+            f"them ({command('-m hosted.label', cfg.dataset, '--help')}), or use --no_expert")
     replies = cfg.replies
     if replies == "lm" and not any(t.reply for t in turns):
         print(f"{dataset.name}: no turn has a reply, so there is nothing for a language model to "
@@ -226,38 +240,81 @@ def turns_of(dataset: Dataset) -> list[data.Turn]:
 
 # --- the run directory --------------------------------------------------------------------------
 
-def resolve(configs: Configs) -> tuple[Path, dict, Dataset]:
-    """The run directory, its config and the data."""
+def resolve(configs: Configs, held: ExitStack) -> tuple[Path, dict, Dataset]:
+    """The run directory, its config and the data; no other process may use it while `held` is."""
     if configs.run.resume:
-        return resumed(Path(configs.run.resume), configs)
-    return started(configs)
+        return resumed(Path(configs.run.resume), configs, held)
+    return started(configs, held)
 
 
-def started(configs: Configs) -> tuple[Path, dict, Dataset]:
+def started(configs: Configs, held: ExitStack) -> tuple[Path, dict, Dataset]:
     """A new run: everything that can be refused is refused before the directory is touched."""
     cfg = configs.run
+    if cfg.output_dir:
+        refuse_occupied(Path(cfg.output_dir), cfg.overwrite)
+    refuse_unwritable("--output_dir", Path(cfg.output_dir or "runs"))
     if cfg.device == "cuda" and not torch.cuda.is_available():
         raise DataError(
             "--device cuda: PyTorch finds no GPU here; take --device cpu, or a PyTorch built for "
             "your GPU")
     if configs.expert.encoder:
         encoder_of(configs.expert.encoder)       # refused now, not after the stages before it
-    dataset = data.load_used(asdict(cfg))
+    dataset = data_of(asdict(cfg), cfg.base)
     judge_for(dataset, cfg.judge, configs.api)
     config = new_config(configs, dataset)
+    refuse_unearned(dataset, config)
     if config["run"]["replies"] == "lm" and configs.lm.model not in BUILT:
         print(memory_table(dataset, config))
+        check_model(dataset, config)             # refused now, not after the stages before it
     shared: tuple[str, ...] = ()
-    if cfg.base:
-        shared = check_base(Path(cfg.base), config)
-        # The probe may answer differently on a busy machine.
-        config["precision"] = read_json(Path(cfg.base) / "config.json")["precision"]
-    run = run_directory(cfg.output_dir, name_of(configs), cfg.overwrite, cfg.base)
-    config["run"]["output_dir"] = str(run)
-    write_json(run / "config.json", config)
-    if cfg.base:
-        take_base(Path(cfg.base), run, shared)
+    with ExitStack() as reading:
+        if cfg.base:
+            reading.enter_context(reading_from(Path(cfg.base)))
+            shared = check_base(Path(cfg.base), config)
+            # The base may be of another machine.
+            config["precision"] = read_config(Path(cfg.base))["precision"]
+        needed = {name: getattr(cfg, name) for name in ("base", "dataset", "data_dir")}
+        needed |= {"model": configs.lm.model, "encoder": configs.expert.encoder}
+        run = run_directory(held, cfg.output_dir, name_of(configs), cfg.overwrite, needed)
+        config["run"]["output_dir"] = str(run)
+        write_json(run / "config.json", config)
+        if cfg.base:
+            take_base(Path(cfg.base), run, shared)
     return run, config, dataset
+
+
+def data_of(run: Mapping[str, Any], trained: str | None) -> Dataset:
+    """The data of a run ("run" of its config.json), its labels in the order of `trained`.
+
+    trained  a run directory whose networks are used; one that was stopped early has no order yet
+    """
+    if run["dataset"].endswith(".jsonl"):
+        refuse_growing(Path(run["dataset"]))
+    dataset = data.load_used(run)
+    if trained and (Path(trained) / "dataset.json").exists():
+        dataset = as_trained(dataset, Path(trained))
+    return dataset
+
+
+def trained_by(run: Path, config: Mapping[str, Any]) -> str:
+    """Whose order of labels a run has: its own, or its base's before it has begun."""
+    if (run / "dataset.json").exists() or not config["run"]["base"]:
+        return str(run)
+    return config["run"]["base"]
+
+
+def refuse_unearned(dataset: Dataset, config: dict[str, Any]) -> None:
+    """Refuses rewards that are always 0, now and not after the stages that come before them."""
+    method, _ = algorithm_of(config)
+    cfg = recorded(GopoConfig, config["gopo"])
+    speaks = config["run"]["replies"] == "lm"
+    method.refuse_unsuited(dataset, cfg, speaks)
+    if not speaks or cfg.no_expert or not config["run"]["strategy_steps"]:
+        return
+    try:
+        method.refuse_unsuited(dataset, replace(cfg, dialogues=cfg.strategy_dialogues), False)
+    except DataError as error:
+        raise DataError(f"{error}, as in the strategy stage: add --strategy_steps 0") from None
 
 
 def name_of(configs: Configs) -> str:
@@ -268,9 +325,15 @@ def name_of(configs: Configs) -> str:
     return f"{Path(configs.run.dataset).stem}-{algo}-{configs.run.seed}"
 
 
-def resumed(run: Path, configs: Configs) -> tuple[Path, dict, Dataset]:
-    """An earlier run: its own config, except --steps and the flags of the API (servers move)."""
-    config = read_json(run / "config.json")
+def resumed(run: Path, configs: Configs, held: ExitStack) -> tuple[Path, dict, Dataset]:
+    """An earlier run: its own config, except --steps and the flags of the API (servers move).
+
+    Nothing is changed before everything is checked, and before no other process can be there.
+    """
+    read_config(run)                             # or the lock would make a folder
+    refuse_unwritable("--resume", run)
+    held.enter_context(alone_in(run))
+    config = read_config(run)
     expert_config(config)
     changed = {}
     for name, value in asdict(configs.api).items():
@@ -278,23 +341,29 @@ def resumed(run: Path, configs: Configs) -> tuple[Path, dict, Dataset]:
             changed[name] = value
     config["api"] = config.get("api", {}) | changed                  # older runs have none
     if configs.run.steps is not None:
+        if configs.run.steps < last_step(run):
+            raise DataError(f"--steps {configs.run.steps}: {run} has done {last_step(run)} already")
         config["run"]["steps"] = configs.run.steps
-    if configs.run.steps is not None or changed:
-        write_json(run / "config.json", config)
+    dataset = data_of(config["run"], trained_by(run, config))
+    judge_for(dataset, config["run"].get("judge", "rules"), recorded(ApiConfig, config["api"]))
+    refuse_unearned(dataset, config)
     base = config["run"]["base"]
     # The run may have been stopped while it took stages over.
     if base and Path(base).exists():
-        take_base(Path(base), run, check_base(Path(base), config))
-    return run, config, data.load_used(config["run"])
+        with reading_from(Path(base)):
+            take_base(Path(base), run, check_base(Path(base), config))
+    if configs.run.steps is not None or changed:
+        write_json(run / "config.json", config)
+    return run, config, dataset
 
 
-def resolve_together(configs: Configs) -> tuple[Path, dict, Dataset]:
+def resolve_together(configs: Configs, held: ExitStack) -> tuple[Path, dict, Dataset]:
     """Of several processes the first resolves and the others read what it wrote; or all stop."""
     found = None
     name = ""
     try:
         if is_main():
-            found = resolve(configs)
+            found = resolve(configs, held)
             name = str(found[0])
     finally:
         run = broadcast(name)
@@ -303,8 +372,8 @@ def resolve_together(configs: Configs) -> tuple[Path, dict, Dataset]:
     if not run:
         raise SystemExit(2)                      # the first process said why
     sys.stdout = open(os.devnull, "w")           # one process speaks
-    config = read_json(Path(run) / "config.json")
-    return Path(run), config, data.load_used(config["run"])
+    config = read_config(Path(run))
+    return Path(run), config, data_of(config["run"], trained_by(Path(run), config))
 
 
 # --- memory -------------------------------------------------------------------------------------

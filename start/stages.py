@@ -18,7 +18,16 @@ from expert import Expert, ExpertConfig
 from gopo import Gopo, strategy_only
 from infra.files import whole_folder
 from infra.processes import barrier, is_main, main_says
-from infra.runs import Log, adam_state, load_adam_state, load_into, load_tensors, save_tensors
+from infra.runs import (
+    Log,
+    adam_state,
+    load_adam_state,
+    load_into,
+    load_tensors,
+    refuse_ruined,
+    save_tensors,
+    system_errors,
+)
 from lm.config import BUILT, WarmConfig, configs_of
 from lm.models import load_model, with_adapter
 from measure import evaluate, training_row
@@ -40,7 +49,7 @@ def replace_folder(folder: Path, make: Callable[[Path], None]) -> None:
     Of several processes the first writes and the others wait.
     """
     if is_main():
-        with whole_folder(folder) as part:
+        with whole_folder(folder) as part, system_errors(folder):
             make(part)
     barrier()
 
@@ -72,6 +81,7 @@ def prepare_expert(
             shares = ", ".join(f"{label} {share:.2f}" for label, share in accuracy.items())
             print(f"perception, accuracy on test utterances: {shares}")
         method.prepare_policy(expert, dataset)
+        refuse_ruined(expert.state_dict(), "perception", "hide_ngrams")
         save_tensors(expert.state_dict(), path)
     barrier()
     load_into(expert, load_tensors(path), str(path))
@@ -87,6 +97,7 @@ def prepare_warm_expert(run: Path, gopo: Gopo, seed: int) -> None:
         # every process learns, for its steps are theirs in common
         score = warm_expert(gopo.expert, gopo.dataset, seed)
         if is_main():
+            refuse_ruined(gopo.expert.state_dict(), "the Expert's warm start", "expert_warm")
             print(f"warm start of the Expert: ESNDCG {score:.3f} on dev turns of the logs")
             save_tensors(gopo.expert.state_dict(), path)
         barrier()
@@ -108,17 +119,23 @@ def prepare_agent(run: Path, dataset: Dataset, config: dict) -> CustomerServiceA
             supervised(
                 agent, pairs, warm.pretrain_steps, warm, seed=seed,
                 progress="pretraining on talk of mixed quality")
-        replace_folder(run / "untrained", agent.save)
+        save_agent(agent, run / "untrained", "pretraining")
     if not main_says((run / "warm_start").exists()):
         agent = agent or load_agent(run / "untrained", dataset, config)
         read = warm_pairs(dataset.train[:warm.warm_dialogues], history_turns)
         dev = warm_pairs(dataset.dev, history_turns) or read
         unfound = unfound_pairs(dataset, read, seed)
         warm_start(agent, read + unfound, dev[:256], warm, seed + 1)
-        replace_folder(run / "warm_start", agent.save)
+        save_agent(agent, run / "warm_start", "the warm start")
     agent = agent or load_agent(run / "warm_start", dataset, config)
     agent.freeze_embedding([reply for _, reply in warm_pairs(dataset.train, history_turns)])
     return agent
+
+
+def save_agent(agent: CustomerServiceAgent, folder: Path, stage: str) -> None:
+    weights = {name: p.detach() for name, p in agent.model.named_parameters() if p.requires_grad}
+    refuse_ruined(weights, f"the language model after {stage}", "sft_lr")
+    replace_folder(folder, agent.save)
 
 
 def new_agent(dataset: Dataset, config: dict) -> CustomerServiceAgent:
@@ -161,6 +178,7 @@ def prepare_strategy(run: Path, gopo: Gopo, steps: int, seed: int) -> None:
         load_adam_state(gopo.learner.optimiser, load_tensors(adam))
         return
     learn_strategy(run, strategy_only(gopo), steps, seed)
+    refuse_ruined(gopo.expert.state_dict(), "the Expert after the strategy stage", "expert_lr")
     if is_main():
         # Adam's state first, for `path` marks the stage as complete.
         save_tensors(adam_state(gopo.learner.optimiser), adam)

@@ -137,8 +137,7 @@ def encoded(agent: CustomerServiceAgent, pairs: Sequence[Pair]) -> list[Encoded]
             "supervised training needs (request, reply) pairs, got none: "
             "does the dataset hold replies?"
         )
-    end = agent.tokenizer.eos_token_id
-    return [(agent.prompt(request), agent.encode(text) + [end]) for request, text in pairs]
+    return [(agent.prompt(request), agent.encode(text) + [agent.end]) for request, text in pairs]
 
 
 def _length(pair: Encoded) -> int:

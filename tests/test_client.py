@@ -108,7 +108,10 @@ def test_extra_fields_go_along_and_null_removes_one(make_client):
     {"api_timeout": 0},
     {"api_timeout": math.nan},
     {"api_timeout": math.inf},
+    {"api_timeout": 86_401.0},
+    {"api_timeout": 1e10},
     {"api_retries": -1},
+    {"api_retries": 10 ** 30},
     {"api_concurrency": 0},
     {"api_concurrency": 1000},
     {"api_cache": ""},
@@ -116,6 +119,13 @@ def test_extra_fields_go_along_and_null_removes_one(make_client):
     {"api_extra": "{"},
     {"api_extra": "[1]"},
     {"api_extra": "3"},
+    {"api_extra": '{"temperature": NaN}'},
+    {"api_extra": '{"a": {"b": [-Infinity]}}'},
+    {"api_extra": '{"temperature": 1e999}'},
+    {"api_extra": '{"seed": ' + "9" * 5000 + "}"},
+    {"api_extra": '{"a":' + "[" * 100_000},
+    {"api_extra": '{"messages": []}'},
+    {"api_extra": '{"stream": true}'},
 ])
 def test_config_refuses(flags):
     with pytest.raises(DataError, match=f"--{next(iter(flags))}") as error:
@@ -152,9 +162,12 @@ def test_a_bad_answer_is_asked_again(make_client):
         assert wrong == {"role": "assistant", "content": "seven"}
         assert complaint["role"] == "user"
         assert "no digits in it" in complaint["content"]
-        # both answers are in the cache
+        # the answer that was taken is in the cache, as the answer to the question
         assert client.ask([say("a number?")], digit) == [7]
-        assert len(server.log) == 2 == client.stats["cached"]
+        assert len(server.log) == 2
+        assert client.stats["cached"] == 1
+        (request, kept), = stored(client.cfg.api_cache)
+        assert (request["messages"], kept["text"]) == (say("a number?"), "7")
 
 
 @pytest.mark.parametrize("attempts", [1, 2, 4])
@@ -165,10 +178,12 @@ def test_after_the_last_attempt_it_is_none(attempts, make_client):
         assert len(server.log) == attempts
         assert client.stats["bad_answers"] == 1
         assert client.stats["unanswered"] == 0
-        assert "1 (100.0%) got only bad answers" in client.report()
-    # and it was paid for once
-    again = make_client(server, max_requests=0)
-    assert again.ask([say("a number?")], digit, attempts=attempts) == [None]
+        why = "1 (100.0%) got only bad answers (the last: no digits in it)"
+        assert why in client.report()
+        # this client does not ask again
+        assert client.ask([say("a number?")], digit, attempts=attempts) == [None]
+        assert len(server.log) == attempts
+        assert stored(client.cfg.api_cache) == []
 
 
 def message(**fields):
@@ -260,6 +275,7 @@ def test_logprobs(make_client):
     {"content": [entry("a", math.nan)]},
     {"content": [entry("a", 3.0)]},
     {"content": [entry(5, -1.0)]},
+    {"content": [entry("a", 10 ** 400)]},
     {"token_logprobs": [-1.0]},
 ])
 def test_no_or_strange_logprobs_are_none(value, make_client):

@@ -193,3 +193,12 @@ def test_large_vocabulary_is_indexed_in_seconds():
     vocab = Vocabulary(pieces, ends=[0])
     Guard(vocab.rules(Constraints(must_not_say=("free shipping", "lawsuit")))).banned()
     assert time.perf_counter() - start < 10
+
+
+def test_a_slot_may_bear_a_name_of_any_script():
+    context = {"कीमत": "500", "ราคา_1": "30", "fit_type": "slim", "fit_1": "yes"}
+    constraints = compile_constraints([Skill("a", must_say=("{कीमत}!",))], context)
+    assert constraints.slots == {"कीमत", "ราคา_1", "fit_type"}
+    assert constraints.must_say == ("{कीमत}!",)
+    assert violations("{कीमत}! {ราคา_1} {fit_type}", constraints) == []
+    assert violations("{कीमत}! {fit_1}", constraints) == ["slot: fit_1"]

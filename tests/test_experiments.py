@@ -22,7 +22,7 @@ from experiments.rows import PAPER_ROWS, Maker, Weights, grouped, rows, runs_rea
 from experiments.settings import Settings, agree
 from gopo import algorithm
 from infra.jobs import order
-from infra.runs import alone_in
+from infra.locks import alone_in
 from shop import mgshop
 from start.base import check_base
 from start.resolve import PARTS, parse_flags, settle

@@ -234,3 +234,20 @@ def test_a_hosted_expert_plays_whole_dialogues_and_never_sees_the_facts():
     assert values
     for prompt, _ in planner.asked:
         assert not any(f'"{value}"' in prompt[1]["content"] for value in values)
+
+
+def test_a_turn_without_an_answer_is_named_by_its_place():
+    """File, dialogue and turn of a log; the number of a simulated customer."""
+    class Silent(Fake):
+        def ask(self, prompts, parse, *, names=(), **how):
+            self.asked += names
+            return [None] * len(prompts)
+
+    turns = (data.Turn("Hello", skills=("sorry",)), data.Turn("And?", skills=("sorry",)))
+    logged = data.Replay(data.Dialogue("d7", turns, source="logs.jsonl, line 8"))
+    client = Silent(None)
+    shop = data.Dataset("d", POOL, ("ask",), ("angry",), [], [], [])
+    policy = Expert(list(POOL), Perception(shop.intents, shop.emotions), ExpertConfig())
+    player = Gopo(shop, policy, None, RuleJudge(POOL), GopoConfig(), HostedAgent(client, shop))
+    player.play([data.Episode(3, logged, logged.reset())], by_teacher)
+    assert client.asked == [f"logs.jsonl, line 8, dialogue d7, turn {i}" for i in (1, 2)]

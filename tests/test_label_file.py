@@ -137,3 +137,33 @@ def test_a_larger_limit_goes_on(tmp_path):
     for limit, rows in ((2, 2), (5, 5), (3, 5), (99, 6)):
         assert main([str(path), "--limit", str(limit)]) == 0
         assert ids_of(out) == numbers(rows)
+
+
+# ---------------------------------------------------------------- nothing changes on the way
+
+def test_numbers_keep_their_spelling_and_no_id_is_made_up(tmp_path):
+    path = logs(tmp_path, [])
+    turn = '{"user": "a", "context": {"price": 12.50}, "reply": "I am sorry."}'
+    row = f'{{"turns": [{turn}], "x": 1e3}}'
+    # twice: copies without ids
+    path.write_text(f"{row}\n\n{row}\n", encoding="utf-8")
+    assert main([str(path)]) == 0
+    out = tmp_path / "logs.labelled.jsonl"
+    for line in out.read_text(encoding="utf-8").splitlines():
+        assert '"context": {"price": 12.50}' in line
+        assert '"x": 1e3' in line
+        assert '"id"' not in line
+        assert '"skills": ["sorry"]' in line
+    # the same command goes on, and finds nothing to do
+    before = out.read_bytes()
+    assert main([str(path)]) == 0
+    assert out.read_bytes() == before
+
+
+def test_half_of_a_character_is_refused_before_anything_is_written(tmp_path, capsys):
+    path = logs(tmp_path, priced(2))
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text + '{"channel": "\\ud83d", "turns": [{"user": "a"}]}\n', encoding="utf-8")
+    assert main([str(path)]) == 2
+    assert "line 3, field channel: holds half of a character" in capsys.readouterr().err
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["logs.jsonl", "logs.skills.json"]

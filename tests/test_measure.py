@@ -18,6 +18,9 @@ def test_bleu_interval():
     assert perfect == pytest.approx({"mean": 1, "low": 1, "high": 1})
     mixed = measure.bleu_interval([good, bad] * 4)
     assert 0 < mixed["low"] < mixed["mean"] < mixed["high"] < 1
+    # one dialogue has a figure and no interval
+    alone = measure.bleu_interval([good])
+    assert alone == {"mean": pytest.approx(1), "low": None, "high": None}
     # nobody spoke: no figure, not 0
     assert measure.bleu_interval([silent])["mean"] is None
     assert measure.bleu_interval([said("Hello.", reference=None)])["mean"] is None

@@ -10,8 +10,8 @@ from data import Dataset, Dialogue, ExpertState, Turn
 from expert import Expert, ExpertConfig
 from perception import (
     SENTENCES,
-    HideNgrams,
     HideEverywhere,
+    HideNgrams,
     HideSentences,
     Hiding,
     Perception,
@@ -76,6 +76,8 @@ def test_features_are_words_pairs_and_trigrams():
     assert len(features("ab cd")) == 6
     assert features("AB cd").tolist() == features("ab CD").tolist()
     assert len(features("")) == 0
+    # Hindi: a word keeps its vowel signs, 2 words as above, and 9 trigrams of 11 characters
+    assert len(features("किताब कीमत?")) == 2 + 1 + 9
 
 
 # --- the reader ---------------------------------------------------------------------------------

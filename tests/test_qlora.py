@@ -30,16 +30,9 @@ from infra.files import read_json
 from infra.runs import load_tensors, read_rows
 from lm.config import LMConfig, WarmConfig, configs_of
 from lm.decoder import token_logp
-from lm.models import (
-    build_tiny,
-    keep_gradients,
-    load_model,
-    load_saved,
-    merge,
-    refuse_unsuited,
-    with_adapter,
-)
+from lm.models import build_tiny, keep_gradients, load_model, load_saved, merge, with_adapter
 from lm.models import main as models_main
+from lm.suited import refuse_unsuited
 from start.supervised import backward, settled, supervised
 from tests.agents import seeded
 

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from judge import ReplayJudge, RuleJudge, diversity, fitness, quality
+from judge import ReplayJudge, RuleJudge, _words, diversity, fitness, quality
 from tests.helpers import GUIDE, PAY, POOL, SORRY, judged, property_test
 
 # --- S_1..S_4 by hand ---------------------------------------------------------------------------
@@ -23,6 +23,14 @@ def test_fitness_by_hand():
     assert fitness(judged("Sorry.", SORRY)) == 1.0
     # B_t has no refund: nothing to state
     assert fitness(judged("Well.", PAY, context={})) == 1.0
+    # candidates compare by number, and a fact "fit_2b" says nothing of any
+    said = "You get {refund_2}."
+    assert fitness(judged(said, PAY, context={"refund_2": "1", "fit_02": "no"})) == 0
+    assert fitness(judged(said, PAY, context={"refund_2": "1", "fit_2b": "no"})) == 1
+
+
+def test_words_keep_their_marks():
+    assert _words("यह किताब {कीमत} है, 三十 ok") == ("यह", "किताब", "{कीमत}", "है", "三", "十", "ok")
 
 
 def test_compliance_counts_order_and_needless_acts():

@@ -6,7 +6,6 @@ import os
 import pytest
 import torch
 
-from data import DataError
 from infra.files import write_atomic
 from infra.runs import (
     Alarms,
@@ -15,7 +14,6 @@ from infra.runs import (
     load_adam_state,
     load_checkpoint,
     read_rows,
-    run_directory,
     save_checkpoint,
 )
 
@@ -50,6 +48,14 @@ def test_log_is_cut_back_on_resume(tmp_path):
     with pytest.raises(ValueError, match="columns changed"):
         resumed.write({"step": 4, "loss": 1.0})
     assert read_rows(tmp_path / "none.jsonl") == []
+
+
+def test_a_row_holds_any_character_and_may_be_cut_in_one(tmp_path):
+    path = tmp_path / "dialogues.jsonl"
+    Log(path).write({"step": 1, "user": "a\u2028b \x85 \u00fc"})
+    whole = path.read_bytes()
+    path.write_bytes(whole + '{"step": 2, "user": "ü'.encode()[:-1])
+    assert read_rows(path) == [{"step": 1, "user": "a\u2028b \x85 \u00fc"}]
 
 
 # --- checkpoints --------------------------------------------------------------------------------
@@ -147,22 +153,7 @@ def test_adam_goes_on_where_it_stopped():
     assert torch.equal(straight.bias, broken.bias)
 
 
-# --- the directory, and alarms ------------------------------------------------------------------
-
-def test_run_directory_never_removes_what_is_no_run(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    made = [run_directory(None, "x", False).as_posix() for _ in range(2)]
-    assert made == ["runs/x", "runs/x-2"]
-    photos = tmp_path / "photos"
-    photos.mkdir()
-    (photos / "a.jpg").write_text("dear")
-    for overwrite in (False, True):
-        with pytest.raises(DataError):
-            run_directory(str(photos), "x", overwrite)
-    assert (photos / "a.jpg").exists()
-    (photos / "config.json").write_text("{}")
-    assert list(run_directory(str(photos), "x", True).iterdir()) == []
-
+# --- alarms ------------------------------------------------------------------------------------
 
 def test_alarms_after_patience():
     alarms = Alarms(patience=3)

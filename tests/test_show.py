@@ -17,3 +17,12 @@ def test_a_difference_between_the_ears_is_flagged(capsys):
 
     assert "FLAG" in printed(0.44)
     assert "FLAG" not in printed(0.46)
+
+
+def test_one_dialogue_has_no_interval(capsys):
+    row = {key: number(0.5) for key in (*COLUMNS, "unscored")}
+    print_table({"gopo": row | {"tse": {"mean": 0.5, "low": None, "high": None}}}, False,
+                RuleJudge({}), True)
+    said = capsys.readouterr().out
+    assert "— (one dialogue has no interval)" in said
+    assert "0.500," not in said
