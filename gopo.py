@@ -155,13 +155,11 @@ class Gopo(Player):
             customers, choose, group=self.group, draws=draws, judge_by=self.cfg.judge_by)
 
     def _hiding(self, seeds: Seeds) -> HideSentences | None:
-        """What cannot be read in a step; see `hide` of ExpertConfig."""
-        cfg = self.expert.cfg
-        if not self.practises or not cfg.hide:
-            return None
-        if self.dataset.environment:
-            return HideSentences(cfg.hide, seeds.hiding)
-        return HideEverywhere(cfg.hide_ngrams, seeds.hiding)
+        """What cannot be read in a step; see `hide` and `hide_ngrams` of ExpertConfig."""
+        kind, share = HideSentences, self.expert.cfg.hide
+        if self.dataset.environment is None:
+            kind, share = HideEverywhere, self.expert.cfg.hide_ngrams
+        return kind(share, seeds.hiding) if self.practises and share else None
 
     @cached_property
     def logged(self) -> list[tuple[ExpertState, tuple[str, ...]]]:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from data import DataError, Dataset, Episode, Observation, Step, load_used
 from gopo import Gopo, load_gopo
-from infra.files import read_json
+from infra.runs import read_config
 from policies import keyed
 from show import show_turn
 
@@ -115,7 +115,7 @@ def main() -> int:
     parser.add_argument("--run", required=True, help="a run directory of mgshop")
     parser.add_argument("--part", choices=PARTS, help="only these conversations (default all)")
     args = parser.parse_args()
-    dataset = load_used(read_json(Path(args.run) / "config.json")["run"])
+    dataset = load_used(read_config(Path(args.run))["run"])
     if dataset.name != "mgshop":
         raise DataError(
             f"--run {args.run}: the conversations are with mgshop, this run is of {dataset.name}")

@@ -12,11 +12,12 @@ import argparse
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from data import DataError, Episode, Step, load_used
 from gopo import Gopo, load_gopo
-from infra.files import read_json
+from infra.runs import read_config
 from perception import reading
 from policies import keyed
 from shop.agenda import OPENER
@@ -34,7 +35,7 @@ class Lost(NamedTuple):
         return self.episode.steps[self.turn]
 
 
-def play(gopo: Gopo, episodes: list[Episode], temperature: float = 0.0) -> list[list[float]]:
+def play(gopo: Gopo, episodes: list[Episode]) -> list[list[float]]:
     """Plays to the ends; the patience that each turn of each dialogue cost."""
     costs: list[list[float]] = [[] for _ in episodes]
     choose = gopo.chooser(greedy=True)
@@ -42,8 +43,7 @@ def play(gopo: Gopo, episodes: list[Episode], temperature: float = 0.0) -> list[
         while live := [i for i, episode in enumerate(episodes) if not episode.over]:
             before = [episodes[i].env.patience for i in live]
             turns = [episodes[i] for i in live]
-            gopo.take_turn(
-                turns, choose, temperature=temperature, draws=keyed(0), judge_by="nobody")
+            gopo.take_turn(turns, choose, temperature=0.0, draws=keyed(0), judge_by="nobody")
             for i, patience in zip(live, before):
                 costs[i].append(patience - episodes[i].env.patience)
     return costs
@@ -93,14 +93,25 @@ def report(found: Sequence[Lost], played: int) -> None:
         print(f"  {count:3d}  {name}")
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Why customers of a simulated shop are lost.")
     parser.add_argument("--run", required=True, help="a run directory of a simulated shop")
     parser.add_argument("--episodes", type=int, default=200, help="test customers (default 200)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the customers (default 0)")
     parser.add_argument("--show", type=int, default=0, help="print so many of these dialogues")
-    args = parser.parse_args()
-    dataset = load_used(read_json(f"{args.run}/config.json")["run"])
+    args = parser.parse_args(argv)
+    if args.episodes < 1 or min(args.seed, args.show) < 0:
+        parser.error("--episodes must be at least 1, --seed and --show at least 0")
+    try:
+        execute(args)
+    except (DataError, OSError) as error:
+        print(f"failures: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def execute(args: argparse.Namespace) -> None:
+    dataset = load_used(read_config(Path(args.run))["run"])
     if dataset.environment is None:
         raise DataError(f"--run {args.run}: {dataset.name} has no customers who could be lost")
     gopo = load_gopo(args.run, dataset)
@@ -110,11 +121,7 @@ def main() -> int:
     for one in found[:args.show]:
         print(f"\nturn {one.turn + 1} cost {one.cost:.2f} of patience: {cause(one.step)}")
         show_dialogue(gopo, one.episode)
-    return 0
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except (DataError, OSError) as error:
-        sys.exit(f"failures: {error}")
+    sys.exit(main())

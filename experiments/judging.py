@@ -11,6 +11,7 @@ with R^E within a state; then the mean of each for random skills and for the tea
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import sys
 from collections.abc import Sequence
@@ -20,10 +21,10 @@ import numpy as np
 from tqdm import tqdm
 
 import data
-from data import Episode, Judged
+from data import DataError, Episode, Judged
 from experiments.strategy_rows import fresh
 from gopo import Gopo
-from policies import PhraseBook, keyed
+from policies import keyed
 from rewards import CS_WEIGHTS, cs_reward, esndcg, extra_cost
 
 COPIES = 8                                       # sequences drawn in a state
@@ -106,15 +107,22 @@ def report(gopo: Gopo, found: Sequence[State], seed: int) -> None:
         print(f"{policy}: {said}")
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="What R^A says about the choice of skills.")
     parser.add_argument("--dataset", default="mgshop", help="a simulated shop (default mgshop)")
     parser.add_argument("--customers", type=int, default=100, help="dialogues (default 100)")
     parser.add_argument("--seed", type=int, default=0, help="of training and customers (default 0)")
-    args = parser.parse_args()
-    dataset = data.load(args.dataset)
+    args = parser.parse_args(argv)
+    if args.customers < 1 or args.seed < 0:
+        parser.error("--customers must be at least 1, --seed at least 0")
+    try:
+        dataset = data.load(args.dataset, os.environ.get("GOPO_DATA", "data"))
+        if dataset.environment is None:
+            raise DataError(f"--dataset {dataset.name}: nobody words its skills; take a shop")
+    except (DataError, OSError) as error:
+        print(f"judging: {error}", file=sys.stderr)
+        return 2
     gopo = fresh(dataset, args.seed)
-    gopo.speaker = PhraseBook(dataset)
     report(gopo, states(gopo, args.customers, args.seed), args.seed)
     return 0
 

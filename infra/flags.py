@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from difflib import get_close_matches
 from math import inf
 from typing import Any, TypeVar
 
@@ -94,13 +95,25 @@ def parser_of(configs: Sequence[type], description: str) -> Any:
 def parse(parser: Any, argv: Sequence[str] | None) -> tuple:
     """The filled-in dataclasses; what one of them refuses is said as argparse says it."""
     try:
-        configs = parser.parse_args_into_dataclasses(argv)
+        *configs, rest = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
+        if rest:
+            raise ValueError(_unknown(rest[0], configs))
         for config in configs:
             if is_dataclass(config):
                 refuse_extreme(config)
     except (ValueError, OverflowError) as error:
         parser.error(str(error))
-    return configs
+    return tuple(configs)
+
+
+def _unknown(word: str, configs: Sequence[Any]) -> str:
+    """What is said of a word that is no flag; names the flag that looks most like it."""
+    names = []
+    for config in filter(is_dataclass, configs):
+        names += [f"--{field.name}" for field in fields(config)]
+    near = get_close_matches(word.partition("=")[0], names, 1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return f"{word} is no flag of this command{hint}"
 
 
 def given(config: type, argv: Sequence[str]) -> str | None:

@@ -10,7 +10,7 @@ from data import DataError, Dataset, Dialogue, Turn
 from gopo import Gopo, GopoConfig, algorithm
 from judge import ReplayJudge
 from measure import evaluate
-from perception import HideSentences, Hiding
+from perception import HideEverywhere, HideSentences, Hiding
 from rewards import expert_weight, joint_reward, skill_reward
 from tests.helpers import POOL, counted, expert_of
 from tests.two_turns import Grader, play_two, small_gopo, wording
@@ -163,6 +163,13 @@ def on_logs(template=None, judge=None, **expert) -> Gopo:
     logs = Dataset("logs", POOL, (), (), LOGS, [], [], horizon=3, template=template)
     policy = expert_of(list(POOL), **expert)
     return Gopo(logs, policy, None, judge or ReplayJudge(), GopoConfig(dialogues=3))
+
+
+def test_on_logs_every_sentence_loses_some():
+    seeds = gopo_module.Seeds(1, 2, 3, 4, 5)
+    hidden = on_logs(hide=0.0, hide_ngrams=0.3)._hiding(seeds)
+    assert isinstance(hidden, HideEverywhere) and hidden.share == 0.3
+    assert on_logs(hide_ngrams=0.0)._hiding(seeds) is None
 
 
 def test_other_sequences_in_the_states_of_a_log_earn_their_own_reward():

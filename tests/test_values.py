@@ -35,6 +35,17 @@ def test_a_flag_is_refused_by_name(flag, value, said, capsys):
     assert said in error
 
 
+@pytest.mark.parametrize("word, said", [
+    ("--datset=mgshop", "--datset=mgshop is no flag of this command; did you mean --dataset?"),
+    ("mgshop", "mgshop is no flag of this command"),
+])
+def test_a_typo_in_a_flag_names_the_flag_that_was_meant(word, said, capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse_flags([word], "")
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.endswith(f"{said}\n")
+
+
 def test_the_largest_seed_is_a_seed():
     seed = 2**63 - 2
     parse_flags(["--seed", str(seed)], "")
