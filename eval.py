@@ -248,7 +248,7 @@ def hosted_rows(
 def measure_run(measured: MeasureConfig, one: RunConfig, api: ApiConfig) -> None:
     """One run directory: its rows as a table, or a talk with it."""
     run = Path(one.run)
-    config = read_config(run)
+    config = read_config(run, "--run")
     if one.json:
         refuse_unwritable("--json", Path(one.json), file=True)
     with reading_from(run):

@@ -326,7 +326,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         device = configs.run.device
         if configs.run.resume:
-            device = read_config(Path(configs.run.resume))["device"]
+            device = read_config(Path(configs.run.resume), "--resume")["device"]
         if device != "cpu":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         join(device)

@@ -95,9 +95,15 @@ def _is_run(path: Path) -> bool:
     return True
 
 
-def read_config(run: Path) -> dict[str, Any]:
-    """config.json of a run directory; a DataError says what is wrong with any other."""
-    config = read_json(run / "config.json")
+def read_config(run: Path, flag: str = "") -> dict[str, Any]:
+    """config.json of a run directory; a DataError says what is wrong with any other.
+
+    flag  that gave the folder, such as "--resume"
+    """
+    try:
+        config = read_json(run / "config.json")
+    except DataError as error:
+        raise DataError(f"{flag} {error}".lstrip()) from None
     if not isinstance(config, dict) or not isinstance(config.get("run"), dict):
         raise DataError(f"{run / 'config.json'}: not written by train.py; is {run} a run "
                         "directory of it?")

@@ -62,6 +62,11 @@ def reason(error: str) -> str:
 def refuse_folder(name: str) -> None:
     """Refuses a folder that is no model: an adapter, a run, a file, nothing, half a download."""
     folder = Path(name)
+    try:
+        folder.exists()
+    except OSError as error:                     # a name too long for any folder
+        raise DataError(f"--model {name[:60]}: {error.strerror}; give a folder, or a model of the "
+                        "hub") from None
     if (folder / "adapter_config.json").exists():
         raise DataError(
             f"--model {name}: is an adapter: merge it first, "

@@ -40,7 +40,7 @@ FOLLOWING = {"untrained": ("untrained", "warm_start"), "warm_start": ("warm_star
 
 def check_base(base: Path, config: Mapping[str, Any]) -> tuple[str, ...]:
     """Refuses a base that is no common start; returns the stages that `config` can take from it."""
-    theirs = read_config(base)
+    theirs = read_config(base, "--base")
     expert_config(theirs)
     for part, key in _settings():
         ours = config[part][key]

@@ -206,7 +206,8 @@ def new_config(configs: Configs, dataset: Dataset) -> dict[str, Any]:
 
 def located(model: str) -> str:
     """A folder by its whole path, for a run is read from anywhere; any other name as it is."""
-    if model not in BUILT and Path(model).is_dir():
+    # os.path: False for a name that is too long, where Path raises
+    if model not in BUILT and os.path.isdir(model):
         return os.path.abspath(model)
     return model
 
@@ -330,7 +331,7 @@ def resumed(run: Path, configs: Configs, held: ExitStack) -> tuple[Path, dict, D
 
     Nothing is changed before everything is checked, and before no other process can be there.
     """
-    read_config(run)                             # or the lock would make a folder
+    read_config(run, "--resume")                 # or the lock would make a folder
     refuse_unwritable("--resume", run)
     held.enter_context(alone_in(run))
     config = read_config(run)

@@ -6,6 +6,8 @@ import os
 import pytest
 import torch
 
+import eval as evaluation
+import train
 from infra.files import write_atomic
 from infra.runs import (
     Alarms,
@@ -170,3 +172,10 @@ def test_alarms_at_a_policy_without_entropy():
     # in a row, not in total
     broken = Alarms(patience=2)
     assert [len(broken({"entropy_expert": e})) for e in (0.01, 1.0, 0.01)] == [0, 0, 0]
+
+
+@pytest.mark.parametrize(("command", "flag"), [
+    (train, "--resume"), (train, "--base"), (evaluation, "--run")])
+def test_a_folder_that_is_no_run_is_refused_by_its_flag(command, flag, tmp_path, capsys):
+    assert command.main([flag, str(tmp_path)]) == 2
+    assert f": {flag} {tmp_path}" in capsys.readouterr().err

@@ -328,3 +328,8 @@ def test_data_that_changed_since_is_named(old, new, said, logs, tmp_path, capsys
     assert f"the data changed: {said} {run}" in line
     assert "put the data back as they were, or train again" in line
     assert "commit" not in line
+
+
+def test_a_name_too_long_for_a_folder():
+    with pytest.raises(DataError, match=r"^--model x{60}: File name too long; give a folder"):
+        refuse_folder("x" * 5000)
