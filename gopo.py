@@ -33,7 +33,17 @@ from infra.runs import adam_state, device_of, load_adam_state, load_into, load_t
 from judge import Judge, RuleJudge
 from perception import HideEverywhere, HideSentences, Perception, reading
 from play import GopoConfig, Player
-from policies import Choose, Draws, Speaker, by_nobody, by_policy, keyed, silent_speaker, with_slips
+from policies import (
+    Choose,
+    Draws,
+    Speaker,
+    by_nobody,
+    by_policy,
+    by_talk,
+    keyed,
+    silent_speaker,
+    with_slips,
+)
 from rewards import expert_weight, joint_reward
 
 # --- both agents, and how they learn ------------------------------------------------------------
@@ -312,16 +322,16 @@ def strategy_only(gopo: Gopo) -> Gopo:
 
 # --- a single answer ----------------------------------------------------------------------------
 
+Facts = Mapping[str, str | int | float | None] | None
+
+
 @dataclass
 class Answer:
     """`load(run)`: a trained pair, ready to answer."""
     gopo: Gopo
 
     def respond(
-        self,
-        history: Sequence[str],
-        context: Mapping[str, str | int | float | None] | None,
-        previous: Sequence[str] = (),
+        self, history: Sequence[str], context: Facts, previous: Sequence[str] = ()
     ) -> tuple[tuple[str, ...], str]:
         """(skills, reply) to the last message of the customer.
 
@@ -331,6 +341,13 @@ class Answer:
         previous  the skills of the turn before, if known (a_{t-1})
         raises    ValueError (DataError) that names the argument
         """
+        step = self.take([self.begin(history, context, previous)])[0]
+        return step.skills, fill(step.reply, step.seen.context)
+
+    def begin(
+        self, history: Sequence[str], context: Facts, previous: Sequence[str] = ()
+    ) -> Episode:
+        """The turn that `respond` takes, before it is taken; arguments and errors are the same."""
         history = _texts("history", history)
         previous = _texts("previous", previous or ())
         context = facts_of(context, "context")
@@ -345,11 +362,16 @@ class Answer:
         replies = [data.delexicalise(reply, context) for reply in history[1:-1:2]]
         said = tuple(zip(history[:-1:2], replies))
         message = Message(Observation(history[-1], context, history=said))
-        episode = Episode(-1, message, message.reset(), previous=tuple(previous))
-        self.gopo.take_turn(
-            [episode], self.gopo.chooser(greedy=True), temperature=0.0, judge_by="nobody")
-        step = episode.steps[0]
-        return step.skills, fill(step.reply, context)
+        return Episode(-1, message, message.reset(), previous=tuple(previous))
+
+    def take(self, begun: list[Episode]) -> list[Step]:
+        """Takes turns that are independent of each other; each as if it were the only one."""
+        for place, episode in enumerate(begun, 1):
+            episode.number = -place
+        choose = self.gopo.chooser(greedy=True)
+        draws = by_talk(begun)
+        self.gopo.take_turn(begun, choose, temperature=0.0, draws=draws, judge_by="nobody")
+        return [episode.steps[0] for episode in begun]
 
 
 def _texts(name: str, value: Sequence[str]) -> list[str]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from typing import Protocol
+from zlib import crc32
 
 import torch
 
@@ -32,6 +33,20 @@ def keyed(seed: int) -> Draws:
     def draws(number: int, turn: int) -> torch.Generator:
         mixed = (seed * 1_000_003 + number) * 1_009 + turn
         return torch.Generator().manual_seed(mixed % 2**63)      # torch counts in 64 bits
+
+    return draws
+
+
+def by_talk(episodes: Sequence[Episode]) -> Draws:
+    """A generator for each dialogue, by what was said in it alone: for answers that nobody keeps.
+
+    After the same talk a phrase book says the same.  Dialogue -n is the n-th of `episodes`.
+    """
+
+    def draws(number: int, turn: int) -> torch.Generator:
+        seen = episodes[-number - 1].seen
+        said = repr((seen.user, seen.history)).encode()
+        return torch.Generator().manual_seed(crc32(said))
 
     return draws
 

@@ -14,7 +14,12 @@ def place_of(dialogue: Dialogue) -> str:
 
 
 def next_turn(episode: Episode) -> str:
-    """The turn that an episode plays now: of a logged dialogue, or of a simulated customer."""
+    """The turn that an episode plays now: of a logged dialogue, or of a simulated customer.
+
+    A negative number is of neither: somebody asks for one answer.
+    """
+    if episode.number < 0:
+        return "this dialogue"
     place = f"customer {episode.number}"
     if isinstance(episode.env, Replay):
         place = place_of(episode.env.dialogue)

@@ -18,11 +18,11 @@ FLOORS = (
     ("rewards", "judge", "lm", "shop", "perception", "expert", "expert_learner"),
     ("hosted", "csagent"),
     ("policies", "play", "gopo"),
-    ("metrics", "measure", "start", "show"),
+    ("metrics", "measure", "start", "show", "serving"),
     ("baselines", "systems"),
     ("train",),
     ("experiments",),
-    ("eval",),
+    ("eval", "serve"),
 )
 FLOOR = {}
 for number, rooms_of_floor in enumerate(FLOORS):
