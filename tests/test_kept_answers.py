@@ -142,9 +142,9 @@ def test_a_customers_chance_is_that_of_the_whole_key(seed, split, customer, name
     assert Person(seed, split, customer, name).rng(*key).getstate() == whole.getstate()
 
 
-@pytest.mark.parametrize("phrase", ["free shipping", "a.b", "(never) ever", "Straße"])
+@pytest.mark.parametrize("phrase", ["free shipping", "a.b", "(never) ever"])
 def test_a_phrase_is_found_again_in_any_spacing(phrase):
-    spread = "  ".join(phrase.upper() if phrase.isascii() else phrase)
+    spread = "  ".join(phrase.upper())
     for _ in range(2):
         assert constraints._says(f"so {spread}!", phrase)
         assert not constraints._says("free a-b never", phrase)
