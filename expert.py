@@ -310,20 +310,25 @@ class Expert(nn.Module):
 
     def _texts(self, states: Sequence[ExpertState]) -> tuple[list[str], list[str]]:
         """The last k + 1 messages and k replies of each state; a turn not played is empty."""
-        unplayed = (("", ""),) * self.cfg.history
+        k = self.cfg.history
         users, replies = [], []
         for state in states:
-            turns = (unplayed + tuple(state.history))[len(state.history):]  # the last k
-            users += [*(user for user, _ in turns), state.user]
-            replies += [reply for _, reply in turns]
+            turns = state.history[-k:] if k else ()
+            unplayed = [""] * (k - len(turns))
+            users += unplayed + [user for user, _ in turns]
+            users.append(state.user)
+            replies += unplayed + [reply for _, reply in turns]
         return users, replies
 
     def _sets(self, sequences: Sequence[Sequence[str]]) -> Tensor:
         """[B, K] 1 for the skills of each sequence."""
-        sets = np.zeros((len(sequences), self.stop), np.float32)
+        K = self.stop
+        places = []                              # of the ones, counted row by row
         for row, skills in enumerate(sequences):
-            sets[row, [self.index[skill] for skill in skills]] = 1.0
-        return torch.from_numpy(sets).to(self.device)
+            places += [row * K + self.index[skill] for skill in skills]
+        sets = np.zeros(len(sequences) * K, np.float32)
+        sets[places] = 1.0
+        return torch.from_numpy(sets).view(-1, K).to(self.device)
 
     def teachers(self, sequences: Sequence[Skills | None]) -> Tensor:
         """[B, 2 K] for the critic: T as a set, and its first skill; 0 where nobody knows T."""
@@ -332,16 +337,16 @@ class Expert(nn.Module):
 
     def picks(self, sequences: Sequence[Skills]) -> Picks:
         """Sequences of skills as picks."""
-        number = np.full((len(sequences), self.positions), self.stop)
-        mask = np.zeros(number.shape, bool)
-        for row, skills in enumerate(sequences):
-            number[row, :len(skills)] = [self.index[s] for s in skills]
-            mask[row, :len(skills) + 1] = True
-        number = torch.from_numpy(number).to(self.device)
+        S = self.positions
+        rows = []
+        for skills in sequences:
+            rows.append([self.index[s] for s in skills] + [self.stop] * (S - len(skills)))
+        number = torch.tensor(rows, dtype=torch.long, device=self.device).view(-1, S)
+        lengths = torch.tensor([len(skills) for skills in sequences], device=self.device)
+        mask = torch.arange(S, device=self.device) <= lengths[:, None]
         made = F.one_hot(number, self.stop + 1)[..., :self.stop].float()  # [B, S, K]
         start = torch.full_like(number[:, :1], self.stop)
         last = torch.cat([start, number[:, :-1]], 1)
-        mask = torch.from_numpy(mask).to(self.device)
         return Picks(number, mask, made.cumsum(1) - made, last)
 
     # --- choosing -------------------------------------------------------------------------------

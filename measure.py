@@ -81,7 +81,7 @@ def bleu_interval(episodes: Sequence[Episode], draws: int = 1000) -> dict[str, f
     metric = BLEU(tokenize=bleu_tokenizer(references))
     drawn = metric.corpus_score(replies, [references], n_bootstrap=draws)
     return {
-        "mean": bleu(replies, references),
+        "mean": drawn.score / 100,
         "low": (drawn._mean - drawn._ci) / 100,
         "high": (drawn._mean + drawn._ci) / 100,
     }

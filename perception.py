@@ -67,8 +67,13 @@ def features(sentence: str) -> np.ndarray:
     words = WORD.findall(lowered)
     pairs = [f"{a} {b}" for a, b in zip(words, words[1:])]
     trigrams = [lowered[i:i + 3] for i in range(len(lowered) - 2)]
-    buckets = [zlib.crc32(g.encode()) % BUCKETS for g in words + pairs + trigrams]
-    return np.array(buckets, np.int64)
+    return np.array([_bucket(ngram) for ngram in words + pairs + trigrams], np.int64)
+
+
+# New sentences are mostly made of n-grams that were met before.
+@lru_cache(100_000)
+def _bucket(ngram: str) -> int:
+    return zlib.crc32(ngram.encode()) % BUCKETS
 
 
 # --- what is hidden ------------------------------------------------------------------------------
@@ -131,11 +136,17 @@ class HideSentences(Hiding):
         for sentence in found:
             if sentence not in self.seen:
                 whole = features(sentence)
-                self.seen[sentence] = whole[self._kept(sentence, len(whole))]
+                kept = self._kept(sentence, len(whole))
+                self.seen[sentence] = whole if kept is None else whole[kept]
         return joined([self.seen[sentence] for sentence in found])
 
     def coordinates(self, found: Sequence[str], size: int) -> np.ndarray:
-        return np.stack([self._kept(sentence, size) for sentence in found])
+        seen = super().coordinates(found, size)
+        for row, sentence in enumerate(found):
+            kept = self._kept(sentence, size)
+            if kept is not None:
+                seen[row] = kept
+        return seen
 
     def _key(self, sentence: str) -> int:
         """A number of 64 bits for (seed, sentence)."""
@@ -143,11 +154,11 @@ class HideSentences(Hiding):
         digest = hashlib.blake2b(f"{self.seed} {sentence}".encode(), digest_size=8).digest()
         return int.from_bytes(digest)
 
-    def _kept(self, sentence: str, size: int) -> np.ndarray:
-        """[size] True for what can be seen of the sentence."""
+    def _kept(self, sentence: str, size: int) -> np.ndarray | None:
+        """[size] True for what can be seen of the sentence; None: all of it."""
         key = self._key(sentence)
         if key / 2**64 >= self.share:
-            return np.ones(size, bool)
+            return None
         rng = np.random.default_rng(key)
         if rng.random() < 0.4:
             return np.zeros(size, bool)
@@ -231,12 +242,12 @@ class Reader(nn.Module):
         read = F.relu(self.lift(self.norm(vectors)))  # [sentences, W]
         nothing = read.new_zeros(1, self.width)  # pads: no sentence is less than 0
         most = max(map(len, parts))
-        index = np.full((len(parts), most), len(distinct))
-        for row, found in enumerate(parts):
-            index[row, :len(found)] = [distinct[s] for s in found]
-        index = torch.from_numpy(index).to(self.device)
+        index = []
+        for found in parts:
+            index += [distinct[s] for s in found]
+            index += [len(distinct)] * (most - len(found))
         # index_select: its gradient is far cheaper than that of [index]
-        chosen = torch.cat([read, nothing]).index_select(0, index.flatten())
+        chosen = torch.cat([read, nothing]).index_select(0, torch.tensor(index, device=self.device))
         return chosen.view(len(parts), most, self.width).amax(1)
 
 

@@ -159,9 +159,14 @@ def cs_reward(scores: Sequence[float], weights: Sequence[float] = CS_WEIGHTS) ->
     """
     if len(scores) != len(weights):
         raise ValueError(f"{len(scores)} scores for {len(weights)} weights")
+    return sum(w * s for w, s in zip(weights, scores)) / _whole_weight(tuple(weights))
+
+
+@lru_cache(64)
+def _whole_weight(weights: tuple[float, ...]) -> float:
     if min(weights) < 0 or sum(weights) <= 0:
-        raise ValueError(f"weights must be >= 0 and not all 0, got {tuple(weights)}")
-    return sum(w * s for w, s in zip(weights, scores)) / sum(weights)
+        raise ValueError(f"weights must be >= 0 and not all 0, got {weights}")
+    return sum(weights)
 
 
 # --- Eqs. 10 and 1: both agents, and a whole dialogue --------------------------------------------

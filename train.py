@@ -35,6 +35,7 @@ from infra.curves import plot_curves
 from infra.domain import save_domain
 from infra.files import NO_SPACE, write_json
 from infra.flags import recorded
+from infra.garbage import long_lived
 from infra.processes import any_process, barrier, is_main, join, leave
 from infra.runs import (
     Alarms,
@@ -330,8 +331,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if device != "cpu":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         join(device)
-        with contextlib.ExitStack() as held:     # the run directory's lock
+        with contextlib.ExitStack() as held:     # above all the run directory's lock
             run, config, dataset = resolve_together(configs, held)
+            held.enter_context(long_lived())
             status = execute(run, config, dataset, stop)
         flush()
         return status

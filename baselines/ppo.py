@@ -53,12 +53,10 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from baselines.ppo_equations import clipped_surrogate, demo, token_gae, token_rewards, value_loss
-from csagent import negative_entropy
 from data import DataError, Episode, Prepared, Reply, Step, opt
 from gopo import Gopo, GopoConfig
 from infra.processes import all_mean, all_sum, sum_gradients
 from infra.runs import adam_state, load_adam_state, load_into
-from lm.decoder import Drawn, token_logp
 from policies import Speaker
 from rewards import end_bonus
 
@@ -235,6 +233,8 @@ class PPO(Gopo):
 
         V's gradient reaches the LM times `ppo_value_weight`, and the head in full: Adam would undo
         a factor there."""
+        # imported here: transformers takes seconds, and --help asks this file for its flags
+        from lm.decoder import Drawn, token_logp
         drawn = [Drawn(i, x.reply) for i, x in enumerate(part)]
         prepared = [x.prepared for x in part]
         logits, hidden, ids, mask = self.agent.masked_states(prepared, drawn)
@@ -324,6 +324,7 @@ class PPO(Gopo):
         tokens   of the whole batch, of all processes
         returns  [5] its share of L_clip, L_V, L_d, the clipped ratios and the KL
         """
+        from csagent import negative_entropy
         clip = self.options.ppo_clip
         logits, logp, value, mask = self._look(part)
         old = pad_sequence([x.old_logp for x in part], batch_first=True)             # [B, L]

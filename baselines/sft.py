@@ -11,7 +11,6 @@ from data import Episode
 from gopo import Gopo
 from lm.config import WarmConfig, configs_of
 from start.pairs import warm_pairs
-from start.supervised import imitate
 
 
 class SFT(Gopo):
@@ -37,4 +36,6 @@ class SFT(Gopo):
         count = min(len(logs), self.size * self.agent.cfg.group)
         drawn = rng.choice(len(logs), count, replace=False)
         pairs = warm_pairs([logs[i] for i in drawn], self.history_turns)
+        # imported here: transformers takes seconds, and --help asks this file for its flags
+        from start.supervised import imitate
         return [], imitate(self.agent, pairs, self.options)

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from csagent import SLOTS, CustomerServiceAgent, demo_agent
 from data import Prepared, Reply, Request, Skill
 from lm.constraints import violations
-from lm.models import pick_precision
+from lm.precision import pick_precision
 
 STATES = 8
 GROUP = 8

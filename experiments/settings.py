@@ -11,7 +11,7 @@ from typing import Any
 
 from data import DataError
 from infra.files import read_json, write_json
-from lm.models import pick_precision
+from lm.precision import pick_precision
 
 # joint steps of --paper; train.py's own default is 25
 STEPS = 15

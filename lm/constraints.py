@@ -176,9 +176,14 @@ def violations(text: str, constraints: Constraints) -> list[str]:
 
 def _says(text: str, phrase: str) -> bool:
     """Whether the letters of the phrase stand in the text, in any case and spacing."""
+    return _in_any_spacing(phrase).search(text) is not None
+
+
+@lru_cache(4096)
+def _in_any_spacing(phrase: str) -> re.Pattern:
     characters = unicodedata.normalize("NFC", phrase)
     letters = [re.escape(c) for c in characters if not c.isspace()]
-    return re.search(r"\s*".join(letters), text, re.IGNORECASE) is not None
+    return re.compile(r"\s*".join(letters), re.IGNORECASE)
 
 
 # ------------------------------------------------------------------------------ to look at

@@ -203,6 +203,8 @@ class Said(NamedTuple):
 def update_focus(focus: Focus, utterance: str, split: str, name: str = "mgshop") -> Focus:
     """Folds one customer utterance into what the shop's back office searches for."""
     said = _said(utterance, name)
+    if not any(said):
+        return focus
     category_of = _category_of_order(split, name)
     numbers = [n for n in said.numbers if n in category_of]
     if said.categories:
@@ -219,6 +221,7 @@ def update_focus(focus: Focus, utterance: str, split: str, name: str = "mgshop")
     return _update_wish(focus, said)
 
 
+@lru_cache(16384)
 def _said(utterance: str, name: str) -> Said:
     """What is found in each sentence, one after the other.
 
@@ -232,7 +235,7 @@ def _said(utterance: str, name: str) -> Said:
     return whole
 
 
-# Customers compose what they say of few sentences, but seldom say the same as a whole.
+# Customers compose what they say of few sentences.
 @lru_cache(65536)
 def _said_in(sentence: str, name: str) -> Said:
     looked_for = ("category", "number", "order talk", "feature", "size", "budget")

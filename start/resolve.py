@@ -30,11 +30,9 @@ from infra.runs import last_step, read_config, refuse_occupied, run_directory, v
 from infra.terminal import command
 from lm.config import BUILT, AgentConfig, LMConfig, WarmConfig, configs_of
 from lm.encoder import encoder_of
-from lm.memory import Setting, estimate, free_memory, load_config, savings, table
-from lm.models import pick_precision
+from lm.precision import pick_precision
 from play import GopoConfig
 from start.base import check_base, take_base
-from start.check import check_model
 
 LARGE = 1 << 30                                  # bytes of weights from which training needs a GPU
 DEFAULTS = {
@@ -265,6 +263,8 @@ def started(configs: Configs, held: ExitStack) -> tuple[Path, dict, Dataset]:
     config = new_config(configs, dataset)
     refuse_unearned(dataset, config)
     if config["run"]["replies"] == "lm" and configs.lm.model not in BUILT:
+        # imported here: transformers takes seconds, and neither --help nor a strategy needs it
+        from start.check import check_model
         print(memory_table(dataset, config))
         check_model(dataset, config)             # refused now, not after the stages before it
     shared: tuple[str, ...] = ()
@@ -381,6 +381,7 @@ def resolve_together(configs: Configs, held: ExitStack) -> tuple[Path, dict, Dat
 
 def memory_table(dataset: Dataset, config: dict) -> str:
     """What QLoRA of this model will need and what is free; if too little, what each flag saves."""
+    from lm.memory import Setting, estimate, free_memory, load_config, savings, table
     lm, agent, warm = configs_of(config)
     device = config["device"]
     shape = load_config(lm.model)                # refuses what cannot be trained

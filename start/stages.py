@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tqdm import tqdm
 
-from csagent import CustomerServiceAgent, load_agent
 from data import Dataset
 from expert import Expert, ExpertConfig
 from gopo import Gopo, strategy_only
@@ -29,11 +28,12 @@ from infra.runs import (
     system_errors,
 )
 from lm.config import BUILT, WarmConfig, configs_of
-from lm.models import load_model, with_adapter
 from measure import evaluate, training_row
 from start.pairs import Pair, mixed_pairs, slot_names, unfound_pairs, vocabulary_texts, warm_pairs
-from start.supervised import dev_loss, supervised
 from start.warm_expert import warm_expert
+
+if TYPE_CHECKING:
+    from csagent import CustomerServiceAgent
 
 LOOKED_AT = (
     "tse", "success", "turns", "esndcg", "f1", "length", "r_cs", "gre", "violations", "reply_words",
@@ -105,9 +105,12 @@ def prepare_warm_expert(run: Path, gopo: Gopo, seed: int) -> None:
 
 
 # --- the language model -------------------------------------------------------------------------
+# What it needs is imported where it is used: transformers takes seconds, a strategy needs it not.
 
 def prepare_agent(run: Path, dataset: Dataset, config: dict) -> CustomerServiceAgent:
     """Pretraining (of a model built here) and warm start: supervised, over before GOPO."""
+    from csagent import load_agent
+    from start.supervised import supervised
     seed = config["run"]["seed"]
     warm = configs_of(config)[2]
     history_turns = config["expert"]["history"] if config["gopo"]["no_expert"] else None
@@ -140,6 +143,8 @@ def save_agent(agent: CustomerServiceAgent, folder: Path, stage: str) -> None:
 
 def new_agent(dataset: Dataset, config: dict) -> CustomerServiceAgent:
     """The model before any training here: built, or loaded, with an adapter that is still idle."""
+    from csagent import CustomerServiceAgent
+    from lm.models import load_model, with_adapter
     lm, cfg, _ = configs_of(config)
     seed, precision, device = config["run"]["seed"], config["precision"], config["device"]
     model, tokenizer = load_model(
@@ -157,6 +162,7 @@ def warm_start(
     """Cross-entropy on the training split's own replies; nothing where there is nothing to read."""
     if not warm.warm_steps or not pairs:
         return
+    from start.supervised import dev_loss, supervised
     before = dev_loss(agent, dev, warm)
     result = supervised(
         agent, pairs, warm.warm_steps, warm, seed=seed, dev=dev,

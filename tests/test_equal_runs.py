@@ -8,7 +8,7 @@ import eval as evaluation
 import train
 from csagent import demo_agent
 from hosted import label
-from lm import models
+from lm import precision as machine
 from lm.passes import select_rows
 from tests import forks
 
@@ -73,11 +73,11 @@ def test_precision_follows_from_the_cpu(flags, precision, tmp_path, monkeypatch)
     info = tmp_path / "cpuinfo"
     if flags is not None:
         info.write_text(f"processor\t: 0\nmodel name\t: x\nflags\t\t: {flags}\n")
-    monkeypatch.setattr(models, "CPUINFO", info)
-    assert {models.pick_precision("cpu") for _ in range(3)} == {precision}
+    monkeypatch.setattr(machine, "CPUINFO", info)
+    assert {machine.pick_precision("cpu") for _ in range(3)} == {precision}
 
 
 @pytest.mark.parametrize("supported, precision", [(True, "bf16"), (False, "fp32")])
 def test_precision_follows_from_the_gpu(supported, precision, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: supported)
-    assert models.pick_precision("cuda") == precision
+    assert machine.pick_precision("cuda") == precision

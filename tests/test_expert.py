@@ -256,3 +256,34 @@ def test_open_settings_follow_the_data():
     chosen = ExpertConfig(expert_decay=7, expert_samples=2, expert_anchor=0.0)
     settled = chosen.settled(live=True, rollouts=60)
     assert (settled.expert_decay, settled.expert_samples, settled.expert_anchor) == (7, 2, 0.0)
+
+
+# --- what it reads, as tables -------------------------------------------------------------------
+
+TURNS = st.lists(st.tuples(st.text(max_size=3), st.text(max_size=3)), max_size=5).map(tuple)
+
+
+@settings(max_examples=30)
+@given(st.lists(TURNS, min_size=1, max_size=3), st.integers(0, 3))
+def test_a_turn_not_played_is_an_empty_text(histories, k):
+    expert = expert_of(FOUR)
+    expert.cfg = ExpertConfig(history=k)
+    users, replies = expert._texts([ExpertState("now", said) for said in histories])
+    for row, said in enumerate(histories):
+        last = [("", "")] * k + list(said)
+        last = last[len(last) - k:]
+        assert users[row * (k + 1):(row + 1) * (k + 1)] == [user for user, _ in last] + ["now"]
+        assert replies[row * k:(row + 1) * k] == [reply for _, reply in last]
+
+
+@settings(max_examples=30)
+@given(st.lists(st.sampled_from(EVERY), max_size=4))
+def test_sequences_become_sets_and_picks(sequences):
+    expert = expert_of(FOUR)
+    for row, chosen in zip(expert._sets(sequences).tolist(), sequences):
+        assert row == [float(skill in chosen) for skill in FOUR]
+    picks = expert.picks(sequences)
+    for number, mask, chosen in zip(picks.number.tolist(), picks.mask.tolist(), sequences):
+        # 4 is the stop; a sequence of all four skills ends without one
+        assert number == [FOUR.index(skill) for skill in chosen] + [4] * (4 - len(chosen))
+        assert mask == [i <= len(chosen) for i in range(4)]

@@ -1,14 +1,23 @@
 """What is computed once and kept: nobody can change it, and nobody gets another one's answer."""
+import random
+
+import numpy as np
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from data import Judged, Skill
 from judge import RuleJudge
+from lm import constraints
 from lm.constraints import compile_constraints
-from rewards import prefix_esndcg
+from perception import BUCKETS, features
+from rewards import cs_reward, prefix_esndcg
 from shop import catalogue
+from shop.agenda import Person
 from shop.catalogue import SHOPS, Focus, Said, open_orders, update_focus
 from shop.customer import Shop, teacher_dialogue
 from shop.ear import hear
+from text import WORD
 
 FOX = {"product_1": "Fox kettle", "price_1": "39 euros"}
 OWL = {"product_2": "Owl kettle", "price_2": "39 euros"}
@@ -87,3 +96,63 @@ def test_the_same_slots_with_other_values_are_other_rules():
     assert compile_constraints([skill], {"eta_1": "soon"}).must_say == skill.must_say
     assert compile_constraints([skill], {"eta_1": "never"}).dropped == skill.must_say
     assert compile_constraints([skill], {"eta_1": "soon"}, ("soon",)).dropped == skill.must_say
+
+
+# --- kept = computed again ----------------------------------------------------------------------
+
+# what customers say, and what nobody says
+SAID = st.lists(st.sampled_from([
+    "I need a kettle.", "It should be quiet!", "Up to 48 euros", "my order 4711", "", "2 euros?",
+    "Kettles, kettle!", "It is broken."]), max_size=5).map(" ".join)
+
+
+@settings(max_examples=50)
+@given(SAID | st.text(max_size=40))
+def test_what_an_utterance_says_is_found_again(text):
+    for name in SHOPS:
+        assert catalogue._said(text, name) == catalogue._said.__wrapped__(text, name)
+        assert catalogue._said(text, name) == catalogue._said.__wrapped__(text, name)
+
+
+def test_nothing_said_leaves_the_focus_as_it_is():
+    for focus in (Focus(), Focus("order", "kettle"), Focus("product", "kettle", product="Fox")):
+        assert update_focus(focus, "Hello. And now?", "train") is focus
+
+
+@settings(max_examples=50)
+@given(st.text(max_size=40))
+@example("Aa bb aa bb. aa")
+def test_ngrams_fall_on_the_same_rows_again(text):
+    lowered = text.lower()
+    words = WORD.findall(lowered)
+    ngrams = [*words, *map(" ".join, zip(words, words[1:]))]
+    ngrams += [lowered[i:i + 3] for i in range(len(lowered) - 2)]
+    rows = [catalogue.code(ngram) % BUCKETS for ngram in ngrams]
+    for _ in range(2):
+        assert np.array_equal(features(text), rows)
+        features.cache_clear()                   # the n-grams stay known
+
+
+@settings(max_examples=50)
+@given(st.integers(), st.sampled_from(["train", "test"]), st.integers(), st.sampled_from(
+    ["mgshop", "tmallbrand-a"]), st.lists(st.integers() | st.text(max_size=5), max_size=3))
+def test_a_customers_chance_is_that_of_the_whole_key(seed, split, customer, name, key):
+    place = {"mgshop": split}.get(name, f"{name} {split}")
+    whole = random.Random(catalogue.code(seed, place, customer, *key))
+    assert Person(seed, split, customer, name).rng(*key).getstate() == whole.getstate()
+
+
+@pytest.mark.parametrize("phrase", ["free shipping", "a.b", "(never) ever"])
+def test_a_phrase_is_found_again_in_any_spacing(phrase):
+    spread = "  ".join(phrase.upper())
+    for _ in range(2):
+        assert constraints._says(f"so {spread}!", phrase)
+        assert not constraints._says("free a-b never", phrase)
+
+
+def test_bad_weights_are_refused_each_time():
+    for _ in range(2):
+        with pytest.raises(ValueError, match="weights must be >= 0"):
+            cs_reward((1.0, 1.0), (0.5, -0.5))
+    # 0.75 of the weight on the first score, whatever the weights' sum
+    assert cs_reward((1.0, 0.0), [3, 1]) == cs_reward((1.0, 0.0), (0.75, 0.25)) == 0.75

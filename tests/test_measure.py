@@ -5,6 +5,7 @@ import data
 import measure
 from judge import RuleJudge
 from tests.helpers import counted, replay_step, replayed
+from tse import bleu
 
 # --- BLEU ---------------------------------------------------------------------------------------
 
@@ -18,6 +19,8 @@ def test_bleu_interval():
     assert perfect == pytest.approx({"mean": 1, "low": 1, "high": 1})
     mixed = measure.bleu_interval([good, bad] * 4)
     assert 0 < mixed["low"] < mixed["mean"] < mixed["high"] < 1
+    pairs = measure._pairs(good) * 4 + measure._pairs(bad) * 4
+    assert mixed["mean"] == bleu(*map(list, zip(*pairs)))
     # one dialogue has a figure and no interval
     alone = measure.bleu_interval([good])
     assert alone == {"mean": pytest.approx(1), "low": None, "high": None}
