@@ -20,7 +20,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import DynamicCache, Qwen3ForCausalLM
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from lm.config import LMConfig
+from lm.config import BUILT, LMConfig
+from lm.fast import Lanes, supports
 
 # B replies, G replies a state, L tokens of a reply, S states, P tokens of a prompt,
 # T tokens of a packed row, V vocabulary, D width of a hidden state
@@ -108,6 +109,20 @@ class Passes:
                     stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             yield
 
+    @contextlib.contextmanager
+    def few_threads(self) -> Iterator[None]:
+        """One thread for a model that is built here, on a CPU.
+
+        A token's products are so small that a second thread costs more than it brings: sampling
+        took 1.1 to 1.7 times as long with two on an idle machine, and far more on a busy one."""
+        threads = torch.get_num_threads()
+        if self.device.type == "cpu" and self.lm.model in BUILT:
+            torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+
     def read(self, cache: DynamicCache, **inputs):
         """One forward pass that looks into the cache and adds to it."""
         return self.model(**inputs, **{CACHE: cache}, use_cache=True)
@@ -146,6 +161,12 @@ class Passes:
         self.read(cache, input_ids=ids, logits_to_keep=1)
         cache.batch_repeat_interleave(len(prompts))
         return shared
+
+    def lanes(self, prompts: Sequence[list[int]], group: int, room: int) -> Lanes | CachedLanes:
+        """`group` replies to each prompt, to be spoken token by token, each of `room` at most."""
+        if supports(self.model):
+            return Lanes(self.model, prompts, group, room)
+        return CachedLanes(self, prompts, group, room)
 
     # ---------------------------------------------------------------------- replies
     def reply_logits(self, prompts: Sequence[list[int]], owner: Sequence[int],
@@ -228,6 +249,36 @@ class Passes:
         finally:
             for layer in layers:
                 layer.training = False
+
+
+class CachedLanes:
+    """What `Lanes` of fast.py does, by the model's own forward pass and cache: for every model."""
+
+    def __init__(self, passes: Passes, prompts: Sequence[list[int]], lanes: int, room: int):
+        self.passes = passes
+        owner = torch.arange(len(prompts)).repeat_interleave(lanes)
+        self.cache, self.attend, self.position = passes.prefill(prompts, owner, room)
+        # Tokens that may be looked at: those of a prompt, then those that were said.
+        self.seen = self.attend.shape[1] - room
+
+    def step(self, token: Tensor) -> Tensor:
+        """What was said last in each lane, [B] -> the logits of what comes next, [B, V]."""
+        self.seen += 1
+        # A mask that is 4-D already: transformers would build one at each step.
+        out = self.passes.read(
+            self.cache, input_ids=token[:, None], position_ids=self.position[:, None],
+            attention_mask=self.attend[:, None, None, :self.seen],
+        )
+        self.position = self.position + 1
+        return out.logits[:, -1]
+
+    def keep(self, live: Sequence[int]) -> list[int]:
+        """Drops the lanes that are not live."""
+        rows = torch.tensor(live, device=self.passes.device)
+        self.cache.batch_select_indices(rows)
+        self.attend = self.attend[rows]
+        self.position = self.position[rows]
+        return list(live)
 
 
 def _reply_rows(prompts: Sequence[list[int]], owner: Sequence[int],
