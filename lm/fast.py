@@ -137,10 +137,14 @@ class Stack:
             if seen is None:
                 return x
             x = x + layer.out(seen)
-            read = layer.gate_up(rms_norm(x, layer.after, self.eps))                 # [.., 2 F]
-            gate, up = read.chunk(2, -1)
-            x = x + layer.down(F.silu(gate) * up)
+            x = x + self._mlp(layer, x)
         return x
+
+    def _mlp(self, layer: Layer, x: Tensor) -> Tensor:
+        """[.., D] -> [.., D].  A function of its own: what it read is freed with it."""
+        read = layer.gate_up(rms_norm(x, layer.after, self.eps))                     # [.., 2 F]
+        gate, up = read.chunk(2, -1)
+        return layer.down(F.silu(gate) * up)
 
     def _queries_keys_values(self, layer: Layer, x: Tensor,
                              turn: tuple[Tensor, Tensor]) -> Sequence[Tensor]:
@@ -161,17 +165,32 @@ class Stack:
 
 
 # ------------------------------------------------------------------------------ while it is spoken
+def best_kept(device: str, weights: torch.dtype) -> torch.dtype:
+    """How lanes keep keys and values: on a CPU in fp32, whose products need no compilation."""
+    if device == "cpu":
+        return torch.float32
+    if torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return weights
+
+
 class Lanes:
     """Replies that are being spoken, G to each of S states; row s G + j is lane j of state s."""
 
-    def __init__(self, model, prompts: Sequence[list[int]], lanes: int, room: int):
-        """room: tokens of the longest reply."""
+    def __init__(self, model, prompts: Sequence[list[int]], lanes: int, room: int,
+                 kept: torch.dtype | None = None):
+        """
+        room  tokens of the longest reply
+        kept  how keys and values are kept; default: as is best on the model's device
+        """
         self.stack = Stack(model)
         self.device = self.stack.body.norm.weight.device
+        self.kept = kept or best_kept(self.device.type, self.stack.body.dtype)
         self.G = lanes
         self.said = 0
-        length = torch.tensor([len(p) - 1 for p in prompts])
-        P = max(1, -(-int(length.max()) // ROUND)) * ROUND
+        lengths = [len(p) - 1 for p in prompts]
+        length = torch.tensor(lengths)
+        P = max(1, -(-max(lengths) // ROUND)) * ROUND
         self.cos, self.sin = self.stack.angles(P + room)                             # [P + R, d]
         self.prefix: list[tuple[Tensor, Tensor]] = []   # a layer: [S, K, P, d], twice
         self._read(prompts, P)
@@ -185,7 +204,7 @@ class Lanes:
         self.values = [self._empty(shape) for _ in self.prefix]
 
     def _empty(self, shape: tuple[int, ...]) -> Tensor:
-        return torch.empty(shape, dtype=self.prefix[0][0].dtype, device=self.device)
+        return torch.empty(shape, dtype=self.kept, device=self.device)
 
     def _read(self, prompts: Sequence[list[int]], P: int) -> None:
         """Keys and values of all but the last token of each prompt.
@@ -198,19 +217,11 @@ class Lanes:
     def _attend_within(self, number: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor | None:
         """q [S, P, H, d], k and v [S, P, K, d] -> [S, P, H d]."""
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-        self.prefix.append((self._kept(k), self._kept(v)))
+        self.prefix.append((k.to(self.kept).contiguous(), v.to(self.kept).contiguous()))
         if number == len(self.stack.layers) - 1:
             return None
         seen = F.scaled_dot_product_attention(q, k, v.to(k.dtype), is_causal=True, enable_gqa=True)
         return seen.transpose(1, 2).flatten(2)
-
-    def _kept(self, x: Tensor) -> Tensor:
-        """As the lanes will look at it: on a CPU in fp32, whose products need no compilation."""
-        if self.device.type == "cpu":
-            x = x.float()
-        elif torch.is_autocast_enabled(self.device.type):
-            x = x.to(torch.get_autocast_dtype(self.device.type))
-        return x.contiguous()
 
     def step(self, token: Tensor) -> Tensor:
         """What was said last in each lane, [S G] -> the logits of what comes next, [S G, V]."""
@@ -259,11 +270,14 @@ class Lanes:
             rows += [state * self.G + lane for lane in (lanes + spare)[:most]]
         states = torch.tensor(list(wanted), device=self.device)                      # [S']
         at = torch.tensor(rows, device=self.device).view(-1, most) % self.G          # [S', G']
-        self.prefix = [(k[states], v[states]) for k, v in self.prefix]
+        # A layer after the other, so that old and new lie side by side for one at a time.
+        for number, (k, v) in enumerate(self.prefix):
+            if len(wanted) < len(self.length):
+                self.prefix[number] = k[states], v[states]
+            self.keys[number] = _picked(self.keys[number], states, at)
+            self.values[number] = _picked(self.values[number], states, at)
         self.bias = self.bias[states]
         self.length = self.length[states]
-        self.keys = [_picked(x, states, at) for x in self.keys]
-        self.values = [_picked(x, states, at) for x in self.values]
         self.G = most
         return rows
 
