@@ -7,9 +7,10 @@ transformers has one cache a reply, in which the prompt is copied, and some hund
 operations a layer.  Here a state's prompt is kept once, for all lanes that answer it, and a layer
 is what the textbook says it is.  The weights are the model's own: linear layers that are trained
 whole and read the same input are multiplied as one; adapters and 4-bit layers are called.
-What is computed is the same; `supports` says for which models.  Knows tokens alone.
+What is computed is the same; `supports` says for which models.  Replies that are known are read by
+the same layers in said.py.  Knows tokens alone.
 Try it:  python -m experiments.bench --speed        sampling against plain transformers
-Exercise: let `_attend` forget `before`, so that a lane sees its own words alone, and speak."""
+Exercise: let `look` forget `before`, so that a lane sees its own words alone, and speak."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
@@ -159,9 +160,32 @@ class Stack:
         q, k = qk.split([self.H, self.K], -2)
         return q, k, v
 
-    def logits(self, x: Tensor) -> Tensor:
-        """Hidden states [.., D] -> [.., V]."""
-        return self.head(rms_norm(x, self.body.norm.weight, self.eps))
+    def normed(self, x: Tensor) -> Tensor:
+        """Hidden states [.., D] as the output layer reads them."""
+        return rms_norm(x, self.body.norm.weight, self.eps)
+
+
+def look(q: Tensor, prompt: tuple[Tensor, Tensor], own: tuple[Tensor, Tensor],
+         padding: Tensor, later: Tensor | None = None) -> Tensor:
+    """Attention of replies to their prompt and to themselves, [S, K, G, g, L, d].
+
+    q        [S, K, G, g, L, d] queries of G replies, L tokens each
+    prompt   keys and values of each state's prompt, two of [S, K, P, d]
+    own      keys and values of each reply, two of [S, K, G, t, d]
+    padding  [S, 1, 1, P] 0, or -inf where a prompt has no token
+    later    [L, t] 0, or -inf where a token of the reply comes later; None: none does
+    """
+    (prompt_keys, prompt_values), (keys, values) = prompt, own
+    q = q * q.shape[-1] ** -0.5
+    # All replies to a state look at its prompt in one product, each at its own words.
+    before = q.flatten(2, 4) @ prompt_keys.mT + padding                    # [S, K, G g L, P]
+    since = (q.flatten(3, 4) @ keys.mT).unflatten(3, q.shape[3:5])         # [S, K, G, g, L, t]
+    if later is not None:
+        since = since + later
+    scores = torch.cat([before.view(*since.shape[:-1], -1), since], -1)
+    p, p_own = scores.softmax(-1).split([before.shape[-1], since.shape[-1]], -1)
+    seen = (p.flatten(2, 4) @ prompt_values).view_as(q)
+    return seen + (p_own.flatten(3, 4) @ values).view_as(q)
 
 
 # ------------------------------------------------------------------------------ while it is spoken
@@ -229,7 +253,7 @@ class Lanes:
         turn = self.cos[position][:, None, None], self.sin[position][:, None, None]  # [S, 1, 1, d]
         x = self.stack(token.view(-1, self.G), turn, self._attend)                   # [S, G, D]
         self.said += 1
-        return self.stack.logits(x.flatten(0, 1))
+        return self.stack.head(self.stack.normed(x.flatten(0, 1)))
 
     def _attend(self, number: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """q [S, G, H, d], k and v [S, G, K, d] -> [S, G, H d]."""
@@ -238,18 +262,10 @@ class Lanes:
         self.values[number][:, :, :, self.said] = v.transpose(1, 2)
         keys = self.keys[number][:, :, :, :t]                              # [S, K, G, t, d]
         values = self.values[number][:, :, :, :t]
-        prompt_keys, prompt_values = self.prefix[number]                   # [S, K, P, d]
         S, K, G, _, d = keys.shape
-        q = q.view(S, G, K, -1, d).transpose(1, 2)                         # [S, K, G, g, d]
-        q = q.to(keys.dtype) * d ** -0.5
+        q = q.view(S, G, K, -1, 1, d).transpose(1, 2).to(keys.dtype)       # [S, K, G, g, 1, d]
         with torch.autocast(self.device.type, enabled=False):
-            # All lanes of a state look at its prompt in one product, each at its own words.
-            before = q.flatten(2, 3) @ prompt_keys.mT + self.bias          # [S, K, G g, P]
-            since = q @ keys.mT                                            # [S, K, G, g, t]
-            scores = torch.cat([before.view(*since.shape[:-1], -1), since], -1)
-            p, own = scores.softmax(-1).split([before.shape[-1], t], -1)
-            seen = (p.flatten(2, 3) @ prompt_values).view_as(q)            # [S, K, G, g, d]
-            seen = seen + own @ values
+            seen = look(q, self.prefix[number], (keys, values), self.bias)
         return seen.transpose(1, 2).reshape(S, G, -1)
 
     def keep(self, live: Sequence[int]) -> list[int]:

@@ -1,6 +1,7 @@
 """The forward passes of a causal LM over prompts and the replies to them, differentiable.
 
 Replies to one state share its prompt, and what all prompts of a batch begin with is read once.
+Models of a known kind speak by fast.py; those built here are read by said.py as well.
 Logits exist only where the agent speaks: the prompt has none.  With gradient checkpointing a state
 and its replies are packed in one row, for checkpointing does not go with a cache. Knows tokens
 alone: no request, no rule, no reward.
@@ -22,6 +23,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from lm.config import BUILT, LMConfig
 from lm.fast import Lanes, supports
+from lm.said import said_states
 
 # B replies, G replies a state, L tokens of a reply, S states, P tokens of a prompt,
 # T tokens of a packed row, V vocabulary, D width of a hidden state
@@ -186,17 +188,26 @@ class Passes:
         if self.lm.gradient_checkpointing:
             return self.packed_states(prompts, owner, ids)
         reply, mask, fed = _reply_rows(prompts, owner, ids)
-        L = reply.shape[1]
+        if self.lm.model in BUILT and supports(self.model):
+            # Others take their own: it is what lm/memory.py counts.
+            logits, hidden = said_states(self.model, prompts, owner, ids)
+        else:
+            logits, hidden = self._cached_states(prompts, owner, fed)
+        return ReplyStates(
+            logits.float(), hidden.float(), reply.to(self.device), mask.to(self.device)
+        )
+
+    def _cached_states(self, prompts: Sequence[list[int]], owner: Sequence[int],
+                       fed: Tensor) -> tuple[Tensor, Tensor]:
+        """What `said_states` does, by the model's own forward pass and cache: for every model."""
+        L = fed.shape[1]
         cache, attend, last = self.prefill(prompts, torch.tensor(owner), L)
         look = attend[:, None, None].repeat(1, 1, L, 1)                    # [B, 1, L, P + L]
         look[..., -L:] = torch.ones(L, L, dtype=torch.bool, device=self.device).tril()
         position = last[:, None] + torch.arange(L, device=self.device)
-        logits, hidden = self._forward(
+        return self._forward(
             input_ids=fed.to(self.device), attention_mask=look, position_ids=position,
             use_cache=True, **{CACHE: cache},
-        )
-        return ReplyStates(
-            logits.float(), hidden.float(), reply.to(self.device), mask.to(self.device)
         )
 
     def packed_states(self, prompts: Sequence[list[int]], owner: Sequence[int],
