@@ -2,7 +2,7 @@
 
 Two and three layers of the model run on fake tensors while a dispatch mode adds up what lives.
 Bytes are linear in layers and in tokens, so four runs give them all (`Bilinear`).  Attention is
-taken to be a fused kernel.  The lanes of lm/fast.py run as they are, with all their prompts
+taken to be a fused kernel.  The lanes of lm/lanes.py run as they are, with all their prompts
 (`count_lanes`).  Used by lm/memory.py; tests/test_memory.py compares it with the allocator's own
 log."""
 from __future__ import annotations
@@ -29,7 +29,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from data import DataError
-from lm.fast import Lanes, supports
+from lm.fast import supports
+from lm.lanes import Lanes
 from lm.passes import CACHE
 
 # T tokens of the one row that is run
@@ -72,7 +73,7 @@ class Activations:
 
 @dataclass(frozen=True)
 class Speaking:
-    """Bytes while the lanes of lm/fast.py speak."""
+    """Bytes while the lanes of lm/lanes.py speak."""
     prefill: int              # the most while prompts are read
     step: int                 # the most during the last token's pass, its logits included
     held: int                 # from token to token: the cache, and weights multiplied as one

@@ -1,6 +1,6 @@
 """A causal LM that answers requests under rules (Sec. 3.2).  What it learns is in csagent.py.
 
-    Request --prepare (reader.py)--> Prepared --lanes, read once a state (fast.py, passes.py)-->
+    Request --prepare (reader.py)--> Prepared --lanes, read once a state (lanes.py, passes.py)-->
     one token at a time: logits --guard (guard.py)--> draw --> Reply              `speak`
 
 One uniform number is used per draw, so a reply does not depend on which others it is decoded with.

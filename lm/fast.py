@@ -1,20 +1,17 @@
-"""A fast forward pass for Llama, Qwen2 and Qwen3: replies that share a prompt, token by token.
+"""The layers of Llama, Qwen2 and Qwen3, as few operations: for replies that share a prompt.
 
-    prompts --one pass over all--> keys and values of each state's prompt       `Lanes(...)`
-    a token of each lane --step--> logits of the next one
+    ids --embed--> x --layers, each of which may look at other tokens (`attend`)--> x --> logits
 
 transformers has one cache a reply, in which the prompt is copied, and some hundred small
-operations a layer.  Here a state's prompt is kept once, for all lanes that answer it, and a layer
-is what the textbook says it is.  The weights are the model's own: linear layers that are trained
-whole and read the same input are multiplied as one; adapters and 4-bit layers are called.
-What is computed is the same; `supports` says for which models.  Replies that are known are read by
-the same layers in said.py.  Knows tokens alone.
-Try it:  python -m experiments.bench --speed        sampling against plain transformers
-Exercise: let `look` forget `before`, so that a lane sees its own words alone, and speak."""
+operations a layer.  Here a layer is what the textbook says it is, and who looks at what is left
+to its users: lanes.py speaks token by token, said.py reads replies that are known, with gradient.
+The weights are the model's own: linear layers that are trained whole and read the same input are
+multiplied as one; adapters and 4-bit layers are called.  What is computed is the same; `supports`
+says for which models.  Knows tokens alone.
+Exercise: let `look` forget `before`, so that a reply sees its own words alone, and speak."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import inf
 from typing import NamedTuple
 
 import torch
@@ -29,9 +26,6 @@ from transformers import LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM
 KNOWN = (LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
 # Kinds of RoPE whose angles do not depend on how long a text has become.
 STEADY = {"default", "linear", "llama3", "yarn"}
-# Prompts are padded to a multiple: oneDNN compiles a product in bf16 anew for each new shape,
-# which takes half a millisecond.
-ROUND = 16
 Product = Callable[[Tensor], Tensor]
 # (layer, queries, keys, values) -> what was seen [.., H d]; None: nothing reads on
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor | None]
@@ -81,11 +75,37 @@ def product(*linears: nn.Module) -> Product:
     return lambda x: F.linear(x, weight, bias)
 
 
+class RMSNorm(torch.autograd.Function):
+    """y = w x / rms(x), with its gradient worked out by hand: half the time of torch's.
+
+    With u = x / rms(x) and h = w dL/dy:  dL/dx = (h - u mean(h u)) / rms(x),  dL/dw = u dL/dy.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """x [.., n], its norm over n; weight [n] or [heads, n]; eps is added to the mean square."""
+        wide = x.float()
+        square = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square() / x.shape[-1]
+        over_rms = (square + eps).rsqrt()                                            # [.., 1]
+        u = wide * over_rms
+        ctx.save_for_backward(u, over_rms, weight)
+        ctx.dtype = x.dtype
+        return weight * u.to(x.dtype)
+
+    @staticmethod
+    def backward(ctx, g: Tensor) -> tuple[Tensor, Tensor | None, None]:
+        u, over_rms, weight = ctx.saved_tensors
+        of_weight = None
+        if ctx.needs_input_grad[1]:
+            of_weight = (g * u).sum_to_size(weight.shape)
+        h = g.float() * weight
+        of_x = torch.addcmul(h, u, (h * u).mean(-1, keepdim=True), value=-1) * over_rms
+        return of_x.to(ctx.dtype), of_weight, None
+
+
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x [.., n] at a root mean square of 1, then times the weight, [n] or [heads, n]."""
-    y = x.float()
-    y = y * (y.square().mean(-1, keepdim=True) + eps).rsqrt()
-    return weight * y.to(x.dtype)
+    return RMSNorm.apply(x, weight, eps)
 
 
 class Stack:
@@ -186,118 +206,3 @@ def look(q: Tensor, prompt: tuple[Tensor, Tensor], own: tuple[Tensor, Tensor],
     p, p_own = scores.softmax(-1).split([before.shape[-1], since.shape[-1]], -1)
     seen = (p.flatten(2, 4) @ prompt_values).view_as(q)
     return seen + (p_own.flatten(3, 4) @ values).view_as(q)
-
-
-# ------------------------------------------------------------------------------ while it is spoken
-def best_kept(device: str, weights: torch.dtype) -> torch.dtype:
-    """How lanes keep keys and values: on a CPU in fp32, whose products need no compilation."""
-    if device == "cpu":
-        return torch.float32
-    if torch.is_autocast_enabled(device):
-        return torch.get_autocast_dtype(device)
-    return weights
-
-
-class Lanes:
-    """Replies that are being spoken, G to each of S states; row s G + j is lane j of state s."""
-
-    def __init__(self, model, prompts: Sequence[list[int]], lanes: int, room: int,
-                 kept: torch.dtype | None = None):
-        """
-        room  tokens of the longest reply
-        kept  how keys and values are kept; default: as is best on the model's device
-        """
-        self.stack = Stack(model)
-        self.device = self.stack.body.norm.weight.device
-        self.kept = kept or best_kept(self.device.type, self.stack.body.dtype)
-        self.G = lanes
-        self.said = 0
-        lengths = [len(p) - 1 for p in prompts]
-        length = torch.tensor(lengths)
-        P = max(1, -(-max(lengths) // ROUND)) * ROUND
-        self.cos, self.sin = self.stack.angles(P + room)                             # [P + R, d]
-        self.prefix: list[tuple[Tensor, Tensor]] = []   # a layer: [S, K, P, d], twice
-        self._read(prompts, P)
-        padding = torch.arange(P) >= length[:, None]
-        # Added to what is looked at: -inf where there is no token.       [S, 1, 1, P]
-        self.bias = torch.zeros(padding.shape).masked_fill(padding, -inf)[:, None, None]
-        self.bias = self.bias.to(self.device)
-        self.length = length.to(self.device)                                         # [S]
-        shape = (len(prompts), self.stack.K, lanes, room, self.stack.d)
-        self.keys = [self._empty(shape) for _ in self.prefix]      # a layer: [S, K, G, R, d]
-        self.values = [self._empty(shape) for _ in self.prefix]
-
-    def _empty(self, shape: tuple[int, ...]) -> Tensor:
-        return torch.empty(shape, dtype=self.kept, device=self.device)
-
-    def _read(self, prompts: Sequence[list[int]], P: int) -> None:
-        """Keys and values of all but the last token of each prompt.
-
-        Padded on the right, where causality keeps the padding out."""
-        rows = [p[:-1] + [0] * (P + 1 - len(p)) for p in prompts]
-        ids = torch.tensor(rows, device=self.device)                                 # [S, P]
-        self.stack(ids, (self.cos[:P, None], self.sin[:P, None]), self._attend_within)
-
-    def _attend_within(self, number: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor | None:
-        """q [S, P, H, d], k and v [S, P, K, d] -> [S, P, H d]."""
-        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-        self.prefix.append((k.to(self.kept).contiguous(), v.to(self.kept).contiguous()))
-        if number == len(self.stack.layers) - 1:
-            return None
-        seen = F.scaled_dot_product_attention(q, k, v.to(k.dtype), is_causal=True, enable_gqa=True)
-        return seen.transpose(1, 2).flatten(2)
-
-    def step(self, token: Tensor) -> Tensor:
-        """What was said last in each lane, [S G] -> the logits of what comes next, [S G, V]."""
-        position = self.length + self.said
-        turn = self.cos[position][:, None, None], self.sin[position][:, None, None]  # [S, 1, 1, d]
-        x = self.stack(token.view(-1, self.G), turn, self._attend)                   # [S, G, D]
-        self.said += 1
-        return self.stack.head(self.stack.normed(x.flatten(0, 1)))
-
-    def _attend(self, number: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """q [S, G, H, d], k and v [S, G, K, d] -> [S, G, H d]."""
-        t = self.said + 1
-        self.keys[number][:, :, :, self.said] = k.transpose(1, 2)
-        self.values[number][:, :, :, self.said] = v.transpose(1, 2)
-        keys = self.keys[number][:, :, :, :t]                              # [S, K, G, t, d]
-        values = self.values[number][:, :, :, :t]
-        S, K, G, _, d = keys.shape
-        q = q.view(S, G, K, -1, 1, d).transpose(1, 2).to(keys.dtype)       # [S, K, G, g, 1, d]
-        with torch.autocast(self.device.type, enabled=False):
-            seen = look(q, self.prefix[number], (keys, values), self.bias)
-        return seen.transpose(1, 2).reshape(S, G, -1)
-
-    def keep(self, live: Sequence[int]) -> list[int]:
-        """Drops lanes; returns the rows that are left, in their new order.
-
-        live  rows that must stay: every state keeps as many lanes as the fullest needs, and a
-              state without any goes.  Nothing is dropped that would leave more than half.
-        """
-        wanted: dict[int, list[int]] = {}
-        for row in live:
-            wanted.setdefault(row // self.G, []).append(row % self.G)
-        most = max(map(len, wanted.values()))
-        if 2 * most * len(wanted) > len(self.length) * self.G:
-            return list(range(len(self.length) * self.G))
-        rows = []
-        for state, lanes in wanted.items():
-            spare = [lane for lane in range(self.G) if lane not in lanes]
-            rows += [state * self.G + lane for lane in (lanes + spare)[:most]]
-        states = torch.tensor(list(wanted), device=self.device)                      # [S']
-        at = torch.tensor(rows, device=self.device).view(-1, most) % self.G          # [S', G']
-        # A layer after the other, so that old and new lie side by side for one at a time.
-        for number, (k, v) in enumerate(self.prefix):
-            if len(wanted) < len(self.length):
-                self.prefix[number] = k[states], v[states]
-            self.keys[number] = _picked(self.keys[number], states, at)
-            self.values[number] = _picked(self.values[number], states, at)
-        self.bias = self.bias[states]
-        self.length = self.length[states]
-        self.G = most
-        return rows
-
-
-def _picked(x: Tensor, states: Tensor, lanes: Tensor) -> Tensor:
-    """[S, K, G, R, d] -> [S', K, G', R, d], of each state its lanes [S', G']."""
-    return x.transpose(1, 2)[states[:, None], lanes].transpose(1, 2).contiguous()

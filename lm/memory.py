@@ -236,7 +236,7 @@ def counted(s: Setting) -> tuple[Weights, Activations]:
 
 
 def counted_lanes(s: Setting) -> Speaking | None:
-    """The same of the lanes of lm/fast.py; None if they do not speak for this model."""
+    """The same of the lanes of lm/lanes.py; None if they do not speak for this model."""
     tokens = s.prompt_tokens, s.lm.max_new_tokens
     lanes = s.dialogues, s.agent.group, *tokens
     return count_lanes(*s.key, *s.adapter, s.bf16, s.device == "cuda", lanes)

@@ -1,7 +1,7 @@
 """The forward passes of a causal LM over prompts and the replies to them, differentiable.
 
 Replies to one state share its prompt, and what all prompts of a batch begin with is read once.
-Models of a known kind speak by fast.py; those built here are read by said.py as well.
+Models of a known kind speak by lanes.py; those built here are read by said.py as well.
 Logits exist only where the agent speaks: the prompt has none.  With gradient checkpointing a state
 and its replies are packed in one row, for checkpointing does not go with a cache. Knows tokens
 alone: no request, no rule, no reward.
@@ -22,7 +22,8 @@ from transformers import DynamicCache, Qwen3ForCausalLM
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from lm.config import BUILT, LMConfig
-from lm.fast import Lanes, supports
+from lm.fast import supports
+from lm.lanes import Lanes
 from lm.said import said_states
 
 # B replies, G replies a state, L tokens of a reply, S states, P tokens of a prompt,
@@ -188,14 +189,23 @@ class Passes:
         if self.lm.gradient_checkpointing:
             return self.packed_states(prompts, owner, ids)
         reply, mask, fed = _reply_rows(prompts, owner, ids)
-        if self.lm.model in BUILT and supports(self.model):
-            # Others take their own: it is what lm/memory.py counts.
+        if self._read_by_our_layers(prompts, ids):
             logits, hidden = said_states(self.model, prompts, owner, ids)
         else:
             logits, hidden = self._cached_states(prompts, owner, fed)
         return ReplyStates(
             logits.float(), hidden.float(), reply.to(self.device), mask.to(self.device)
         )
+
+    def _read_by_our_layers(self, prompts: Sequence[list[int]], ids: Sequence[list[int]]) -> bool:
+        """Whether said.py is to read these replies.
+
+        Not for models that were loaded: lm/memory.py counts their own pass.  Nor where more than
+        half of all tokens would be a start that the prompts share, which the other reads once."""
+        if self.lm.model not in BUILT or not supports(self.model):
+            return False
+        again = shared_start(prompts) * (len(prompts) - 1)
+        return 2 * again <= sum(map(len, prompts)) + sum(map(len, ids))
 
     def _cached_states(self, prompts: Sequence[list[int]], owner: Sequence[int],
                        fed: Tensor) -> tuple[Tensor, Tensor]:
@@ -263,7 +273,7 @@ class Passes:
 
 
 class CachedLanes:
-    """What `Lanes` of fast.py does, by the model's own forward pass and cache: for every model."""
+    """What `Lanes` of lanes.py does, by the model's own forward pass and cache: for every model."""
 
     def __init__(self, passes: Passes, prompts: Sequence[list[int]], lanes: int, room: int):
         self.passes = passes

@@ -21,7 +21,8 @@ from experiments import bench
 from lm import passes
 from lm.constraints import violations
 from lm.decoder import draw
-from lm.fast import Lanes, supports
+from lm.fast import supports
+from lm.lanes import Lanes
 from tests.agents import REQUESTS, flattened, seeded, sharp_agent
 
 V = 96

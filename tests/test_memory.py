@@ -28,7 +28,7 @@ from data import DataError, Request
 from lm import activations, memory, passes
 from lm.activations import Bilinear, count_activations, count_lanes
 from lm.config import AgentConfig, LMConfig, WarmConfig, configs_of
-from lm.fast import Lanes
+from lm.lanes import Lanes
 from lm.memory import (
     GIB,
     SHAPES,

@@ -5,6 +5,7 @@ import torch
 from csagent import SLOTS, TALK
 from lm import passes
 from lm.config import LMConfig
+from lm.fast import rms_norm
 from lm.models import build_tiny
 from lm.passes import Passes
 from lm.said import Ragged, said_states
@@ -63,6 +64,18 @@ def test_the_second_of_two_equal_passes_is_equal_to_the_last_bit():
     assert torch.equal(once, gradient(model, ours(model)))
 
 
+def test_norm_and_its_gradient_by_hand():
+    # rms of (3, 4) = sqrt(12.5) = 3.5355, u = (.8485, 1.1314), y = w u;
+    # dL/dy = (1, 0): mean(h u) = .4243, dL/dx = (1 - .36, -.48) / 3.5355, dL/dw = (.8485, 0)
+    x = torch.tensor([[3.0, 4.0]], requires_grad=True)
+    weight = torch.tensor([1.0, 2.0], requires_grad=True)
+    y = rms_norm(x, weight, 0.0)
+    assert y[0].tolist() == pytest.approx([0.8485, 2.2627], abs=1e-4)
+    y.backward(torch.tensor([[1.0, 0.0]]))
+    assert x.grad[0].tolist() == pytest.approx([0.1810, -0.1358], abs=1e-4)
+    assert weight.grad.tolist() == pytest.approx([0.8485, 0.0], abs=1e-4)
+
+
 def test_ragged_by_hand():
     # two tokens in row 1, one in row 0, in this order; row 2 is empty
     ragged = Ragged([1, 0], [2, 1], 3, torch.device("cpu"))
@@ -94,6 +107,19 @@ def test_a_model_that_is_built_here_is_read_so(precision, most, monkeypatch):
     p, q = fast[mask].log_softmax(-1), slow.logits[mask].log_softmax(-1)
     assert (p - q).abs().max() < most
     assert torch.allclose(hidden[mask], slow.hidden[mask], atol=most)
+
+
+def test_prompts_that_are_mostly_the_same_are_read_by_the_models_own_pass(monkeypatch):
+    model, _ = build_tiny(TALK * 20, SLOTS, 0, width=64, layers=2)
+    read = Passes(model, LMConfig(model="tiny"), "cpu", "fp32")
+    asked = []
+    real = passes.said_states
+    monkeypatch.setattr(passes, "said_states", lambda *x: asked.append(x) or real(*x))
+    # 3 x 20 of 92 tokens would be read again, then 3 x 5 of 92
+    for alike in (20, 5):
+        prompts = [[7] * alike + [i] * (22 - alike) for i in range(10, 12)]
+        read.reply_states(prompts * 2, [0, 1, 2, 3], [[3], [4], [5], [6]])
+        assert len(asked) == (alike == 5)
 
 
 def test_what_is_sampled_is_what_is_scored():
