@@ -2,8 +2,9 @@
 
 Two and three layers of the model run on fake tensors while a dispatch mode adds up what lives.
 Bytes are linear in layers and in tokens, so four runs give them all (`Bilinear`).  Attention is
-taken to be a fused kernel.  Used by lm/memory.py; tests/test_memory.py compares it with the
-allocator's own log."""
+taken to be a fused kernel.  The lanes of lm/lanes.py run as they are, with all their prompts
+(`count_lanes`).  Used by lm/memory.py; tests/test_memory.py compares it with the allocator's own
+log."""
 from __future__ import annotations
 
 import copy
@@ -28,6 +29,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from data import DataError
+from lm.fast import supports
+from lm.lanes import Lanes
 from lm.passes import CACHE
 
 # T tokens of the one row that is run
@@ -68,6 +71,15 @@ class Activations:
     cache: Bilinear           # the cache alone
 
 
+@dataclass(frozen=True)
+class Speaking:
+    """Bytes while the lanes of lm/lanes.py speak."""
+    prefill: int              # the most while prompts are read
+    step: int                 # the most during the last token's pass, its logits included
+    held: int                 # from token to token: the cache, and weights multiplied as one
+    cache: int                # keys and values of the prompts and of all lanes
+
+
 @lru_cache(maxsize=32)
 def count_activations(kind: type, text: str, rank: int, cast: bool, bf16: bool,
                       checkpointing: bool) -> Activations:
@@ -76,7 +88,6 @@ def count_activations(kind: type, text: str, rank: int, cast: bool, bf16: bool,
     rank  of its adapter, 0 without
     cast  whether the adapter takes its input to fp32
     """
-    ALL_ATTENTION_FUNCTIONS.register("counted", _attention)
     config = kind.from_dict(json.loads(text))
     points = {}
     try:
@@ -96,6 +107,28 @@ def count_activations(kind: type, text: str, rank: int, cast: bool, bf16: bool,
             return points[layers, tokens][i]
         columns.append(Bilinear.through(at, TOKENS))
     return Activations(*columns)
+
+
+@lru_cache(maxsize=64)
+def count_lanes(kind: type, text: str, rank: int, cast: bool, bf16: bool, cuda: bool,
+                lanes: tuple[int, int, int, int]) -> Speaking | None:
+    """Of the model with this config, as in `count_activations`; None: lm/fast.py knows it not.
+
+    cuda   whether it will speak on a GPU, which keeps keys and values in the run's precision
+    lanes  (states, lanes to a state, tokens of a prompt, tokens of a reply)
+    """
+    config = kind.from_dict(json.loads(text))
+    kept = torch.bfloat16 if cuda and bf16 else torch.float32
+    points = []
+    for layers in (2, 3):
+        make = _model(_cut(config, layers), rank, cast, bf16)
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            model = make()
+            if not supports(model):
+                return None
+            points.append(_speaking(model, lanes, kept, bf16))
+    more = config.num_hidden_layers - 2
+    return Speaking(*[two + more * (three - two) for two, three in zip(*points)])
 
 
 # ------------------------------------------------------------------------------ the count
@@ -181,8 +214,28 @@ def _sampling(body, T: int, bf16: bool) -> tuple[int, int, int]:
     return prefill, live.peak, kept
 
 
+@torch.no_grad()
+def _speaking(model, lanes: tuple[int, int, int, int], kept: torch.dtype,
+              bf16: bool) -> tuple[int, ...]:
+    """The fields of `Speaking`, with all the tokens there can be."""
+    S, G, P, R = lanes
+    with _Live() as live, torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        spoken = Lanes(model, [[0] * P] * S, G, R, kept)
+        prefill = live.peak
+        live.peak = 0
+        spoken.said = R - 1
+        spoken.step(torch.zeros(S * G, dtype=torch.long))
+        # What the step has brought and leaves: weights in the run's precision.
+        held = live.now
+    both = [*spoken.keys, *spoken.values]
+    for pair in spoken.prefix:
+        both += pair
+    return prefill, live.peak, held, sum(x.nbytes for x in both)
+
+
 # ------------------------------------------------------------------------------ the model
 def _cut(config: PretrainedConfig, layers: int) -> PretrainedConfig:
+    ALL_ATTENTION_FUNCTIONS.register("counted", _attention)
     config = copy.deepcopy(config)
     config._attn_implementation = "counted"
     text = config.get_text_config()

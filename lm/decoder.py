@@ -1,6 +1,6 @@
 """A causal LM that answers requests under rules (Sec. 3.2).  What it learns is in csagent.py.
 
-    Request --prepare (reader.py)--> Prepared --prefill, once a state (passes.py)-->
+    Request --prepare (reader.py)--> Prepared --lanes, read once a state (lanes.py, passes.py)-->
     one token at a time: logits --guard (guard.py)--> draw --> Reply              `speak`
 
 One uniform number is used per draw, so a reply does not depend on which others it is decoded with.
@@ -159,11 +159,9 @@ class _Decoding:
         # Positions that are still being decoded.
         self.live = [i for i in self.at if not self.rows[i].full(self.budget)]
         self.static = speaker.static_bans([p.rules for p in prepared])       # [S, V]
-        owner = torch.arange(len(self.rows)) // group                        # position -> state
         prompts = [p.ids for p in prepared]
-        self.cache, self.attend, self.position = speaker.prefill(prompts, owner, self.budget)
-        self.width = self.attend.shape[1] - self.budget
-        self.owner = owner.to(device)
+        self.lanes = speaker.lanes(prompts, group, self.budget)
+        self.owner = torch.arange(len(prompts), device=device).repeat_interleave(group)
         self.token = torch.tensor([p[-1] for p in prompts], device=device)[self.owner]
 
     def run(self) -> None:
@@ -175,23 +173,18 @@ class _Decoding:
             self._step(number)
 
     def _drop_ended(self) -> None:
-        keep = torch.tensor(self.live, device=self.speaker.device)
-        self.at = [self.at[i] for i in self.live]
-        self.live = list(range(len(self.live)))
-        self.cache.batch_select_indices(keep)
-        for name in ("owner", "attend", "position", "token", "chance"):
+        kept = self.lanes.keep(self.live)
+        place = {position: i for i, position in enumerate(kept)}
+        self.at = [self.at[position] for position in kept]
+        self.live = [place[position] for position in self.live]
+        keep = torch.tensor(kept, device=self.speaker.device)
+        for name in ("owner", "token", "chance"):
             setattr(self, name, getattr(self, name)[keep])
 
     def _step(self, number: int) -> None:
         """One token of each row that is live: logits, mask, draw, push."""
-        # A mask that is 4-D already: transformers would build one at each step.
-        seen = self.attend[:, None, None, :self.width + number + 1]
-        out = self.speaker.read(
-            self.cache, input_ids=self.token[:, None], attention_mask=seen,
-            position_ids=self.position[:, None] + number,
-        )
         bans = {i: self.rows[self.at[i]].guard.banned() for i in self.live}
-        logits = out.logits[:, -1].float() / (self.heat or 1.0)              # [b, V]
+        logits = self.lanes.step(self.token).float() / (self.heat or 1.0)    # [b, V]
         logits.masked_fill_(forbid(self.static[self.owner], bans), -inf)
         uniform = self.chance[:, number] if self.heat else None
         self.token, logp = draw(logits, uniform)
@@ -263,7 +256,7 @@ class ConstrainedLM(Reader, Passes):
         generators = [generator] * len(prepared)
         if isinstance(generator, Sequence):
             generators = list(generator)
-        with self.autocast():
+        with self.autocast(), self.few_threads():
             decoding = _Decoding(self, prepared, group, heat, generators)
             decoding.run()
         replies = []

@@ -6,6 +6,8 @@
 No weights are read and none are made.  Parameters are counted on a model of the meta device, so
 any architecture works.  Activations are counted as well: two and three layers run on fake tensors
 (lm/activations.py), and bytes are linear in layers and in tokens, so four runs give the rest.
+Models that lm/fast.py knows speak through it, and are counted so: a prompt's keys and values once,
+each lane's own, and copies of the weights that are multiplied as one.
 Bytes of logits are counted from the code; tests/test_memory.py holds all of it against what real
 runs allocate. Stated, not measured: CONTEXT and FRAGMENTATION.  Attention is taken to be a fused
 kernel.
@@ -35,7 +37,7 @@ from transformers import (
 from data import DataError, opt
 from infra.flags import parse, parser_of, refuse_below, refuse_not_positive, refuse_other_words
 from infra.terminal import forgive
-from lm.activations import Activations, count_activations
+from lm.activations import Activations, Speaking, count_activations, count_lanes
 from lm.config import AgentConfig, LMConfig, WarmConfig
 from lm.suited import reason, refuse_folder, refuse_unsuited
 
@@ -183,6 +185,21 @@ class Setting:
         object.__setattr__(self, "agent", self.agent.settled_for(self.lm.model))
         object.__setattr__(self, "warm", self.warm.settled_for(self.lm.model))
 
+    @property
+    def bf16(self) -> bool:
+        return self.precision == "bf16"
+
+    @property
+    def key(self) -> tuple[type, str]:
+        """The model's config as a cache can look it up: its class and JSON."""
+        return type(self.shape), self.shape.to_json_string(use_diff=False)
+
+    @property
+    def adapter(self) -> tuple[int, bool]:
+        """Its rank, and whether it takes its input to fp32."""
+        nf4 = self.lm.quantise == "nf4"
+        return self.lm.lora_rank, not (nf4 and self.bf16 and self.device == "cuda")
+
 
 class Moment(NamedTuple):
     """Bytes that come and go, at the worst moment of a phase."""
@@ -212,20 +229,22 @@ class Estimate:
 
 def counted(s: Setting) -> tuple[Weights, Activations]:
     """What the model's own code says, for this setting.  Raises DataError if it cannot be told."""
-    bf16 = s.precision == "bf16"
-    rank = s.lm.lora_rank
     nf4 = s.lm.quantise == "nf4"
-    width = 2 if bf16 and rank else 4            # bytes of a weight that is not in 4 bits
-    cast = not (nf4 and bf16 and s.device == "cuda")
-    key = type(s.shape), s.shape.to_json_string(use_diff=False)
-    weights = count_weights(*key, rank, nf4, width)
-    return weights, count_activations(*key, rank, cast, bf16, s.lm.gradient_checkpointing)
+    width = 2 if s.bf16 and s.lm.lora_rank else 4        # bytes of a weight that is not in 4 bits
+    weights = count_weights(*s.key, s.lm.lora_rank, nf4, width)
+    return weights, count_activations(*s.key, *s.adapter, s.bf16, s.lm.gradient_checkpointing)
+
+
+def counted_lanes(s: Setting) -> Speaking | None:
+    """The same of the lanes of lm/lanes.py; None if they do not speak for this model."""
+    tokens = s.prompt_tokens, s.lm.max_new_tokens
+    lanes = s.dialogues, s.agent.group, *tokens
+    return count_lanes(*s.key, *s.adapter, s.bf16, s.device == "cuda", lanes)
 
 
 def estimate(s: Setting) -> Estimate:
     """What training this model will need."""
     w, a = counted(s)
-    bf16 = s.precision == "bf16"
     adapts = s.lm.lora_rank > 0
     adapter = 4 * w.learned if adapts else 0
     stays = {
@@ -233,8 +252,8 @@ def estimate(s: Setting) -> Estimate:
         "optimiser": 8 * w.learned + 4 * w.tensors, "gradients": 4 * w.learned,
     }
     # The largest matrix unpacked, or the head's gradient; then CUDA itself.
-    once = w.largest * ((2 if bf16 and adapts else 4) + 4 / 64)
-    once += 0 if adapts else w.head * (8 if bf16 else 4)
+    once = w.largest * ((2 if s.bf16 and adapts else 4) + 4 / 64)
+    once += 0 if adapts else w.head * (8 if s.bf16 else 4)
     once += CONTEXT if s.device == "cuda" else 0
     # idf of 9c; embeddings that learn are copied (GAP-5)
     copy_9c = 4 * w.vocabulary + (0 if adapts else 4 * w.head)
@@ -266,6 +285,20 @@ def _phases(s: Setting, w: Weights, a: Activations) -> dict[str, tuple[Moment, i
 
 def _sample(s: Setting, w: Weights, a: Activations) -> tuple[Moment, int]:
     """`speak`: the worst of the prompts' forward, the last token's forward, and its draw."""
+    logits = s.dialogues * s.agent.group * w.vocabulary
+    spoken = counted_lanes(s)
+    if spoken is None:
+        prefill, step, drawn = _by_cache(s, w, a, logits)
+    else:
+        cache = spoken.cache
+        prefill = Moment(spoken.prefill - cache, cache, 0)
+        step = Moment(spoken.step - cache, cache, 0)
+        drawn = Moment(spoken.held - cache, cache, DRAW * logits)
+    return max(prefill, step, drawn, key=sum), s.dialogues * w.vocabulary
+
+
+def _by_cache(s: Setting, w: Weights, a: Activations, logits: int) -> tuple[Moment, Moment, Moment]:
+    """The three moments of a model that speaks by its own forward and cache."""
     rows = s.dialogues * s.agent.group
     prompts = s.dialogues * (s.prompt_tokens - 1)
     seen = rows * (s.prompt_tokens - 1 + s.lm.max_new_tokens)
@@ -274,10 +307,10 @@ def _sample(s: Setting, w: Weights, a: Activations) -> tuple[Moment, int]:
     # Then copied to the rows, a layer at a time.
     prefill = Moment(a.prefill(w.layers, prompts) - first, first, 0)
     step_bytes = a.decode(w.layers, seen) - last + round(rows * a.prefill.b)
-    step = Moment(step_bytes, last, 2 * rows * w.vocabulary)
+    step = Moment(step_bytes, last, 2 * logits)
     drawn_bytes = round(a.decode.c + a.decode.a * w.layers)
-    drawn = Moment(drawn_bytes, last, DRAW * rows * w.vocabulary)
-    return max(prefill, step, drawn, key=sum), s.dialogues * w.vocabulary
+    drawn = Moment(drawn_bytes, last, DRAW * logits)
+    return prefill, step, drawn
 
 
 def _learn(s: Setting, w: Weights, a: Activations, at_once: int, held: int,

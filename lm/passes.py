@@ -1,6 +1,7 @@
 """The forward passes of a causal LM over prompts and the replies to them, differentiable.
 
 Replies to one state share its prompt, and what all prompts of a batch begin with is read once.
+Models of a known kind speak by lanes.py; those built here are read by said.py as well.
 Logits exist only where the agent speaks: the prompt has none.  With gradient checkpointing a state
 and its replies are packed in one row, for checkpointing does not go with a cache. Knows tokens
 alone: no request, no rule, no reward.
@@ -20,7 +21,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import DynamicCache, Qwen3ForCausalLM
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from lm.config import LMConfig
+from lm.config import BUILT, LMConfig
+from lm.fast import supports
+from lm.lanes import Lanes
+from lm.said import said_states
 
 # B replies, G replies a state, L tokens of a reply, S states, P tokens of a prompt,
 # T tokens of a packed row, V vocabulary, D width of a hidden state
@@ -108,6 +112,20 @@ class Passes:
                     stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             yield
 
+    @contextlib.contextmanager
+    def few_threads(self) -> Iterator[None]:
+        """One thread for a model that is built here, on a CPU.
+
+        A token's products are so small that a second thread costs more than it brings: sampling
+        took 1.1 to 1.7 times as long with two on an idle machine, and far more on a busy one."""
+        threads = torch.get_num_threads()
+        if self.device.type == "cpu" and self.lm.model in BUILT:
+            torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+
     def read(self, cache: DynamicCache, **inputs):
         """One forward pass that looks into the cache and adds to it."""
         return self.model(**inputs, **{CACHE: cache}, use_cache=True)
@@ -147,6 +165,12 @@ class Passes:
         cache.batch_repeat_interleave(len(prompts))
         return shared
 
+    def lanes(self, prompts: Sequence[list[int]], group: int, room: int) -> Lanes | CachedLanes:
+        """`group` replies to each prompt, to be spoken token by token, each of `room` at most."""
+        if supports(self.model):
+            return Lanes(self.model, prompts, group, room)
+        return CachedLanes(self, prompts, group, room)
+
     # ---------------------------------------------------------------------- replies
     def reply_logits(self, prompts: Sequence[list[int]], owner: Sequence[int],
                      ids: Sequence[list[int]]) -> tuple[Tensor, Tensor, Tensor]:
@@ -165,17 +189,35 @@ class Passes:
         if self.lm.gradient_checkpointing:
             return self.packed_states(prompts, owner, ids)
         reply, mask, fed = _reply_rows(prompts, owner, ids)
-        L = reply.shape[1]
+        if self._read_by_our_layers(prompts, ids):
+            logits, hidden = said_states(self.model, prompts, owner, ids)
+        else:
+            logits, hidden = self._cached_states(prompts, owner, fed)
+        return ReplyStates(
+            logits.float(), hidden.float(), reply.to(self.device), mask.to(self.device)
+        )
+
+    def _read_by_our_layers(self, prompts: Sequence[list[int]], ids: Sequence[list[int]]) -> bool:
+        """Whether said.py is to read these replies.
+
+        Not for models that were loaded: lm/memory.py counts their own pass.  Nor where more than
+        half of all tokens would be a start that the prompts share, which the other reads once."""
+        if self.lm.model not in BUILT or not supports(self.model):
+            return False
+        again = shared_start(prompts) * (len(prompts) - 1)
+        return 2 * again <= sum(map(len, prompts)) + sum(map(len, ids))
+
+    def _cached_states(self, prompts: Sequence[list[int]], owner: Sequence[int],
+                       fed: Tensor) -> tuple[Tensor, Tensor]:
+        """What `said_states` does, by the model's own forward pass and cache: for every model."""
+        L = fed.shape[1]
         cache, attend, last = self.prefill(prompts, torch.tensor(owner), L)
         look = attend[:, None, None].repeat(1, 1, L, 1)                    # [B, 1, L, P + L]
         look[..., -L:] = torch.ones(L, L, dtype=torch.bool, device=self.device).tril()
         position = last[:, None] + torch.arange(L, device=self.device)
-        logits, hidden = self._forward(
+        return self._forward(
             input_ids=fed.to(self.device), attention_mask=look, position_ids=position,
             use_cache=True, **{CACHE: cache},
-        )
-        return ReplyStates(
-            logits.float(), hidden.float(), reply.to(self.device), mask.to(self.device)
         )
 
     def packed_states(self, prompts: Sequence[list[int]], owner: Sequence[int],
@@ -228,6 +270,36 @@ class Passes:
         finally:
             for layer in layers:
                 layer.training = False
+
+
+class CachedLanes:
+    """What `Lanes` of lanes.py does, by the model's own forward pass and cache: for every model."""
+
+    def __init__(self, passes: Passes, prompts: Sequence[list[int]], lanes: int, room: int):
+        self.passes = passes
+        owner = torch.arange(len(prompts)).repeat_interleave(lanes)
+        self.cache, self.attend, self.position = passes.prefill(prompts, owner, room)
+        # Tokens that may be looked at: those of a prompt, then those that were said.
+        self.seen = self.attend.shape[1] - room
+
+    def step(self, token: Tensor) -> Tensor:
+        """What was said last in each lane, [B] -> the logits of what comes next, [B, V]."""
+        self.seen += 1
+        # A mask that is 4-D already: transformers would build one at each step.
+        out = self.passes.read(
+            self.cache, input_ids=token[:, None], position_ids=self.position[:, None],
+            attention_mask=self.attend[:, None, None, :self.seen],
+        )
+        self.position = self.position + 1
+        return out.logits[:, -1]
+
+    def keep(self, live: Sequence[int]) -> list[int]:
+        """Drops the lanes that are not live."""
+        rows = torch.tensor(live, device=self.passes.device)
+        self.cache.batch_select_indices(rows)
+        self.attend = self.attend[rows]
+        self.position = self.position[rows]
+        return list(live)
 
 
 def _reply_rows(prompts: Sequence[list[int]], owner: Sequence[int],

@@ -13,14 +13,22 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch._C._profiler import _EventType
-from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    DynamicCache,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 import csagent
 from csagent import CustomerServiceAgent
 from data import DataError, Request
 from lm import activations, memory, passes
-from lm.activations import Bilinear, count_activations
+from lm.activations import Bilinear, count_activations, count_lanes
 from lm.config import AgentConfig, LMConfig, WarmConfig, configs_of
+from lm.lanes import Lanes
 from lm.memory import (
     GIB,
     SHAPES,
@@ -210,6 +218,40 @@ def test_cache_is_exact(family):
     a = count_activations(type(config), text, 0, True, False, False)
     kept = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
     assert 6 * a.cache(4, 16) == kept
+
+
+@pytest.mark.parametrize("family", FAMILY)
+def test_cache_of_lanes_is_exact(family):
+    """A prompt of 40 tokens is kept once, in rows of 48; each of 3 lanes has room for 7."""
+    config = config_of(family, 128, 4, 320)
+    lanes = Lanes(FAMILY[family][1](config).eval(), [[0] * 40] * 2, 3, 7)
+    kept = [*lanes.keys, *lanes.values]
+    for pair in lanes.prefix:
+        kept += pair
+    text = config.to_json_string(use_diff=False)
+    told = count_lanes(type(config), text, 0, True, False, False, (2, 3, 40, 7))
+    assert told.cache == sum(x.nbytes for x in kept)
+    # 4 layers, keys and values, 2 states, 2 heads of 32, fp32
+    assert told.cache == 4 * 2 * 2 * (48 + 3 * 7) * 2 * 32 * 4
+    # queries, keys and values as one matrix, the two of the MLP as another
+    assert told.held >= told.cache + 4 * 128 * (128 + 2 * 64 + 2 * 320) * 4
+    # on a GPU in bf16: half
+    half = count_lanes(type(config), text, 0, True, True, True, (2, 3, 40, 7))
+    assert half.cache == told.cache // 2
+
+
+def test_a_model_that_lanes_do_not_know_is_counted_by_its_own_cache():
+    sizes = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    shape = MistralConfig(vocab_size=512, **sizes, **heads)
+    text = shape.to_json_string(use_diff=False)
+    assert count_lanes(type(shape), text, 0, True, False, False, (2, 4, 9, 8)) is None
+    model = {"model": "x", "quantise": "none", "lora_rank": 0}
+    lm, agent, warm = configs_of({"agent": model | {"group": 4, "max_new_tokens": 8}})
+    e = estimate(Setting(shape, lm, agent, warm, 2, 9, "fp32", "cpu"))
+    # while tokens are drawn: 2 states, 4 copies of 8 tokens and 8 more, 2 layers, keys and values
+    cache = 2 * 4 * (8 + 8) * 2 * 2 * 2 * 16 * 4
+    assert e.phases["sampling"]["KV cache"] == cache
 
 
 # ------------------------------------------------------------------------------ what comes and goes

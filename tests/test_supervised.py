@@ -36,11 +36,9 @@ def test_customers_words_are_never_in_the_loss(monkeypatch):
     monkeypatch.setattr(agent.model.lm_head, "forward", lambda h: seen.append(real(h)) or seen[-1])
     replies = ["We are sorry.", "Terms apply, {eta}."]
     cross_entropy(agent, encoded(agent, list(zip(REQUESTS, replies)))).backward()
-    prefill, reply = seen
     lengths = [len(agent.encode(r)) + 1 for r in replies]
-    # one position, which enters nothing
-    assert not prefill.requires_grad or prefill.shape[1] == 1
-    assert reply.shape[:2] == (2, max(lengths))
+    # one list of the replies' tokens
+    assert [len(logits) for logits in seen] == [sum(lengths)]
 
 
 def single_agents_pairs() -> list[tuple[Request, str]]:
@@ -59,6 +57,7 @@ def single_agents_pairs() -> list[tuple[Request, str]]:
 
 def test_what_all_prompts_begin_with_is_read_once(monkeypatch):
     """Loss and gradient against reading every prompt whole."""
+    monkeypatch.setattr(passes, "supports", lambda _: False)
     agent = sharp_agent()
     data = encoded(agent, single_agents_pairs())
     prompts = [prompt for prompt, _ in data]
