@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from data import MAX_SKILLS, ExpertState, opt
 from infra.flags import refuse_below, refuse_not_positive
 from perception import Perception, Reader
+from surrogate import clipped_gain
 
 Skills = tuple[str, ...]
 Generators = torch.Generator | Sequence[torch.Generator] | None
@@ -167,10 +168,8 @@ def clipped_loss(logp: Tensor, old: Tensor, advantage: Tensor, entropy: Tensor, 
     logp, old  [B, S] nats, of each pick now and in play; no gradient flows through `old`
     the rest   as in `expert_loss`
     """
-    ratio = (logp - old.detach()).clamp(-10, 10).exp()
-    A = advantage.detach()
-    bounded = ratio.clamp(1 - clip, 1 + clip)
-    gained = torch.minimum(ratio * A, bounded * A).sum(-1)  # [B]
+    log_ratio = (logp - old.detach()).clamp(-10, 10)
+    gained = clipped_gain(log_ratio, advantage, clip).sum(-1)  # [B]
     return -gained.mean() - alpha * entropy.sum(-1).mean()
 
 
