@@ -99,6 +99,7 @@ class Outcome:
     vouchers: int | None = None                  # issued so far
     cost: float | None = None                    # money spent so far
     satisfaction: int | None = None              # the customer's mark, 1..5; None until the end
+    valid: bool = True                           # no format error: no voucher was issued twice
 
 
 @dataclass
