@@ -174,7 +174,7 @@ class ExpertLearner:
     def _loss(self, part: ExpertBatch, aim: Aim, anchor: Anchor, shown: Shown) -> Tensor:
         """The loss of one minibatch: this process's share of the mean over all processes."""
         states = [*part.states, *(state for state, _ in anchor.turns)]
-        picks = self.expert.picks(part.skills)
+        picks = self.expert.picks(part.skills, part.states)
         turns, made = all_sum(len(part.states), int(picks.mask.sum()))
         if not states:
             return self._nothing()
@@ -185,7 +185,8 @@ class ExpertLearner:
         if part.states:
             terms.append(self._actor_critic(part, mine, picks, aim, (turns, made), shown))
         if anchor.turns:
-            teachers = self.expert.picks([T for _, T in anchor.turns])
+            anchors = [state for state, _ in anchor.turns]
+            teachers = self.expert.picks([T for _, T in anchor.turns], anchors)
             logp, _ = self.expert.log_probs(logged, teachers)
             terms.append(-self.expert.cfg.expert_anchor * logp.sum() / anchor.size)
         return sum(terms)
@@ -248,7 +249,8 @@ class ExpertLearner:
         if not labelled:
             return self._nothing()
         states, teachers = zip(*labelled)
-        logp, _ = self.expert.log_probs(self.expert.read(states), self.expert.picks(teachers))
+        picks = self.expert.picks(teachers, states)
+        logp, _ = self.expert.log_probs(self.expert.read(states), picks)
         return -logp.sum() / count
 
     # --- Adam -----------------------------------------------------------------------------------

@@ -160,6 +160,10 @@ def _mood(gopo: Gopo, episode: Episode) -> list[float]:
     return present([episode.seen.outcome.mood])
 
 
+def _satisfaction(gopo: Gopo, episode: Episode) -> list[int]:
+    return present([episode.seen.outcome.satisfaction])
+
+
 def _violations(gopo: Gopo, episode: Episode) -> list[float]:
     found = [len(violations(step.reply, step.prepared.constraints)) for step in episode.steps]
     return [float(sum(found))]
@@ -315,6 +319,8 @@ TABLE = (
            "Eq. 1 with its absorbing end", _return),
     Metric("mood", "mood", 2, "high",
            "of the simulated customer at the end, 0-1", _mood),
+    Metric("satisfaction", "Sat", 2, "high",
+           "the simulated customer's own mark at the end, 1-5", _satisfaction),
     Metric("violations", "viol.", 2, "low",
            "broken constraints per dialogue", _violations),
     Metric("I_1", "I1", 2, "high", "share of dialogues with task 1 of Eq. 11 done", _task_done(1)),
@@ -331,14 +337,15 @@ METRICS = {metric.key: metric for metric in TABLE}
 # the columns of metrics.jsonl
 TRAINING = (
     "tse", "success", "turns", "reward", "r_expert", "r_cs", "w_expert", "esndcg", "f1", "exact",
-    "length", "reply_words", "distinct_2", "repeated", "vouchers", "unscored",
+    "length", "reply_words", "distinct_2", "repeated", "vouchers",
+    "satisfaction", "unscored",
     *(metric.key for metric in SCORE_METRICS),
 )
 # what is measured of a held-out dialogue
 HELD_OUT = (
     "tse", "I_1", "I_2", "I_3", "N_1", "N_2", "N_3", "turns", "success", "gre", "g_eval",
     "unscored", "esndcg", "f1", "exact", "length", "r_cs", "return", "mood", "vouchers",
-    "reply_words", "distinct_2", "repeated", "violations",
+    "satisfaction", "reply_words", "distinct_2", "repeated", "violations",
 )
 
 

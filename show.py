@@ -14,7 +14,8 @@ from measure import METRICS, Row, completed
 EAR_TOLERANCE = 0.05
 COLUMNS = (
     "tse", "I_1", "I_2", "I_3", "N_1", "N_2", "N_3", "turns", "gre", "g_eval", "bleu", "esndcg",
-    "f1", "exact", "length", "r_cs", "vouchers", "violations",
+    "f1", "exact", "length", "r_cs", "vouchers", "satisfaction",
+    "violations",
 )
 DASH = "—"
 

@@ -24,6 +24,7 @@ from shop.agenda import ATTENTION, OPENER, Person
 from shop.catalogue import Focus, search, skill_pool, template, update_focus
 from shop.ear import FACT_OF, Act, Ear, hear
 from shop.reactions import EFFECTS, LONG, WORST, WRONG_NAME, Event, Reaction
+from shop.stars import of_shop
 
 HORIZON = 12                                     # turns; the T of Eqs. 1 and 10
 CONTENT = 0.75                                   # mood from which nobody waits for an incentive
@@ -86,16 +87,31 @@ class Shop(Person):
         self.focus = update_focus(self.focus, utterance, self.split, self.name)
         self.context = dict(search(self.focus, self.split, self.name))
         self.intent = intent
-        success = self.success
-        over = self.left or success
+        over = self.left or self.success
+        truncated = not over and self.turn >= HORIZON
         return Observation(
             utterance,
             self.context,
             terminated=over,
-            truncated=not over and self.turn >= HORIZON,
+            truncated=truncated,
             labels=self._labels(over),
-            outcome=Outcome(success, tuple(self.completed), round(self.mood, 2), self.vouchers),
+            outcome=self._outcome(over or truncated),
         )
+
+    def _outcome(self, ended: bool) -> Outcome:
+        satisfaction = self.satisfaction() if ended else None
+        return Outcome(
+            self.success,
+            tuple(self.completed),
+            round(self.mood, 2),
+            self.vouchers,
+            satisfaction=satisfaction,
+        )
+
+    def satisfaction(self) -> int:
+        """The mark, 1..5, that the customer would give now."""
+        guided = [need.guided for need in self.agenda]
+        return of_shop(sum(guided) / len(guided), self.mood, self.patience, self.left)
 
     def _labels(self, over: bool) -> Labels:
         if over:

@@ -50,8 +50,8 @@ class RunConfig:
         "gopo", f"how is learned: {', '.join(ALGORITHMS)}; sft and ppo are single agents, without "
         "an Expert (baselines/)")
     dataset: str = opt(
-        "mgshop", "mgshop, tmallbrand-a or tmallbrand-b (simulated shops), multiwoz or star (real "
-        "dialogues), or the path of your own logs, logs.jsonl")
+        "mgshop", "mgshop, tmallbrand-a, tmallbrand-b or fds (simulated shops), multiwoz or star "
+        "(real dialogues), or the path of your own logs, logs.jsonl")
     replies: str = opt(
         "lm", "lm: a language model writes them; template: the shop's phrase book does, and "
         "strategy alone is learned in minutes")
@@ -75,6 +75,8 @@ class RunConfig:
     split: str | None = opt(
         None, "star only: dialogue (default), or task: the test tasks are none of the training "
         "ones")
+    difficulty: str | None = opt(
+        None, "fds only: hard (default) or easy, the mix of its customers")
     resume: str | None = opt(
         None, "go on with this run directory; its config.json is used, of the flags only --steps "
         "and those of the API count")
@@ -164,6 +166,8 @@ def settle(config: dict[str, Any], dataset: Dataset) -> dict[str, Any]:
             run[name] = value
     if run["split"] is None and run["dataset"] == "star":
         run["split"] = "dialogue"
+    if run["difficulty"] is None and run["dataset"] == "fds":
+        run["difficulty"] = "hard"
     lm, agent, warm = configs_of(config)
     if warm.warm_dialogues is None:
         warm = replace(warm, warm_dialogues=len(dataset.train))
