@@ -247,10 +247,17 @@ class Episode:
     previous: tuple[str, ...] = ()
     # turns, from 0, whose skills were not the policy's own (policies.with_slips)
     slips: set[int] = field(default_factory=set)
+    # skills that may not be chosen in any turn of this dialogue, whatever its customer allows
+    withheld: tuple[str, ...] = ()
 
     @property
     def over(self) -> bool:
         return self.seen.terminated or self.seen.truncated
+
+    @property
+    def banned(self) -> tuple[str, ...]:
+        """Skills that may not be chosen in the next turn."""
+        return self.seen.banned + self.withheld
 
     @property
     def replies(self) -> list[str]:
@@ -263,7 +270,7 @@ class Episode:
         if said is None:
             said = tuple((step.state.user, step.reply) for step in self.steps)
         previous = self.steps[-1].skills if self.steps else self.previous
-        return ExpertState(self.seen.user, said, previous, banned=self.seen.banned)
+        return ExpertState(self.seen.user, said, previous, banned=self.banned)
 
 
 class Environment(Protocol):

@@ -409,14 +409,20 @@ class Expert(nn.Module):
 
     # --- scoring --------------------------------------------------------------------------------
 
+    def distributions(self, inputs: Tensor, picks: Picks) -> Tensor:
+        """[B, S, K + 1] log p of every skill and the stop at each pick, nats; -inf where barred.
+
+        All positions are computed at once, for what comes before a pick is given.
+        """
+        state = self.trunk(inputs)[:, None]  # [B, 1, D]
+        return self._next(state, picks.before, picks.barred, picks.last)
+
     def log_probs(self, inputs: Tensor, picks: Picks) -> tuple[Tensor, Tensor]:
         """(log p, entropy) of each pick, nats, [B, S] each; 0 where no pick was made.
 
-        log pi(a|s) is the sum of the first over S; all positions are computed at once, for what
-        comes before a pick is given.
+        log pi(a|s) is the sum of the first over S.
         """
-        state = self.trunk(inputs)[:, None]  # [B, 1, D]
-        log_p = self._next(state, picks.before, picks.barred, picks.last)  # [B, S, K + 1]
+        log_p = self.distributions(inputs, picks)  # [B, S, K + 1]
         made = log_p.gather(-1, picks.number[..., None]).squeeze(-1)
         logp = torch.where(picks.mask, made, 0.0)
         entropy = torch.where(picks.mask, conditional_entropy(log_p), 0.0)

@@ -177,7 +177,7 @@ class ExpertLearner:
         picks = self.expert.picks(part.skills, part.states)
         turns, made = all_sum(len(part.states), int(picks.mask.sum()))
         if not states:
-            return self._nothing()
+            return self.nothing()
         # all in one go: the gradient of a table of words is dear, whatever is read
         inputs = self.expert.read(states)
         mine, logged = inputs.split([len(part.states), len(anchor.turns)])
@@ -247,7 +247,7 @@ class ExpertLearner:
     def _cross_entropy(self, labelled: Labelled, count: int) -> Tensor:
         """This process's share of the mean of -log pi_E(T|s) over `count` states."""
         if not labelled:
-            return self._nothing()
+            return self.nothing()
         states, teachers = zip(*labelled)
         picks = self.expert.picks(teachers, states)
         logp, _ = self.expert.log_probs(self.expert.read(states), picks)
@@ -255,7 +255,7 @@ class ExpertLearner:
 
     # --- Adam -----------------------------------------------------------------------------------
 
-    def _nothing(self) -> Tensor:
+    def nothing(self) -> Tensor:
         """The loss of a process without a turn: 0, with gradients to sum."""
         return sum(p.sum() for p in self.parameters) * 0.0
 

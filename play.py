@@ -163,7 +163,7 @@ class Player:
         """One turn of every dialogue: perceive -> choose -> speak -> judge -> score -> answer."""
         states = [e.state() for e in live]
         perceived = self.expert.perception.perceive([s.user for s in states])
-        skills = [allowed(s, e.seen.banned) for s, e in zip(choose(states, live), live)]
+        skills = [allowed(s, e.banned) for s, e in zip(choose(states, live), live)]
         prepared = self._prepare(live, states, skills, perceived)
         groups = self._speak(live, prepared, group, temperature, draws)
         judged, scores = self._judge(live, states, skills, groups, judge_by)

@@ -104,6 +104,8 @@ class Person:
         self.customer = customer
         self.name = name
         self.book = book(name)
+        # set after `reset`: the same customer with other luck in the turns to come
+        self.luck = 0
 
     def rng(self, *key: object) -> random.Random:
         """Randomness that depends on (seed, customer, key) alone.
@@ -113,6 +115,8 @@ class Person:
         place = self.split
         if self.name != "mgshop":
             place = f"{self.name} {self.split}"
+        if self.luck:
+            key = (*key, "luck", self.luck)
         return random.Random(code(self.seed, place, self.customer, *key))
 
     def draw(self) -> None:
