@@ -26,6 +26,8 @@ from text import SLOT, base, best_candidate, delexicalise, fill, fit_of, sayable
 
 # Sec. 3.3: predicted and teacher sequences are capped at 5.
 MAX_SKILLS = 5
+# The skill that costs money; it is d_t of InteractCS-RL, in shops that have it.
+DECISION = "issue_voucher"
 # name -> module:function, (data_dir) -> Dataset
 DATASETS = {
     "mgshop": "shop.mgshop:load",

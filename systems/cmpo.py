@@ -31,7 +31,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from data import DataError, Dataset, Episode, ExpertState
+from data import DECISION, DataError, Dataset, Episode, ExpertState
 from expert import Expert, Picks
 from gopo import Gopo, GopoConfig, Seeds
 from infra.processes import all_mean, all_sum, world_size
@@ -49,7 +49,6 @@ from systems.interactcs import (
     turn_weights,
 )
 
-DECISION = "issue_voucher"                       # d_t = 1
 PROPOSAL = "propose_voucher"                     # leads to it: withheld from a control copy as well
 WARM_UP = 0.1                                    # of all steps, in which the step size rises
 ANCHOR_END = 0.2                                 # share of the anchor's weight at the end
