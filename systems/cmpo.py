@@ -8,7 +8,8 @@ A step of CMPO, where the phrase book speaks and the Expert's skills are the act
   (4) a controller sets the price lambda anew, from the share V of dialogues with a voucher (Eq. 8)
 
 The decision d_t of the paper is the skill `issue_voucher`.  What it is worth, and to whom, is the
-shop's business.  The equations are pure functions in interactcs.py, the flags in cmpo_config.py.
+shop's business.  The equations are pure functions in interactcs.py and decision.py; the flags stand
+in cmpo_config.py.
 
 Two aids are ours, and without them runs died or never began (docs/interactcs.md):
   - a *control copy* in each group may not offer a voucher.  Where all copies decide alike, none
@@ -21,6 +22,7 @@ Exercise: add --control_copies 0 --decision_anchor 0, and follow `dead_groups` a
 from __future__ import annotations
 
 import copy
+import importlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,7 +30,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from data import DECISION, DataError, Dataset, Episode, ExpertState
@@ -39,16 +40,20 @@ from perception import reading
 from policies import keyed
 from surrogate import clipped_gain
 from systems.cmpo_config import CMPOConfig
+from systems.decision import decision_log_odds, exact_kl, uniform_anchor
 from systems.interactcs import (
     CONTROLLERS,
     Price,
     dialogue_advantages,
     normalise,
     outcome,
+    process_credit,
     turn_rewards,
     turn_weights,
 )
 
+# dataset -> whose rules know its acts
+GENRMS = {"fds": "shop.genrm:RuleGenRM"}
 PROPOSAL = "propose_voucher"                     # leads to it: withheld from a control copy as well
 WARM_UP = 0.1                                    # of all steps, in which the step size rises
 ANCHOR_END = 0.2                                 # share of the anchor's weight at the end
@@ -59,51 +64,6 @@ AT_MOST = "the price has been at --lambda_max for 10 steps, and V is still too h
 WOUND_UP = "the integral has been at its limit for 10 steps: --lambda_max is too low for the budget"
 
 # B turns, S positions of a sequence, K skills
-
-
-# --- the decision of a turn -----------------------------------------------------------------------
-
-def decision_log_odds(log_p: Tensor, mask: Tensor, skill: int) -> tuple[Tensor, Tensor]:
-    """(log p(voucher), log p(chat)) of each turn, nats, [B] each: the two-way decision d_t.
-
-    A sequence may take the voucher at any of its picks.  Given its other picks it passes all of
-    them by with probability prod_i (1 - q_i), q_i the probability of the voucher at pick i.
-
-    log_p  [B, S, K + 1] of every skill and the stop at each pick; -inf where barred
-    mask   [B, S] True where a pick was made
-    skill  number of the voucher; it must be possible at the first pick
-    """
-    q = log_p[..., skill].masked_fill(~mask, -math.inf)                                # [B, S]
-    barred = F.one_hot(torch.tensor(skill), log_p.shape[-1]).bool().to(log_p.device)
-    passed = log_p.masked_fill(barred, -math.inf).logsumexp(-1).masked_fill(~mask, 0.0)
-    survived = passed.cumsum(-1)
-    return (q + survived - passed).logsumexp(-1), survived[:, -1]
-
-
-def uniform_anchor(log_voucher: Tensor, log_chat: Tensor) -> Tensor:
-    """KL(uniform || pi(d)) = -log 2 - (log p + log(1 - p)) / 2, nats, >= 0; 0 where p = 1/2.
-
-    Its gradient in the log-odds of p is p - 1/2: unlike that of an entropy it does not vanish
-    where p is near 0 or 1.
-
-    >>> uniform_anchor(torch.tensor(0.5).log(), torch.tensor(0.5).log()).item()
-    0.0
-    """
-    return -0.5 * (log_voucher + log_chat) - math.log(2)
-
-
-def exact_kl(log_p: Tensor, reference: Tensor, mask: Tensor) -> Tensor:
-    """KL(pi || pi_ref) of each turn, [B] nats: exact at every pick, given the picks before it.
-
-    The two-way decision is part of every pick, and so its divergence is exact as well.  An estimate
-    from what was drawn (interactcs.low_variance_kl) hardly pulls back from V = 0, for it is large
-    only where nothing is drawn.
-
-    log_p, reference  [B, S, K + 1], -inf in the same places
-    """
-    apart = log_p.clamp(min=-1e9) - reference.clamp(min=-1e9)
-    return ((log_p.exp() * apart).sum(-1) * mask).sum(-1)
-
 
 # --- what was played ------------------------------------------------------------------------------
 
@@ -136,6 +96,18 @@ class Turns:
         return [DECISION not in state.banned for state in self.states]
 
 
+def genrm_of(name: str, dataset: Dataset) -> Any:
+    """Who marks single turns (Eq. 6): `score` of what a judge sees -> S_j; or None."""
+    if name == "none":
+        return None
+    if dataset.name not in GENRMS:
+        raise DataError(
+            f"--genrm rules has no rules for {dataset.name}, only for {', '.join(GENRMS)}: add "
+            "--genrm none")
+    module, _, found = GENRMS[dataset.name].partition(":")
+    return getattr(importlib.import_module(module), found)(dataset.skills)
+
+
 class CMPO(Gopo):
     """Gopo's loop, with groups of dialogues, a price, and Eq. 9 in the place of Eq. 7."""
     Options = CMPOConfig
@@ -155,6 +127,7 @@ class CMPO(Gopo):
 
     @classmethod
     def refuse_options(cls, dataset: Dataset, options: CMPOConfig, speaks: bool) -> None:
+        genrm_of(options.genrm, dataset)
         if speaks:
             raise DataError(
                 "--algo cmpo learns the strategy alone until now: add --replies template")
@@ -172,6 +145,7 @@ class CMPO(Gopo):
         self.price = Price.start(self.options.lambda0, self.gains)
         # the frozen warm start, by which every run of `train` begins; never written to disk
         self.reference: Expert | None = None
+        self.genrm = genrm_of(self.options.genrm, dataset)
         self.withheld = tuple(name for name in (DECISION, PROPOSAL) if name in dataset.skills)
 
     def freeze(self) -> None:
@@ -239,8 +213,11 @@ class CMPO(Gopo):
         return outcome(end.outcome.satisfaction)
 
     def process(self, episode: Episode) -> list[float | None]:
-        """R_P,t of each turn."""
-        return [0.0] * len(episode.steps)
+        """R_P,t of each turn; 0 where nobody marks turns."""
+        if self.genrm is None:
+            return [0.0] * len(episode.steps)
+        marks = self.genrm.score([step.judged for step in episode.steps])
+        return [process_credit(row) for row in marks]
 
     def comparable(self, talks: Sequence[Talk]) -> list[Talk]:
         """Dialogues that were scored, in groups of at least two such."""
@@ -402,6 +379,9 @@ class CMPO(Gopo):
         free = [talk for talk in talks if not talk.control]
         ends = [talk.episode.seen.outcome for talk in free]
         marks = [end.satisfaction for end in ends if end.satisfaction is not None]
+        # a voucher where nothing had gone wrong; only some shops know
+        shops = [talk.episode.env for talk in free]
+        unfair = [float(shop.unfair) for shop in shops if hasattr(shop, "unfair")]
         process: list[float] = []
         for talk in kept:
             process += talk.process
@@ -414,6 +394,7 @@ class CMPO(Gopo):
             "integral": self.price.integral,
             "process": all_mean(process),
             "format_ok": all_mean([float(end.valid) for end in ends]),
+            "unfair": all_mean(unfair),
             "unscored_dialogues": all_mean([float(not talk.scored) for talk in talks]),
             **self._of_groups(kept),
         }

@@ -8,7 +8,16 @@ from __future__ import annotations
 
 import random
 
-from data import Dataset, Dialogue, Labels, Observation, Outcome, Skill, Turn
+import torch
+
+from data import Dataset, Dialogue, Episode, Labels, Observation, Outcome, Skill, Turn
+from expert import ExpertConfig
+from judge import RuleJudge
+from play import GopoConfig
+from policies import keyed
+from start.warm_expert import warm_expert
+from systems.cmpo import CMPO
+from systems.cmpo_config import CMPOConfig
 
 SKILLS = {
     "explain": Skill("explain", examples=("This is why.",)),
@@ -95,3 +104,23 @@ def load(data_dir=None, turns: int = TURNS) -> Dataset:
     return Dataset(
         "small", SKILLS, ("complain",), ("neutral",), **made, environment=environment,
         template=template, horizon=turns, note="a tiny shop for tests")
+
+
+# --- CMPO on it -----------------------------------------------------------------------------------
+
+def made(steps: int = 40, warm: bool = True, turns: int = 3, **flags) -> CMPO:
+    """CMPO on the tiny shop, after an imitation of its clerk."""
+    shop = load(turns=turns)
+    torch.manual_seed(0)
+    cfg = ExpertConfig(width=24, history=1, expert_warm=2, expert_decay=steps, expert_lr=5e-3)
+    options = CMPOConfig(**({"customers": 8, "genrm": "none"} | flags))
+    expert = CMPO.new_policy(shop, cfg, options)
+    if warm:
+        warm_expert(expert, shop, 0)
+    return CMPO(shop, expert, None, RuleJudge(shop.skills), GopoConfig(), options=options)
+
+
+def practised(cmpo: CMPO, customers=(3, 4, 5), seed: int = 1) -> list[Episode]:
+    """The groups of these customers, played."""
+    return cmpo.play(
+        cmpo.copies("train", customers, 0), cmpo.chooser(keyed(seed)), judge_by="nobody")
