@@ -109,8 +109,8 @@ def demo(difficulty: str, number: int = SHOWN_CUSTOMER) -> None:
 
 def _show_turn(desk: Desk, seen: Observation) -> Observation:
     labels = seen.labels
-    print(f"\n[turn {desk.turn + 1}] patience {desk.patience:.2f}, feels {labels.emotion}, ", end="")
-    print(f"intent {labels.intent}")
+    print(f"\n[turn {desk.turn + 1}] patience {desk.patience:.2f}, ", end="")
+    print(f"feels {labels.emotion}, intent {labels.intent}")
     print(f"  customer: {seen.user}")
     wording = template(labels.teacher, seen.context, desk.rng("wording", desk.turn), NAME)
     reply = fill(wording, seen.context)

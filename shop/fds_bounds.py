@@ -11,7 +11,6 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import numpy as np
 from tqdm import tqdm
@@ -33,7 +32,8 @@ READ_TALKS = 1500                                # train customers from whom v i
 SCRIPT_CUSTOMERS = 80
 SCRIPT_CHOICES = 14
 EMOTION_DIALOGUES = 100
-STEP = 0.25                                      # stars, of the threshold planner
+STEP = 0.25                                      # stars, from one threshold to the next
+THRESHOLDS = 11
 POOL = skill_pool(NAME)
 
 Chooser = Callable[[Desk, random.Random], list[str]]
@@ -88,10 +88,12 @@ def without_issuing(desk: Desk, rng: random.Random) -> list[str]:
 
 
 def twice(desk: Desk, rng: random.Random) -> list[str]:
-    """The generous planner, who says it again."""
+    """The generous planner, who issues a second voucher before it closes."""
     skills = plan(desk, desk.hidden.value > 0)
+    if desk.case.issued and desk.valid:
+        return [VOUCHER]
     if VOUCHER in skills:
-        return [VOUCHER, *skills]
+        return [skill for skill in skills if skill != "close"]
     return skills
 
 
@@ -210,14 +212,15 @@ def aims(field: Field, seed: int, values: list[float], levels: list[int]) -> dic
     shuffled = values[:]
     draws.shuffle(shuffled)
     train = Field("train", READ_TALKS, seed + 1, field.difficulty)
-    talks = [train.talk(number) for number in range(READ_TALKS)]
-    reader = ValueReader([talk for talk, _ in talks], [v for _, v in talks])
-    read = reader.read([field.talk(number)[0] for number in range(field.count)])
+    talks, worth = zip(*[train.talk(number) for number in range(READ_TALKS)])
+    heard = [field.talk(number)[0] for number in range(field.count)]
+    read = ValueReader(talks, worth).read(heard)
+    coin = [draws.random() for _ in values]
     rude = [draws.random() - level for level in levels]
     return {
         "30 % by hidden value": highest(values),
         "30 % by the text": highest(read.tolist()),
-        "30 % by coin": highest([draws.random() for _ in values]),
+        "30 % by coin": highest(coin),
         "30 % by shuffled value": highest(shuffled),
         "30 % to the rudest": highest(rude),
     }
@@ -257,16 +260,28 @@ def bounds(episodes: int, seed: int, difficulty: str) -> tuple[dict[str, list[Nu
     played = {"free": free}
     for name, policy in tqdm(rows.items(), desc="bounds", leave=False):
         played[name] = field.play(policy)
-    thresholds = [STEP * i for i in range(11)]
-    frontier = {theta: np.mean([n["V"] * (n["value"] > theta) for n in free]) for theta in thresholds}
-    return played, frontier
+    return played, frontier_of(free)
+
+
+def frontier_of(free: list[Numbers]) -> dict[float, float]:
+    """V of the planner that gives to v > threshold, for each threshold.
+
+    It does to these customers what the generous planner does, and nothing to the others.
+    """
+    frontier = {}
+    for i in range(THRESHOLDS):
+        given = [numbers["V"] * (numbers["value"] > STEP * i) for numbers in free]
+        frontier[STEP * i] = float(np.mean(given))
+    return frontier
 
 
 def table_of(played: dict[str, list[Numbers]], seed: int) -> dict[str, Row]:
     """Mean and 95 % interval of each metric."""
-    table = {}
+    table: dict[str, Row] = {}
     for name, rows in played.items():
-        table[name] = {m: interval([n[m] for n in rows], seed) for m in SHOWN}
+        table[name] = {}
+        for metric in SHOWN:
+            table[name][metric] = interval([numbers[metric] for numbers in rows], seed)
     return table
 
 

@@ -6,9 +6,9 @@ order_i, dish_i, merchant_i, report_i, and fit_i = "no" where the customer has n
 report_i is what the delivery record says.  Some records excuse what went wrong, some are plain.
 
 A profile is one way of being a customer: 45 of them, nine for each level of cooperation.  Of the
-nine, six serve training, one dev and two test, so that a test customer's manner is new as a whole.
+nine, six serve training, one dev and two test: a test customer's manner is new as a whole.
 
-Try it:  python -m shop.fds_catalogue        B_t growing with the talk, and the profiles of a split"""
+Try it:  python -m shop.fds_catalogue        B_t growing with a talk, the profiles of a split"""
 from __future__ import annotations
 
 import itertools

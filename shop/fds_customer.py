@@ -18,20 +18,20 @@ how far does the fixed script rise?"""
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from data import Observation, Outcome
 from shop import fds_catalogue
 from shop.agenda import Need, Persona
 from shop.catalogue import phrasings
 from shop.customer import Shop
+from shop.decision import split_decision
 from shop.ear import Act, Ear
 from shop.fds_catalogue import NAME, Focus, excuses, orders, report, search
 from shop.fds_ear import hear
 from shop.fds_person import UPSET, draw_hidden, upset
-from shop.fds_planner import VOUCHER, plan
+from shop.fds_planner import VOUCHER, Case, plan
 from shop.reactions import WRONG_NAME, Event, Reaction
 from shop.stars import End, mark, of_delivery
 
@@ -43,7 +43,6 @@ DECLINE_UPSETS = 0.5                             # of the chance to be upset at 
 NEEDLESS = {
     Reaction.TOLD, Reaction.REFUSE_EARLY, Reaction.REFUSE_NEEDLESS, Reaction.REFUSE_STEP,
     Event.DISTRACTED, Event.CLOSED_EARLY, Event.REPEATED_ACT, Event.WRONG_COMFORT}
-TAG = re.compile(r"<(voucher|chat)>")
 # what is new after a reply -> the intent of saying so
 INTENT = {
     "details": "give_details",
@@ -75,42 +74,6 @@ PHRASES = {
     "passed": "accept.passed",
     "issued": "thanks.voucher",
 }
-
-
-def split_decision(text: str) -> tuple[str | None, str, bool]:
-    """(decision, words, valid) of a reply that may begin with its decision d_t.
-
-    "<voucher> ..." or "<chat> ..." comes from an agent that says its decision; None: the words
-    decide.  A tag in the middle, or a second one, is a format error.  Tags are never shown.
-
-    >>> split_decision("<voucher> Here it is.")
-    ('voucher', 'Here it is.', True)
-    >>> split_decision("Here it is. <voucher>")
-    (None, 'Here it is.', False)
-    """
-    found = TAG.findall(text)
-    if not found:
-        return None, text, True
-    first = TAG.match(text.lstrip())
-    words = " ".join(TAG.sub(" ", text).split())
-    return first.group(1) if first else None, words, len(found) == 1 and first is not None
-
-
-@dataclass
-class Case:
-    """How far the matter has come."""
-    matched: bool = False                        # the order was named
-    told: bool = False                           # the delivery record was read out
-    settled: bool = False                        # it is clear whether something went wrong
-    explained: bool = False                      # the cause
-    clear: bool = False                          # explained; or settled, where nothing went wrong
-    wished: bool = False                         # the customer has said the wish
-    declined: bool = False                       # the refund
-    passed: bool = False                         # the complaint
-    proposed: bool = False                       # a voucher
-    agreed: bool = False                         # to it: a promise
-    issued: bool = False
-    closed: bool = False
 
 
 class Desk(Shop):
@@ -154,6 +117,7 @@ class Desk(Shop):
         self.case = Case()
         self.before = Case()                     # as it was before this reply
         self.news: list[str] = []                # of this reply
+        self.farewell = False                    # this reply closes the talk
         self.voucher_worth = 0.0
         self.upset_by_decline = False
         self.needless = 0
@@ -251,6 +215,7 @@ class Desk(Shop):
     def step(self, reply: str) -> Observation:
         self.before = replace(self.case)
         self.news = []
+        self.farewell = False
         self.tag, words, valid = split_decision(reply)
         self.valid = self.valid and valid
         return super().step(words)
@@ -404,7 +369,7 @@ class Desk(Shop):
         if not self.before.clear or not case.wished:
             self._feel(Event.CLOSED_EARLY)
             return Reaction.NONE
-        self._close()
+        self.farewell = True
         return Reaction.GOOD
 
     def _close(self) -> None:
@@ -421,6 +386,9 @@ class Desk(Shop):
         return case.agreed and not case.issued
 
     def _note_tasks(self) -> None:
+        if self.farewell:
+            # now that the whole reply was heard: the voucher may have come after the goodbye
+            self._close()
         need = self.need
         for i, done in enumerate((need.matched is not None, self.case.clear, need.guided)):
             if not done:
@@ -476,8 +444,9 @@ class Desk(Shop):
         """The open point of a customer who objects."""
         case = self.case
         if self.need.matched is None:
-            again = reaction in WRONG_NAME or not self.need.hidden
-            return self._all_details(rng) if again else [self._phrase(rng, f"need.{self.need.kind}")]
+            if reaction in WRONG_NAME or not self.need.hidden:
+                return self._all_details(rng)
+            return [self._phrase(rng, f"need.{self.need.kind}")]
         if not case.clear:
             return [self._phrase(rng, "ask.cause")]
         if not case.wished or (self.hidden.wants_refund and not case.declined):

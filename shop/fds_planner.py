@@ -6,18 +6,46 @@ bounds: never, whenever it is worth anything, the 30 % to whom it is worth most,
 Exercise: let it explain the cause before a photo was asked for, and run `python -m shop.fds`."""
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import Protocol
 
 from data import MAX_SKILLS
-from shop.agenda import ATTENTION, OPENER
-
-if TYPE_CHECKING:
-    from shop.fds_customer import Desk
+from shop.agenda import ATTENTION, OPENER, Need, Persona
+from shop.fds_person import Hidden
 
 VOUCHER = "issue_voucher"
 
 
-def plan(desk: Desk, give: bool, emotion: str | None = None) -> list[str]:
+@dataclass
+class Case:
+    """How far the matter has come."""
+    matched: bool = False                        # the order was named
+    told: bool = False                           # the delivery record was read out
+    settled: bool = False                        # it is clear whether something went wrong
+    explained: bool = False                      # the cause
+    clear: bool = False                          # explained; or settled, where nothing went wrong
+    wished: bool = False                         # the customer has said the wish
+    declined: bool = False                       # the refund
+    passed: bool = False                         # the complaint
+    proposed: bool = False                       # a voucher
+    agreed: bool = False                         # to it: a promise
+    issued: bool = False
+    closed: bool = False
+
+
+class AtTheDesk(Protocol):
+    """What the planner may look at: everything, of the customer of fds_customer.py."""
+    emotion: str
+    context: dict[str, str]
+    persona: Persona
+    hidden: Hidden
+    case: Case
+
+    @property
+    def need(self) -> Need: ...
+
+
+def plan(desk: AtTheDesk, give: bool, emotion: str | None = None) -> list[str]:
     """The skills of the next reply.
 
     give     whether this customer is to get a voucher
@@ -37,7 +65,7 @@ def plan(desk: Desk, give: bool, emotion: str | None = None) -> list[str]:
     return [*said, "close"]
 
 
-def _before_it_is_clear(desk: Desk) -> str | None:
+def _before_it_is_clear(desk: AtTheDesk) -> str | None:
     """The next step towards the cause; None once it is clear."""
     case = desk.case
     if not case.matched:
@@ -50,13 +78,13 @@ def _before_it_is_clear(desk: Desk) -> str | None:
     return None if case.clear else "explain_cause"
 
 
-def _fitting(desk: Desk) -> int:
+def _fitting(desk: AtTheDesk) -> int:
     """How many candidates of B_t contradict nothing said so far."""
     flags = [value for slot, value in desk.context.items() if slot.startswith("fit_")]
     return flags.count("yes")
 
 
-def settlement(desk: Desk, give: bool) -> list[str]:
+def settlement(desk: AtTheDesk, give: bool) -> list[str]:
     """What is left to do once the cause is clear."""
     case = desk.case
     todo = []

@@ -16,16 +16,7 @@ from collections import Counter
 from functools import lru_cache
 from math import log
 
-from shop.second_ear import (
-    IDIOM_INDEX,
-    SUFFIX,
-    Act,
-    Clause,
-    clauses,
-    fold,
-    index_of,
-    tokens_of,
-)
+from shop.second_ear import IDIOM_INDEX, SUFFIX, Act, Clause, clauses, fold, index_of, tokens_of
 
 THRESHOLD = 0.7
 FACTS = {"order": "confirm_order", "report": "state_report"}
@@ -34,18 +25,18 @@ EXEMPLARS = {
     "apologise": (("done",), "sorry / apologise / apology / forgive us / regret trouble"),
     "empathise": (("done", "negated"), """
         understand upset / understand feel / see upset / must upset / sound upset / imagine upset /
-        hear you / how upset / know upset / sorry hear"""),
+        hear you / how upset / know upset / sorry hear / see why down / be upset"""),
     "reassure": (("done", "negated", "modal"), """
         not worry / rest assured / good hands / we sort / be solved / take care / under control /
-        no worry / be fine / stay calm / find solution / no panic"""),
+        no worry / everything fine / stay calm / find solution / no panic"""),
     "ask_details": (("asked",), """
         order number / which order / number of order / what order / order id / order reference"""),
     "ask_photo": (("asked",), """
         send photo / have photo / upload photo / photo of / share photo / attach photo /
         show photo / take photo"""),
     "explain_cause": (("done", "negated"), """
-        reason is / cause was / happened because / because / due to / went wrong was /
-        led to / went wrong is / caused by / explanation is / to blame / reason was / fault lay"""),
+        reason is / cause was / happened because / because / due to / went wrong was that /
+        led to / caused by / explanation is / to blame / reason was / fault lay / explains why"""),
     "ask_wish": (("asked",), """
         what like us do / what you wish / what you expect / how like settled / what solution /
         how make up / what put right / what you want us / what you hope / how resolve /
@@ -54,9 +45,10 @@ EXEMPLARS = {
         not refund / refund not possible / no refund / not money back / unable refund /
         not pay back / refund impossible / not return money"""),
     "pass_on": (("done", "modal"), """
-        pass on / forward complaint / forward kitchen / tell kitchen / inform kitchen /
-        let kitchen know / notify kitchen / report kitchen / speak kitchen / hand on /
-        raise kitchen / forward feedback / escalate"""),
+        pass on kitchen / pass on / forward it / forward complaint / forward kitchen /
+        tell kitchen / inform kitchen /
+        let kitchen know / notify kitchen / report kitchen / speak kitchen /
+        raise kitchen / forward feedback / escalate kitchen"""),
     "propose_voucher": (("asked", "modal", "offer"), """
         voucher help / offer voucher / voucher alright / propose voucher / like voucher /
         accept voucher / suggest voucher / voucher suit / happy voucher / voucher settle /
@@ -69,9 +61,17 @@ EXEMPLARS = {
         anything else / something else / nice evening / nice day / thank patience / goodbye / bye /
         further question / anything more / what else do / nice weekend / thank your time /
         thank contacting / enjoy evening"""),
-    "promise": (("done", "modal"), """
+    "promise": (("done",), """
         guarantee / promise / hundred percent / refund you / get refund / get money back /
         pay you back / refund order / return money"""),
+}
+# act -> terms without one of which it is not heard, however much else of an exemplar is there
+NEEDED = {
+    "propose_voucher": {"voucher"},
+    "issue_voucher": {"voucher"},
+    "ask_photo": {"photo"},
+    "ask_details": {"order"},
+    "decline_refund": {"refund", "money", "back"},
 }
 CONCEPTS = {
     "sorry": "apologies", "apologise": "apologize apologises apology apologies",
@@ -84,7 +84,8 @@ CONCEPTS = {
     "credited": "credit credited booked", "send": "sent sending", "like": "want wish prefer",
     "worry": "worried worries", "solved": "sorted resolved fixed", "sort": "solve resolve fix",
     "nice": "good great lovely pleasant wonderful", "thank": "thanks", "offer": "offering",
-    "propose": "proposing", "suggest": "suggesting", "happened": "happen occurred", "cause": "caused",
+    "propose": "proposing",
+    "suggest": "suggesting", "happened": "happen occurred", "cause": "caused",
     "forward": "forwarding forwarded", "pass": "passing", "inform": "informing", "tell": "telling",
     "expect": "expectation", "account": "wallet app", "settled": "settle", "be": "is was been",
     "number": "no id", "alright": "right okay ok fine acceptable", "help": "helpful",
@@ -96,7 +97,8 @@ REQUEST = set("please send give tell upload share attach show need provide take"
 CONDITION = set("if once whether unless before when".split())
 # hidden behind "did you", "have you already": told or asked about, not done
 PAST_QUESTION = set("did had have has".split())
-DROPPED = set("a an the to my your our of for in on at with it this that so very really i we".split())
+DROPPED = set(
+    "a an the to my your our of for in on at with it this that so very really i we".split())
 
 
 def _table() -> dict[str, str]:
@@ -166,6 +168,8 @@ def _fired(clause_tokens: tuple[str, ...], moods: frozenset[str]) -> tuple[str, 
     for (act, bag), whole in zip(BAGS, WEIGHTS):
         if moods.isdisjoint(EXEMPLARS[act][0]):
             continue
+        if act in NEEDED and NEEDED[act].isdisjoint(here):
+            continue
         held = sum(sorted(_weight(term) for term in bag & here))
         if held >= THRESHOLD * whole:
             best[act] = max(best.get(act, 0.0), held)
@@ -178,9 +182,12 @@ def _one_reading(best: dict[str, float], moods: frozenset[str]) -> tuple[str, ..
         best.pop("issue_voucher", None)
     if "decline_refund" in best:
         best.pop("promise", None)
+    if "apologise" in best:
+        # "sorry for what went wrong"
+        best.pop("explain_cause", None)
     if "empathise" in best:
         best.pop("apologise", None)
-    if "ask_photo" in best or "ask_details" in best or "propose_voucher" in best:
+    if "close" in best or "ask_photo" in best or "ask_details" in best or "propose_voucher" in best:
         best.pop("ask_wish", None)
     return tuple(best)
 

@@ -32,29 +32,20 @@ WEIGHTS = (1, 1, 1, 2)                           # [release: the last counts twi
 Marks = tuple[float, float, float, float]
 MANY = 3                                         # acts; more are too much for one reply
 VOUCHER_ACTS = {"propose_voucher", "issue_voucher"}
-REFUSALS = ("refuse.", "wrong.", "lie")
-# what a customer's sentence shows to be done
-SHOWS = {
-    "accept.order": "matched",
-    "report.found": "told",
-    "report.nothing": "told",
-    "photo.given": "photo",
-    "photo.none": "no_photo",
-    "accept.cause": "explained",
-    "take.decline": "declined",
-    "accept.passed": "passed",
-    "agree.voucher": "agreed",
-    "thanks.voucher": "issued",
-}
-# what a reply does, unless the customer's answer refuses it
+# sentences by which a customer refuses what a reply did; of comfort alone: "refuse.needless"
+REFUSALS = {
+    "refuse.unheard", "refuse.early", "refuse.step", "refuse.overload", "wrong.order", "wrong.fact",
+    "lie"}
+# act -> (what it does, sentences that accept it even where another act was refused)
 DOES = {
-    "confirm_order": "matched",
-    "state_report": "told",
-    "explain_cause": "explained",
-    "decline_refund": "declined",
-    "pass_on": "passed",
-    "propose_voucher": "proposed",
-    "issue_voucher": "issued",
+    "confirm_order": ("matched", {"accept.order"}),
+    "state_report": ("told", {"report.found", "report.nothing"}),
+    "explain_cause": ("explained", {"accept.cause"}),
+    "decline_refund": ("declined", {"take.decline"}),
+    "pass_on": ("passed", {"accept.passed"}),
+    "ask_wish": ("asked", {"told"}),
+    "propose_voucher": ("proposed", {"agree.voucher", "refuse.voucher"}),
+    "issue_voucher": ("issued", {"thanks.voucher"}),
 }
 
 
@@ -64,7 +55,8 @@ class Seen:
     emotion: str | None = None                   # of the last message, if it is upset
     wish: str | None = None                      # rigid, preference, incentive or feedback
     number: bool = False                         # B_t knows which order it is
-    excused: bool = False                        # its delivery record shows that something was wrong
+    excused: bool = False                        # its delivery record excuses
+    asked: bool = False                          # for the wish
     matched: bool = False
     told: bool = False
     photo: bool = False
@@ -106,7 +98,7 @@ class Seen:
 
     def _to_settle(self) -> set[str]:
         left = set()
-        if self.wish is None:
+        if self.wish is None and not self.asked:
             left.add("ask_wish")
         if self.refund_open:
             left.add("decline_refund")
@@ -155,17 +147,20 @@ class RuleGenRM:
     @staticmethod
     def _hear(seen: Seen, said: list[str], done: list[str | None]) -> None:
         """Takes in a message, and with it what the reply before it achieved."""
-        refused = any(kind.startswith(REFUSALS) for kind in said)
+        kinds = set(said)
+        refused = not REFUSALS.isdisjoint(kinds)
         for act in done:
-            if act in DOES and not refused:
-                setattr(seen, DOES[act], True)
+            what, accepting = DOES.get(act, ("", set()))
+            if what and not (refused and accepting.isdisjoint(kinds)):
+                setattr(seen, what, True)
+        seen.photo = seen.photo or "photo.given" in kinds
+        if "ask_photo" in done and "photo.none" in kinds:
+            seen.no_photo = True
+        agreed = "propose_voucher" in done and "agree.voucher" in kinds
+        seen.agreed = seen.agreed or agreed or "remind.voucher" in kinds
         for kind in said:
-            if kind in SHOWS:
-                setattr(seen, SHOWS[kind], True)
             if kind.startswith("wish."):
                 seen.wish = kind.removeprefix("wish.")
-            if kind == "wrong.order":
-                seen.matched = False
 
     def marks(self, seen: Seen, reply: str, previous: Sequence[str] = ()) -> Marks:
         acts = [act or "" for act in self.judge.acts(reply)]
@@ -239,12 +234,9 @@ def fits(slot: str, context: dict[str, str]) -> bool:
 
 
 def _upset(said: list[str]) -> str | None:
-    """The upset emotion of a message, from its first sentence that shows one."""
-    for kind in said:
-        emotion = kind.removeprefix("mark.")
-        if kind.startswith("mark.") and emotion in OPENER:
-            return emotion
-    return None
+    """The upset emotion of a message, which is said first if at all."""
+    emotion = said[0].removeprefix("mark.") if said else ""
+    return emotion if emotion in OPENER else None
 
 
 def total(marks: Marks) -> float:
