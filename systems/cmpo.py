@@ -127,7 +127,6 @@ class CMPO(Gopo):
 
     @classmethod
     def refuse_options(cls, dataset: Dataset, options: CMPOConfig, speaks: bool) -> None:
-        genrm_of(options.genrm, dataset)
         if speaks:
             raise DataError(
                 "--algo cmpo learns the strategy alone until now: add --replies template")
@@ -135,6 +134,7 @@ class CMPO(Gopo):
             raise DataError(
                 f"--customers {options.customers} is fewer than the {world_size()} processes: "
                 "every one needs a customer")
+        genrm_of(options.genrm, dataset)
 
     def __init__(
         self, dataset, expert, agent, judge, cfg: GopoConfig, speaker=None, options=None

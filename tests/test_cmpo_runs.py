@@ -186,7 +186,7 @@ def registered(monkeypatch):
 SMALL = [
     "--dataset", "small", "--algo", "cmpo", "--replies", "template", "--genrm", "none",
     "--customers", "4", "--expert_warm", "1", "--expert_decay", "4", "--precision", "fp32",
-    "--width", "24", "--save_every", "1", "--eval_every", "2"]
+    "--width", "24", "--save_every", "1", "--eval_every", "4"]
 
 
 def test_a_run_leaves_its_price_and_resumes_bit_for_bit(registered, tmp_path, capsys):
