@@ -14,7 +14,8 @@ in cmpo_config.py.
 Two aids are ours, and without them runs died or never began (docs/interactcs.md):
   - a *control copy* in each group may not offer a voucher.  Where all copies decide alike, none
     stands out, and the price has no gradient however high it is
-  - an *anchor* on the decision, whose gradient does not vanish where p(voucher) is near 0 or 1
+  - an *anchor* on the decision, whose gradient does not vanish where p(voucher) is near 0 or 1;
+    the same on its proposal, skill `propose_voucher`, where a shop has one
 
 With several processes each plays whole groups; V and the scale of rewards are those of all.
 Try it:  python train.py --dataset fds --algo cmpo --replies template --steps 20
@@ -90,10 +91,9 @@ class Turns:
     advantage: list[float] = field(default_factory=list)
     dialogue: list[int] = field(default_factory=list)
 
-    @property
-    def decides(self) -> list[bool]:
-        """Where a voucher could have been issued."""
-        return [DECISION not in state.banned for state in self.states]
+    def could(self, skill: str) -> list[bool]:
+        """In which turns a skill could have been chosen."""
+        return [skill not in state.banned for state in self.states]
 
 
 def genrm_of(name: str, dataset: Dataset) -> Any:
@@ -276,7 +276,7 @@ class CMPO(Gopo):
 
     def update(self, turns: Turns, dialogues: int) -> dict[str, float | None]:
         """Adam on Eq. 9, over the turns of all processes; what it reports is of the last epoch."""
-        n, decisions = all_sum(dialogues, sum(turns.decides))
+        n, decisions = all_sum(dialogues, sum(turns.could(DECISION)))
         shown = Shown(decisions)
         if not n:
             return shown.row()
@@ -326,7 +326,10 @@ class CMPO(Gopo):
         anchor: float,
         shown: Shown,
     ) -> Tensor:
-        """This process's share of -J + anchor KL(uniform || pi(d)), over `dialogues` in all."""
+        """This process's share of -J + anchor KL(uniform || pi(d)), over `dialogues` in all.
+
+        The anchor holds the proposal open as well: who proposes nothing issues nothing.
+        """
         if not turns.states:
             return self.learner.nothing()
         expert = self.expert
@@ -337,13 +340,15 @@ class CMPO(Gopo):
         kl = exact_kl(log_p, reference, picks.mask)
         loss = -(weight * (gained - self.options.kl * kl)).sum()
         shown.add(loss=loss, kl=(weight * kl).sum())
-        decides = torch.tensor(turns.decides, device=expert.device)
-        if not decides.any():
-            return loss
-        log_d, log_chat = decision_log_odds(
-            log_p[decides], picks.mask[decides], expert.index[DECISION])
-        shown.decide(log_d, log_chat)
-        return loss + anchor * (weight[decides] * uniform_anchor(log_d, log_chat)).sum()
+        for name in self.withheld:
+            decides = torch.tensor(turns.could(name), device=expert.device)
+            if decides.any():
+                log_yes, log_no = decision_log_odds(
+                    log_p[decides], picks.mask[decides], expert.index[name])
+                if name == DECISION:
+                    shown.decide(log_yes, log_no)
+                loss = loss + anchor * (weight[decides] * uniform_anchor(log_yes, log_no)).sum()
+        return loss
 
     def _gained(
         self,

@@ -67,8 +67,8 @@ class CMPOConfig:
         1, "CMPO: copies in a group that may offer no voucher, so that every group shows what it "
         "would have been without; they do not count for V [ours; 0: the paper]")
     decision_anchor: float = opt(
-        0.05, "CMPO: weight of KL(uniform || pi(d_t)), which keeps the decision open at V near 0 "
-        "or 1; falls to a fifth [ours; 0: the paper]")
+        0.05, "CMPO: weight of KL(uniform || pi(d_t)), which keeps the decision, and its proposal, "
+        "open at V near 0 or 1; falls to a fifth [ours; 0: the paper]")
     kl: float = opt(
         0.005, "CMPO: beta of Eq. 9, the pull back to the warm start [release]")
     cmpo_clip: float = opt(

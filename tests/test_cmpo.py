@@ -86,7 +86,7 @@ def test_a_control_copy_never_offers_and_its_probability_is_the_masked_one(cmpo)
 def test_the_decision_of_a_control_copy_is_not_learned(cmpo):
     played = practised(cmpo, range(6))
     turns = cmpo.turns([t for t in map(cmpo.talk, played) if t.control], [[1.0] * 3] * 6)
-    assert not any(turns.decides)
+    assert not any(turns.could(DECISION) + turns.could(PROPOSAL))
     # with an advantage in every turn, no gradient reaches the voucher's row
     cmpo.freeze()
     _, reference = cmpo._before(turns)

@@ -264,7 +264,7 @@ def test_two_processes_learn_what_one_learns(tmp_path):
 
 
 def test_turns_without_a_state_are_no_turns():
-    assert Turns().decides == []
+    assert Turns().could(DECISION) == []
 
 
 if __name__ == "__main__":
