@@ -8,6 +8,7 @@ teach harm when it alone is pleased.  All on dev customers, with phrase-book rep
 Try it:  python -m shop.fds --bounds --difficulty hard"""
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -295,10 +296,10 @@ def verdicts(table: dict[str, Row], frontier: dict[float, float]) -> list[Verdic
     room = S["free"] - S["random skills"]
 
     def share(name: str) -> float:
-        return (S[name] - S["never"]) / gain
+        return ratio(S[name] - S["never"], gain)
 
     def above_random(name: str) -> float:
-        return (S[name] - S["random skills"]) / room
+        return ratio(S[name] - S["random skills"], room)
 
     stuffed = [
         (name, above_random(name))
@@ -312,7 +313,7 @@ def verdicts(table: dict[str, Row], frontier: dict[float, float]) -> list[Verdic
     second = S["second voucher"] - S["free"]
     pleased = S["argmax of the rule GenRM"] - S["never"]
     most = max(value for _, value in stuffed)
-    aimed = (text - coin) / (hidden - coin)
+    aimed = ratio(text - coin, hidden - coin)
     shuffled_value = share("30 % by shuffled value")
     return [
         ("B1 free - never >= .5 stars, intervals disjoint", f"{gain:.2f}",
@@ -338,6 +339,11 @@ def verdicts(table: dict[str, Row], frontier: dict[float, float]) -> list[Verdic
         ("B8 argmax of the rule GenRM >= never - .1 stars", f"{pleased:+.2f}", pleased >= -0.1),
         *_of_tse(table),
     ]
+
+
+def ratio(part: float, whole: float) -> float:
+    """NaN, with which no condition holds, where there is nothing to be a part of."""
+    return part / whole if whole > 0 else math.nan
 
 
 def disjoint(table: dict[str, Row], above: str, below: str) -> bool:

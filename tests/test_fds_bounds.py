@@ -12,6 +12,7 @@ TRIVIAL = ("random skills", "voucher at once", "all skills at once", "five likel
 def measured():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fds_bounds, "SCRIPT_CUSTOMERS", 6)
+        patch.setattr(fds_bounds, "SCRIPT_CHOICES", 8)
         patch.setattr(fds_bounds, "EMOTION_DIALOGUES", 40)
         patch.setattr(fds_bounds, "READ_TALKS", 400)
         played, frontier = bounds(60, 0, "hard")
