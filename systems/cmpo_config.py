@@ -13,7 +13,7 @@ WORDS = {
     "control": tuple(CONTROLLERS),
     "cost": ("to_go", "printed"),
     "credit": ("turn", "dialogue"),
-    "scale": ("group", "batch", "none"),
+    "scale": ("batch", "group", "none"),
     "ratio": ("turn", "token"),
     "customer_noise": ("paired", "own"),
     "genrm": ("rules", "none"),
@@ -49,9 +49,9 @@ class CMPOConfig:
     credit: str = opt(
         "turn", "CMPO: turn (Eq. 5) or dialogue (the release: one number for all turns, GRPO)")
     scale: str = opt(
-        "group", "CMPO: what rewards are divided by, after the mean of their group was taken off: "
-        "group (its own spread; our reading of the paper), batch (one number: the price stays "
-        "lambda; ours) or none")
+        "batch", "CMPO: what rewards are divided by, after the mean of their group was taken off: "
+        "batch (one number: the price stays lambda; ours), group (its own spread; our reading of "
+        "the paper) or none")
     process_weight: float = opt(
         0.5, "CMPO: weight of the process credit of Eq. 6 [release: 2 on the scale 1..5]")
     genrm: str = opt(

@@ -150,6 +150,7 @@ def test_a_group_that_decides_alike_is_moved_by_its_control_copy_alone(cmpo):
 def test_advantages_by_hand(cmpo):
     # an eager customer gives 2 stars, and 4 with a voucher: R_O .25 and .75.  Price .3, credit 0.
     cmpo.price = Price(0.3, 0.0, None, 0.27)
+    cmpo.options = CMPOConfig(customers=8, scale="group")
     talks = by_hand(cmpo, [(DECISION,), ("explain",), ("explain",), ()])
     assert [talk.R_O for talk in talks] == [0.75, 0.25, 0.25, 0.25]
     # turns .45 .75 .75 and nine of .25: mean 4.2 / 12 = .35
@@ -157,6 +158,7 @@ def test_advantages_by_hand(cmpo):
     found = cmpo.advantages(talks)
     assert found[0] == pytest.approx([0.1 / 0.187083, 0.4 / 0.187083, 0.4 / 0.187083], abs=1e-4)
     assert found[1] == pytest.approx([-0.1 / 0.187083] * 3, abs=1e-4)
+    cmpo.options = CMPOConfig(customers=8)
     cmpo.price = Price.start(0.0, cmpo.gains)
 
 
