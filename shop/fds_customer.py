@@ -224,6 +224,21 @@ class Desk(Shop):
         super()._feel(what)
         self.needless += what in NEEDLESS
 
+    def _listen(self, ready: bool, rng: random.Random) -> tuple[Reaction, bool]:
+        claimed = any(act.kind == VOUCHER for act in self.heard)
+        if claimed and self.tag != "chat":
+            self._pay()
+        return super()._listen(ready, rng)
+
+    def _pay(self) -> None:
+        """The voucher is issued, and costs money, whether or not the customer reads that far."""
+        if self.case.issued:
+            self.valid = False
+            return
+        self.case.issued = True
+        self.vouchers += 1
+        self.voucher_worth = self.hidden.value * self._share()
+
     def _courtesy(self, kind: str, business: int, ready: bool) -> Reaction:
         if kind == "close":
             return self._shown_the_door()
@@ -345,13 +360,9 @@ class Desk(Shop):
             self.lied = True
             self.news.append("lie")
             return self._wrong(Reaction.NONE, rng)
-        if self.case.issued:
-            self.valid = False
+        if self.before.issued:
             return self._distracted()
-        self.case.issued = True
-        self.vouchers += 1
         self._feel(Event.VOUCHER)
-        self.voucher_worth = self.hidden.value * self._share()
         self.news.append("issued")
         return Reaction.GOOD if self.before.clear else Reaction.NONE
 

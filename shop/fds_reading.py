@@ -56,7 +56,7 @@ def _model() -> tuple[dict[str, dict[str, float]], dict[str, float]]:
                     # a line with many alternatives is one line
                     counted[feature] += 1 / len(variants)
         counts[kind] = counted
-    seen = len({feature for counted in counts.values() for feature in counted})
+    seen = len(set().union(*counts.values()))
     table, unseen = {}, {}
     for kind, counted in counts.items():
         total = sum(counted.values()) + 0.1 * seen

@@ -132,7 +132,9 @@ def _bags() -> list[tuple[str, frozenset[str]]]:
 
 
 BAGS = _bags()
-COUNTS = Counter(term for _, bag in BAGS for term in bag)
+COUNTS: Counter[str] = Counter()
+for _, terms in BAGS:
+    COUNTS.update(terms)
 
 
 def _weight(term: str) -> float:
@@ -157,7 +159,8 @@ def _moods(clause: Clause) -> set[str]:
     if not negated and not OFFER.isdisjoint(words):
         moods.add("offer")
     if not clause.asked:
-        moods.add("negated" if negated else "done")
+        said = "negated" if negated else "done"
+        moods.add(said)
     return moods
 
 

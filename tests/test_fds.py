@@ -128,6 +128,15 @@ def test_a_second_voucher_is_banned_and_a_format_error():
     assert seen.outcome.cost == 1.0
 
 
+# money is spent whether or not an upset customer reads on
+def test_a_voucher_that_was_not_read_is_paid_for_all_the_same():
+    desk = customer()
+    desk.emotion = "angry"
+    seen = say(desk, VOUCHER)
+    assert desk.emotion == "angry" and desk.news == []
+    assert (seen.outcome.vouchers, seen.outcome.cost, seen.banned) == (1, 1.0, (VOUCHER,))
+
+
 def test_a_promise_that_is_not_kept_costs_a_star():
     kept, broken = customer(value=1.0), customer(value=1.0)
     for desk in (kept, broken):
@@ -189,7 +198,7 @@ def test_each_upset_needs_its_own_words(emotion, opener):
     for said in OPENER.values():
         desk = customer()
         desk.emotion = emotion
-        say(desk, said, "confirm_order" if not desk.need.hidden else "ask_details")
+        say(desk, said)
         assert (desk.emotion == "neutral") == (said == opener)
 
 
