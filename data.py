@@ -26,11 +26,14 @@ from text import SLOT, base, best_candidate, delexicalise, fill, fit_of, sayable
 
 # Sec. 3.3: predicted and teacher sequences are capped at 5.
 MAX_SKILLS = 5
+# The skill that costs money; it is d_t of InteractCS-RL, in shops that have it.
+DECISION = "issue_voucher"
 # name -> module:function, (data_dir) -> Dataset
 DATASETS = {
     "mgshop": "shop.mgshop:load",
     "tmallbrand-a": "shop.mgshop:load_tmallbrand_a",
     "tmallbrand-b": "shop.mgshop:load_tmallbrand_b",
+    "fds": "shop.fds:load",
     "multiwoz": "corpora.multiwoz:load",
     "star": "corpora.star:load",
 }
@@ -97,7 +100,8 @@ class Outcome:
     mood: float | None = None                    # in [0, 1], of a simulated customer
     vouchers: int | None = None                  # issued so far
     cost: float | None = None                    # money spent so far
-    satisfaction: float | None = None            # the customer's own mark
+    satisfaction: int | None = None              # the customer's mark, 1..5; None until the end
+    valid: bool = True                           # no format error: no voucher was issued twice
 
 
 @dataclass
@@ -116,6 +120,8 @@ class Observation:
     history: tuple[tuple[str, str], ...] | None = None
     labels: Labels = Labels()                    # of this message
     outcome: Outcome = Outcome()                 # of the dialogue so far
+    # skills that may not be chosen this turn: what may be done once, and was
+    banned: tuple[str, ...] = ()
 
 
 class ExpertState(NamedTuple):
@@ -124,6 +130,7 @@ class ExpertState(NamedTuple):
     history: tuple[tuple[str, str], ...] = ()    # H_t: (customer, agent) texts, oldest first
     previous: tuple[str, ...] = ()               # a^E_{t-1}
     true_perception: tuple[str | None, str | None] = (None, None)    # u_t, e_t; None: perceived
+    banned: tuple[str, ...] = ()                 # skills that may not be chosen now
 
 
 @dataclass
@@ -242,10 +249,17 @@ class Episode:
     previous: tuple[str, ...] = ()
     # turns, from 0, whose skills were not the policy's own (policies.with_slips)
     slips: set[int] = field(default_factory=set)
+    # skills that may not be chosen in any turn of this dialogue, whatever its customer allows
+    withheld: tuple[str, ...] = ()
 
     @property
     def over(self) -> bool:
         return self.seen.terminated or self.seen.truncated
+
+    @property
+    def banned(self) -> tuple[str, ...]:
+        """Skills that may not be chosen in the next turn."""
+        return self.seen.banned + self.withheld
 
     @property
     def replies(self) -> list[str]:
@@ -258,7 +272,7 @@ class Episode:
         if said is None:
             said = tuple((step.state.user, step.reply) for step in self.steps)
         previous = self.steps[-1].skills if self.steps else self.previous
-        return ExpertState(self.seen.user, said, previous)
+        return ExpertState(self.seen.user, said, previous, banned=self.banned)
 
 
 class Environment(Protocol):
@@ -349,17 +363,24 @@ def begin(start: Callable, split: str, numbers: Sequence[int], seed: int) -> lis
 
 
 def load(
-    name: str, data_dir: str | Path = "data", conduct: bool = False, split: str | None = None
+    name: str,
+    data_dir: str | Path = "data",
+    conduct: bool = False,
+    split: str | None = None,
+    difficulty: str | None = None,
 ) -> Dataset:
     """A dataset by name (a key of `DATASETS`) or by path (`logs.jsonl`).
 
     conduct  multiwoz: with EmoWOZ's labels (non-commercial)
     split    star: "dialogue", or "task" with tasks in test that training never saw
+    difficulty  fds: "hard" or "easy", the mix of customers
     """
     if conduct and name != "multiwoz":
         raise DataError(f"--conduct adds EmoWOZ's labels to multiwoz; {name} has none")
     if split and name != "star":
         raise DataError(f"--split chooses how star is split; {name} has one split")
+    if difficulty and name != "fds":
+        raise DataError(f"--difficulty chooses the customers of fds; {name} has one mix")
     if name.endswith(".jsonl"):
         return importlib.import_module("corpora.jsonl").load_jsonl(Path(name))
     if name not in DATASETS:
@@ -371,6 +392,8 @@ def load(
         options["conduct"] = True
     if split:
         options["split"] = split
+    if difficulty:
+        options["difficulty"] = difficulty
     module, function = DATASETS[name].split(":")
     make = getattr(importlib.import_module(module), function)
     return make(Path(data_dir), **options)
@@ -379,4 +402,6 @@ def load(
 def load_used(config: dict[str, Any], data_dir: str | Path | None = None) -> Dataset:
     """The dataset that a run was made with: `config` is "run" of its config.json."""
     folder = data_dir or config["data_dir"]
-    return load(config["dataset"], folder, config.get("conduct", False), config.get("split"))
+    conduct = config.get("conduct", False)
+    return load(
+        config["dataset"], folder, conduct, config.get("split"), config.get("difficulty"))

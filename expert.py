@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from data import MAX_SKILLS, ExpertState, opt
 from infra.flags import refuse_below, refuse_not_positive
 from perception import Perception, Reader
+from surrogate import clipped_gain
 
 Skills = tuple[str, ...]
 Generators = torch.Generator | Sequence[torch.Generator] | None
@@ -167,10 +168,8 @@ def clipped_loss(logp: Tensor, old: Tensor, advantage: Tensor, entropy: Tensor, 
     logp, old  [B, S] nats, of each pick now and in play; no gradient flows through `old`
     the rest   as in `expert_loss`
     """
-    ratio = (logp - old.detach()).clamp(-10, 10).exp()
-    A = advantage.detach()
-    bounded = ratio.clamp(1 - clip, 1 + clip)
-    gained = torch.minimum(ratio * A, bounded * A).sum(-1)  # [B]
+    log_ratio = (logp - old.detach()).clamp(-10, 10)
+    gained = clipped_gain(log_ratio, advantage, clip).sum(-1)  # [B]
     return -gained.mean() - alpha * entropy.sum(-1).mean()
 
 
@@ -234,6 +233,7 @@ class Picks(NamedTuple):
     number: Tensor  # [B, S] skill numbers; K is the stop, and pads
     mask: Tensor  # [B, S] True where a pick was made
     before: Tensor  # [B, S, K] 1 for the skills picked earlier
+    barred: Tensor  # [B, S, K] above 0 for these and for the skills banned in the state
     last: Tensor  # [B, S] the skill picked last; K before the first
 
 
@@ -335,8 +335,8 @@ class Expert(nn.Module):
         known = [() if T is None or self.cfg.blind_critic else T for T in sequences]
         return torch.cat([self._sets(known), self._sets([T[:1] for T in known])], -1)
 
-    def picks(self, sequences: Sequence[Skills]) -> Picks:
-        """Sequences of skills as picks."""
+    def picks(self, sequences: Sequence[Skills], states: Sequence[ExpertState] = ()) -> Picks:
+        """Sequences of skills as picks; without their states nothing is banned."""
         S = self.positions
         rows = []
         for skills in sequences:
@@ -347,17 +347,25 @@ class Expert(nn.Module):
         made = F.one_hot(number, self.stop + 1)[..., :self.stop].float()  # [B, S, K]
         start = torch.full_like(number[:, :1], self.stop)
         last = torch.cat([start, number[:, :-1]], 1)
-        return Picks(number, mask, made.cumsum(1) - made, last)
+        before = made.cumsum(1) - made
+        barred = before
+        if states:
+            barred = before + self._banned(states)[:, None]
+        return Picks(number, mask, before, barred, last)
+
+    def _banned(self, states: Sequence[ExpertState]) -> Tensor:
+        """[B, K] 1 for the skills that may not be chosen in a state."""
+        return self._sets([state.banned for state in states])
 
     # --- choosing -------------------------------------------------------------------------------
 
-    def _next(self, state: Tensor, before: Tensor, last: Tensor) -> Tensor:
-        """log p(next | so far), [..., K + 1]: no skill twice (GAP-2), -inf for those picked.
+    def _next(self, state: Tensor, before: Tensor, barred: Tensor, last: Tensor) -> Tensor:
+        """log p(next | so far), [..., K + 1]: no skill twice (GAP-2), -inf for those barred.
 
-        state  [..., D] of the trunk; before [..., K]; last [...]
+        state  [..., D] of the trunk; before, barred [..., K]; last [...]
         """
         hidden = torch.tanh(state + self.picked(before) + self.last(last))
-        barred = F.pad(before, (0, 1)) > 0  # never the stop
+        barred = F.pad(barred, (0, 1)) > 0  # never the stop
         return self.actor(hidden).masked_fill(barred, float("-inf")).log_softmax(-1)
 
     @torch.no_grad()
@@ -375,11 +383,12 @@ class Expert(nn.Module):
         state = self.trunk(self.read(states))  # [B, D]
         uniforms = None if greedy else self._uniforms(B, generator)  # [B, S]
         before = torch.zeros(B, self.stop, device=self.device)
+        banned = self._banned(states)  # [B, K]
         last = torch.full((B,), self.stop, device=self.device)
         alive = torch.ones(B, dtype=torch.bool, device=self.device)
         columns = []
         for i in range(self.positions):
-            log_p = self._next(state, before, last)  # [B, K + 1]
+            log_p = self._next(state, before, before + banned, last)  # [B, K + 1]
             if not stops:
                 log_p[:, self.stop] = float("-inf")
             pick = log_p.argmax(-1) if greedy else draw(log_p, uniforms[:, i])
@@ -405,14 +414,20 @@ class Expert(nn.Module):
 
     # --- scoring --------------------------------------------------------------------------------
 
+    def distributions(self, inputs: Tensor, picks: Picks) -> Tensor:
+        """[B, S, K + 1] log p of every skill and the stop at each pick, nats; -inf where barred.
+
+        All positions are computed at once, for what comes before a pick is given.
+        """
+        state = self.trunk(inputs)[:, None]  # [B, 1, D]
+        return self._next(state, picks.before, picks.barred, picks.last)
+
     def log_probs(self, inputs: Tensor, picks: Picks) -> tuple[Tensor, Tensor]:
         """(log p, entropy) of each pick, nats, [B, S] each; 0 where no pick was made.
 
-        log pi(a|s) is the sum of the first over S; all positions are computed at once, for what
-        comes before a pick is given.
+        log pi(a|s) is the sum of the first over S.
         """
-        state = self.trunk(inputs)[:, None]  # [B, 1, D]
-        log_p = self._next(state, picks.before, picks.last)  # [B, S, K + 1]
+        log_p = self.distributions(inputs, picks)  # [B, S, K + 1]
         made = log_p.gather(-1, picks.number[..., None]).squeeze(-1)
         logp = torch.where(picks.mask, made, 0.0)
         entropy = torch.where(picks.mask, conditional_entropy(log_p), 0.0)
@@ -425,7 +440,7 @@ class Expert(nn.Module):
         if not states:
             nothing = torch.zeros(0, self.positions, device=self.device)
             return nothing, nothing
-        inputs, picks = self.read(states), self.picks(skills)
+        inputs, picks = self.read(states), self.picks(skills, states)
         values = self.critic(inputs, picks.before, self.teachers(teachers))
         return self.log_probs(inputs, picks)[0], values
 

@@ -174,10 +174,10 @@ class ExpertLearner:
     def _loss(self, part: ExpertBatch, aim: Aim, anchor: Anchor, shown: Shown) -> Tensor:
         """The loss of one minibatch: this process's share of the mean over all processes."""
         states = [*part.states, *(state for state, _ in anchor.turns)]
-        picks = self.expert.picks(part.skills)
+        picks = self.expert.picks(part.skills, part.states)
         turns, made = all_sum(len(part.states), int(picks.mask.sum()))
         if not states:
-            return self._nothing()
+            return self.nothing()
         # all in one go: the gradient of a table of words is dear, whatever is read
         inputs = self.expert.read(states)
         mine, logged = inputs.split([len(part.states), len(anchor.turns)])
@@ -185,7 +185,8 @@ class ExpertLearner:
         if part.states:
             terms.append(self._actor_critic(part, mine, picks, aim, (turns, made), shown))
         if anchor.turns:
-            teachers = self.expert.picks([T for _, T in anchor.turns])
+            anchors = [state for state, _ in anchor.turns]
+            teachers = self.expert.picks([T for _, T in anchor.turns], anchors)
             logp, _ = self.expert.log_probs(logged, teachers)
             terms.append(-self.expert.cfg.expert_anchor * logp.sum() / anchor.size)
         return sum(terms)
@@ -246,14 +247,15 @@ class ExpertLearner:
     def _cross_entropy(self, labelled: Labelled, count: int) -> Tensor:
         """This process's share of the mean of -log pi_E(T|s) over `count` states."""
         if not labelled:
-            return self._nothing()
+            return self.nothing()
         states, teachers = zip(*labelled)
-        logp, _ = self.expert.log_probs(self.expert.read(states), self.expert.picks(teachers))
+        picks = self.expert.picks(teachers, states)
+        logp, _ = self.expert.log_probs(self.expert.read(states), picks)
         return -logp.sum() / count
 
     # --- Adam -----------------------------------------------------------------------------------
 
-    def _nothing(self) -> Tensor:
+    def nothing(self) -> Tensor:
         """The loss of a process without a turn: 0, with gradients to sum."""
         return sum(p.sum() for p in self.parameters) * 0.0
 

@@ -71,6 +71,8 @@ class Gopo(Player):
     warms = True                                 # its Expert has a warm start (`--expert_warm`)
     practises = True                             # slips and hidden sentences while it trains
     plays = True                                 # False: learns from logs alone (supervised)
+    samples = False                              # its policy is also evaluated as it is drawn
+    usual: Mapping[str, int] = {}                # its own defaults of --steps and the like
     policy: type = Expert                        # what chooses the skills
     Options: type | None = None
 
@@ -113,6 +115,11 @@ class Gopo(Player):
             raise DataError(
                 f"--reward {cfg.reward} is always 0 here: {dataset.name} is replayed, it has no "
                 "outcome, and without a language model no reply to mark")
+
+    @classmethod
+    def refuse_options(cls, dataset: Dataset, options: Any, speaks: bool) -> None:
+        """DataError if the algorithm's own flags do not go with this data or with a language model.
+        """
 
     @classmethod
     def options_of(cls, config: dict) -> Any:
@@ -285,6 +292,10 @@ class Gopo(Player):
     def _joint(self, r_expert: float, r_cs: float | None, turn: int) -> float | None:
         return None if r_cs is None else joint_reward(r_expert, r_cs, turn, self.dataset.horizon)
 
+    def signs(self, row: Mapping[str, Any]) -> list[tuple[str, bool, int]]:
+        """What in a row of metrics.jsonl is an alarm of this algorithm (infra.runs.Alarms)."""
+        return []
+
     # --- checkpoints ----------------------------------------------------------------------------
 
     def parts(self) -> dict[str, dict[str, torch.Tensor]]:
@@ -396,6 +407,7 @@ ALGORITHMS = {
     "ppo": "baselines.ppo:PPO",
     "memento": "baselines.memento:Memento",
     "imitation": "baselines.imitation:Imitation",
+    "cmpo": "systems.cmpo:CMPO",
 }
 
 

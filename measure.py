@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 import data
 from data import Dataset, Episode, Form, Step, begin
-from gopo import Gopo, load_gopo
+from gopo import Gopo, algorithm_of, load_gopo
 from hosted.agents import HostedAgent, HostedExpert
 from hosted.judge import hosted_model
 from infra.client import ApiConfig, Client
@@ -36,6 +36,7 @@ from metrics import (
     completed,
     dialogue_metrics,
     has_tasks,
+    interval_of,
     number_of,
     present,
     summary,
@@ -43,7 +44,7 @@ from metrics import (
 )
 from perception import reading
 from policies import Choose, Silence, by_chance, by_teacher, keyed, with_true_perception
-from tse import bleu, bleu_tokenizer, interval
+from tse import bleu, bleu_tokenizer
 
 __all__ = [
     "CHOOSERS", "FORMS", "HELD_OUT", "METRICS", "TRAINING", "Metric", "Numbers", "Row", "RowSpec",
@@ -134,7 +135,7 @@ def evaluate(
     numbers, played = measure(gopo, choose, episodes, seed, split, label, second_ear, forms)
     row = {}
     for key in numbers[0]:
-        row[key] = interval([n[key] for n in numbers], seed)
+        row[key] = interval_of(key, [n[key] for n in numbers], seed)
     if with_bleu:
         row["bleu"] = bleu_interval(played)
     return row, played
@@ -224,6 +225,10 @@ def _policy(gopo: Gopo) -> Choose:
     return gopo.chooser(greedy=True)
 
 
+def _sampled_policy(gopo: Gopo) -> Choose:
+    return gopo.chooser(keyed(0))
+
+
 def _informed_policy(gopo: Gopo) -> Choose:
     return with_true_perception(_policy(gopo))
 
@@ -238,6 +243,7 @@ def _chance(gopo: Gopo) -> Choose:
 
 CHOOSERS: Mapping[str, Callable[[Gopo], Choose]] = {
     "policy": _policy,
+    "sampled": _sampled_policy,
     "true_perception": _informed_policy,
     "teacher": _teacher,
     "random": _chance,
@@ -255,6 +261,8 @@ def rows_of(run: Path, dataset: Dataset) -> dict[str, RowSpec]:
     if speaks and not single and (run / "strategy.safetensors").exists():
         rows["strategy"] = RowSpec("strategy.safetensors", "warm_start")
     rows[trained_row(config)] = RowSpec()
+    if algorithm_of(config)[0].samples:
+        rows[f"{trained_row(config)}_sampled"] = RowSpec(chooser="sampled")
     if single:
         return rows
     if dataset.environment:

@@ -14,13 +14,24 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data import Episode, Step, base, slots
+from data import DECISION, Episode, Step, base, slots
 from gopo import Gopo
 from infra.processes import all_mean
 from lm.constraints import violations
 from policies import writes_itself
 from rewards import DIMENSIONS, dialogue_return, expert_weight
-from tse import Turns, distinct_2, g_eval, gre, repeated, replay_turns, skill_f1, tse
+from tse import (
+    Turns,
+    distinct_2,
+    g_eval,
+    gre,
+    interval,
+    repeated,
+    replay_turns,
+    skill_f1,
+    tse,
+    wilson,
+)
 
 Numbers = dict[str, float | None]                # metric -> the number of one dialogue
 How = Callable[[Gopo, Episode], list]            # the values that one dialogue holds
@@ -156,8 +167,19 @@ def _vouchers(gopo: Gopo, episode: Episode) -> list[int]:
     return present([episode.seen.outcome.vouchers])
 
 
+def _voucher_rate(gopo: Gopo, episode: Episode) -> list[float]:
+    issued = present([episode.seen.outcome.vouchers])
+    if DECISION not in gopo.dataset.skills:
+        return []
+    return [float(count > 0) for count in issued]
+
+
 def _mood(gopo: Gopo, episode: Episode) -> list[float]:
     return present([episode.seen.outcome.mood])
+
+
+def _satisfaction(gopo: Gopo, episode: Episode) -> list[int]:
+    return present([episode.seen.outcome.satisfaction])
 
 
 def _violations(gopo: Gopo, episode: Episode) -> list[float]:
@@ -313,8 +335,12 @@ TABLE = (
            "coherence, completeness, emotion: mean, 1-5; needs an LLM judge", _g_eval),
     Metric("return", "return", 2, "high",
            "Eq. 1 with its absorbing end", _return),
+    Metric("voucher_rate", "V", 3, "",
+           "share of dialogues with a voucher, where a shop issues them", _voucher_rate),
     Metric("mood", "mood", 2, "high",
            "of the simulated customer at the end, 0-1", _mood),
+    Metric("satisfaction", "Sat", 2, "high",
+           "the simulated customer's own mark at the end, 1-5", _satisfaction),
     Metric("violations", "viol.", 2, "low",
            "broken constraints per dialogue", _violations),
     Metric("I_1", "I1", 2, "high", "share of dialogues with task 1 of Eq. 11 done", _task_done(1)),
@@ -331,15 +357,19 @@ METRICS = {metric.key: metric for metric in TABLE}
 # the columns of metrics.jsonl
 TRAINING = (
     "tse", "success", "turns", "reward", "r_expert", "r_cs", "w_expert", "esndcg", "f1", "exact",
-    "length", "reply_words", "distinct_2", "repeated", "vouchers", "unscored",
+    "length", "reply_words", "distinct_2", "repeated", "vouchers",
+    "satisfaction", "unscored",
     *(metric.key for metric in SCORE_METRICS),
 )
 # what is measured of a held-out dialogue
 HELD_OUT = (
     "tse", "I_1", "I_2", "I_3", "N_1", "N_2", "N_3", "turns", "success", "gre", "g_eval",
     "unscored", "esndcg", "f1", "exact", "length", "r_cs", "return", "mood", "vouchers",
-    "reply_words", "distinct_2", "repeated", "violations",
+    "voucher_rate", "satisfaction", "reply_words", "distinct_2", "repeated", "violations",
 )
+
+# metric -> its interval over dialogues, where that is not the bootstrap's
+INTERVALS = {"voucher_rate": wilson}
 
 
 # --- dialogues -> numbers -----------------------------------------------------------------------
@@ -352,6 +382,13 @@ def number_of(key: str, gopo: Gopo, episode: Episode) -> float | None:
     if len(values) == 1:
         return values[0]
     return float(np.mean(values))
+
+
+def interval_of(
+    key: str, values: Sequence[float | None], seed: int
+) -> dict[str, float | None]:
+    """{mean, low, high} of a metric over dialogues."""
+    return INTERVALS.get(key, interval)(values, seed)
 
 
 def dialogue_metrics(gopo: Gopo, episode: Episode) -> Numbers:

@@ -19,7 +19,7 @@ from expert import Expert
 from infra.flags import refuse_below, refuse_other_words
 from infra.places import next_turn
 from judge import Judge
-from policies import Choose, Draws, Silence, Speaker, request_of
+from policies import Choose, Draws, Silence, Speaker, allowed, request_of
 from rewards import (
     CS_WEIGHTS,
     cs_reward,
@@ -163,7 +163,7 @@ class Player:
         """One turn of every dialogue: perceive -> choose -> speak -> judge -> score -> answer."""
         states = [e.state() for e in live]
         perceived = self.expert.perception.perceive([s.user for s in states])
-        skills = choose(states, live)
+        skills = [allowed(s, e.banned) for s, e in zip(choose(states, live), live)]
         prepared = self._prepare(live, states, skills, perceived)
         groups = self._speak(live, prepared, group, temperature, draws)
         judged, scores = self._judge(live, states, skills, groups, judge_by)

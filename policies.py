@@ -53,6 +53,11 @@ def by_talk(episodes: Sequence[Episode]) -> Draws:
 
 # --- who chooses the skills ---------------------------------------------------------------------
 
+def allowed(skills: Skills, banned: Skills) -> Skills:
+    """A sequence without the skills that may not be chosen now, whoever chose it."""
+    return tuple(skill for skill in skills if skill not in banned)
+
+
 def by_policy(
     expert: Expert, draws: Draws | None = None, greedy: bool = False, stops: bool = True
 ) -> Choose:

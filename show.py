@@ -14,7 +14,8 @@ from measure import METRICS, Row, completed
 EAR_TOLERANCE = 0.05
 COLUMNS = (
     "tse", "I_1", "I_2", "I_3", "N_1", "N_2", "N_3", "turns", "gre", "g_eval", "bleu", "esndcg",
-    "f1", "exact", "length", "r_cs", "vouchers", "violations",
+    "f1", "exact", "length", "r_cs", "vouchers", "satisfaction",
+    "violations",
 )
 DASH = "—"
 
@@ -47,6 +48,7 @@ def print_table(table: dict[str, Row], live: bool, judge: Judge, rewarded: bool)
     _print_judge(table, live, judge, rewarded)
     _print_unscored(table)
     _print_ears(table)
+    _print_budget(table)
 
 
 def _cells(row: Row) -> str:
@@ -101,6 +103,16 @@ def _print_ears(table: dict[str, Row]) -> None:
         if abs(first - second) > EAR_TOLERANCE:
             flag = "  FLAG: the policy may please one ear only"
         print(f"{name}: TSE {first:.3f}, under the second ear {second:.3f}{flag}")
+
+
+def _print_budget(table: dict[str, Row]) -> None:
+    """Voucher rate and satisfaction with their intervals, where a shop issues vouchers."""
+    for name, row in table.items():
+        V, S = row.get("voucher_rate"), row["satisfaction"]
+        if V and V["low"] is not None:
+            print(
+                f"{name}: V {V['mean']:.3f} [{V['low']:.3f}, {V['high']:.3f}] (Wilson), "
+                f"satisfaction {S['mean']:.2f} [{S['low']:.2f}, {S['high']:.2f}]")
 
 
 def print_unanswered(*hosts: object) -> None:

@@ -93,7 +93,7 @@ class Record:
         self.looks = Log(run / "evals.jsonl", start)
         self.times = Log(run / "timing.jsonl", start)
         self.samples = Log(run / "dialogues.jsonl", start)
-        self.alarms = Alarms()
+        self.alarms = Alarms(more=gopo.signs)
 
     def step(self, row: dict, seconds: float) -> None:
         """A row of metrics.jsonl, its time, and the alarms that it raises."""

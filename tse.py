@@ -10,6 +10,7 @@ that the customer leaves early?
 """
 from __future__ import annotations
 
+import math
 from typing import Sequence
 
 import numpy as np
@@ -208,6 +209,32 @@ def interval(
     means = np.random.default_rng(seed).choice(kept, (draws, len(kept))).mean(1)
     low, high = np.percentile(means, [2.5, 97.5])
     return {"mean": float(kept.mean()), "low": float(low), "high": float(high)}
+
+
+def wilson(
+    values: Sequence[float | None], seed: int = 0, z: float = 1.96
+) -> dict[str, float | None]:
+    """{mean, low, high}: a share of dialogues, and its 95 % interval by Wilson's score.
+
+    Unlike the bootstrap's it has a width where the share is 0 or 1: no voucher in 80 dialogues does
+    not prove that there never is one.
+
+    values  0 or 1 of each dialogue; None values are left out
+    seed    unused: nothing is drawn
+
+    >>> {key: round(value, 3) for key, value in wilson([1] * 72 + [0] * 168).items()}
+    {'mean': 0.3, 'low': 0.246, 'high': 0.361}
+    """
+    kept = [v for v in values if v is not None]
+    n = len(kept)
+    if n < 2:
+        return {"mean": float(kept[0]) if n else None, "low": None, "high": None}
+    p = sum(kept) / n
+    shrunk = 1 + z * z / n
+    centre = (p + z * z / (2 * n)) / shrunk
+    half = z / shrunk * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    # at 0 and at 1 an end is p itself, but for the last bit
+    return {"mean": p, "low": min(p, max(0.0, centre - half)), "high": max(p, centre + half)}
 
 
 def main() -> None:

@@ -17,6 +17,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from surrogate import clipped_gain
+
 # B replies, L tokens of a reply, T tokens of a dialogue
 
 
@@ -39,10 +41,8 @@ def clipped_surrogate(
     -1.2000000476837158
     """
     mask = _checked("clipped_surrogate", mask, logp, old_logp, advantage)
-    ratio = (logp[mask] - old_logp[mask].detach()).exp()                             # [N]
-    adv = advantage[mask].detach()
-    clipped = ratio.clamp(1 - clip, 1 + clip)
-    return -torch.minimum(ratio * adv, clipped * adv).mean()
+    log_ratio = logp[mask] - old_logp[mask].detach()                                 # [N]
+    return -clipped_gain(log_ratio, advantage[mask], clip).mean()
 
 
 def value_loss(value: Tensor, target: Tensor, mask: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
@@ -227,6 +227,10 @@ RUNAWAY = ("the LM's entropy rose from {first:.2f} to {now:.2f} nats: "
            "lower --lambda_d or --agent_lr")
 
 
+# a row -> (message, whether this row shows it, for how many steps it may)
+Signs = Callable[[Mapping[str, Any]], list[tuple[str, bool, int]]]
+
+
 class Alarms:
     """Looks at each row of metrics.jsonl for four failures that raise no error.
 
@@ -239,8 +243,10 @@ class Alarms:
     runaway: 1), and again only after it has stopped in between.
     """
 
-    def __init__(self, patience: int = 20):
+    def __init__(self, patience: int = 20, more: Signs | None = None):
+        """more: the signs that the algorithm itself knows."""
         self.patience = patience
+        self.more = more
         # what goes wrong -> for how many steps in a row
         self.lasted: dict[str, int] = {}
         # the language model's entropy in the first row that has one
@@ -249,7 +255,10 @@ class Alarms:
     def __call__(self, row: dict[str, Any]) -> list[str]:
         """The messages that this row gives reason to print."""
         raised = []
-        for message, bad, patience in self._signs(row):
+        signs = list(self._signs(row))
+        if self.more:
+            signs += self.more(row)
+        for message, bad, patience in signs:
             if self._steps(message, bad) == patience:
                 raised.append(message)
         entropy = row.get("entropy")

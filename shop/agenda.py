@@ -109,12 +109,16 @@ class Person:
         if name != "mgshop":
             place = f"{name} {split}"
         self.code = code(seed, place, customer)
+        # set after `reset`: the same customer with other luck in the turns to come
+        self.luck = 0
 
     def rng(self, *key: object) -> random.Random:
         """Randomness that depends on (seed, customer, key) alone.
 
         Two policies meet the same customer, in the same mood for the same turn.
         """
+        if self.luck:
+            key = (*key, "luck", self.luck)
         # The CRC of a whole text goes on from the CRC of its beginning.
         rest = "/".join(["", *map(str, key)])
         return random.Random(zlib.crc32(rest.encode(), self.code))

@@ -18,7 +18,7 @@ from data import MAX_SKILLS, Observation
 from judge import Judged, RuleJudge
 from rewards import cs_reward, dialogue_return, joint_reward, skill_reward
 from shop.catalogue import skill_pool, template
-from shop.customer import HORIZON, Shop, teacher_dialogue
+from shop.customer import Shop, teacher_dialogue
 from tse import interval, tse
 
 GAMMA = 0.95                                     # discount of Eq. 1
@@ -121,14 +121,14 @@ def play(shop: Shop, policy: Policy, judge: RuleJudge) -> dict[str, float | None
         judged = Judged(seen.user, seen.context, asked, reply, tuple(replies))
         R_E = skill_reward(chosen, seen.labels.teacher)
         R_A = cs_reward(judge.score([judged])[0])
-        rewards.append(joint_reward(R_E, R_A, len(rewards) + 1, HORIZON))
+        rewards.append(joint_reward(R_E, R_A, len(rewards) + 1, shop.horizon))
         replies.append(reply)
         seen = shop.step(reply)
     outcome = seen.outcome
     done = outcome.completed
     numbers: dict[str, float | None] = {
         "tse": tse(done),
-        "return": dialogue_return(rewards, HORIZON, GAMMA, outcome.success),
+        "return": dialogue_return(rewards, shop.horizon, GAMMA, outcome.success),
     }
     numbers |= {f"I_{i}": float(n is not None) for i, n in enumerate(done, 1)}
     numbers |= {f"N_{i}": n for i, n in enumerate(done, 1)}
@@ -156,6 +156,13 @@ def best_script(seed: int, customers: int = 60, name: str = "mgshop") -> list[li
         shops = [Shop(seed, "train", n, name=name) for n in range(customers)]
         return sum(play(shop, policy, judge)["tse"] for shop in shops)
 
+    return search_script(likely, value)
+
+
+def search_script(
+    likely: list[list[str]], value: Callable[[list[list[str]]], float]
+) -> list[list[str]]:
+    """Coordinate ascent over the turns; the later turns begin with the first of `likely`."""
     script = [likely[0]] * SCRIPT_LENGTH
     for turn in tqdm(range(SCRIPT_LENGTH), desc="searching the best fixed script", leave=False):
         tried = [[*script[:turn], skills, *script[turn + 1:]] for skills in likely]

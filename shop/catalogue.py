@@ -31,6 +31,8 @@ SHOPS = {
     "tmallbrand-a": "tmallbrand_a.json",
     "tmallbrand-b": "tmallbrand_b.json",
 }
+# the food-delivery store (fds.py) has a book too, and a catalogue and customers of its own
+FILES = SHOPS | {"fds": "fds.json"}
 # where a book is silent
 DEFAULTS = {
     "paper": "Mgshop",
@@ -48,9 +50,9 @@ SHARES = {"train": range(7), "dev": (7,), "test": (8, 9)}
 @cache
 def book(name: str = "mgshop") -> dict:
     """Catalogue and phrases of a shop."""
-    if name not in SHOPS:
-        raise DataError(f"shop {name!r} is unknown; use one of {', '.join(SHOPS)}")
-    written = (BOOKS / SHOPS[name]).read_text(encoding="utf-8")
+    if name not in FILES:
+        raise DataError(f"shop {name!r} is unknown; use one of {', '.join(FILES)}")
+    written = (BOOKS / FILES[name]).read_text(encoding="utf-8")
     return DEFAULTS | json.loads(written)
 
 

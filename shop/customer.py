@@ -24,6 +24,7 @@ from shop.agenda import ATTENTION, OPENER, Person
 from shop.catalogue import Focus, search, skill_pool, template, update_focus
 from shop.ear import FACT_OF, Act, Ear, hear
 from shop.reactions import EFFECTS, LONG, WORST, WRONG_NAME, Event, Reaction
+from shop.stars import of_shop
 
 HORIZON = 12                                     # turns; the T of Eqs. 1 and 10
 CONTENT = 0.75                                   # mood from which nobody waits for an incentive
@@ -47,13 +48,11 @@ COURTESY = {"greet", "close", *OPENER.values()}
 
 class Shop(Person):
     """One simulated customer: `reset()`, then `step(reply)` until terminated or truncated."""
+    horizon = HORIZON
+    banned: tuple[str, ...] = ()                 # skills that may not be chosen now
 
     def __init__(
-        self,
-        seed: int = 0,
-        split: str = "train",
-        customer: int = 0,
-        ear: Ear = hear,
+        self, seed: int = 0, split: str = "train", customer: int = 0, ear: Ear = hear,
         name: str = "mgshop",
     ):
         super().__init__(seed, split, customer, name)
@@ -83,19 +82,34 @@ class Shop(Person):
             mark = self._phrase(self.rng("mark", self.turn), f"mark.{self.emotion}")
             parts = [mark, *parts]
         utterance = " ".join(parts)
-        self.focus = update_focus(self.focus, utterance, self.split, self.name)
-        self.context = dict(search(self.focus, self.split, self.name))
+        self._look_up(utterance)
         self.intent = intent
-        success = self.success
-        over = self.left or success
+        over = self.ended
+        truncated = not over and self.turn >= self.horizon
         return Observation(
             utterance,
             self.context,
             terminated=over,
-            truncated=not over and self.turn >= HORIZON,
+            truncated=truncated,
             labels=self._labels(over),
-            outcome=Outcome(success, tuple(self.completed), round(self.mood, 2), self.vouchers),
+            outcome=self._outcome(over or truncated),
+            banned=self.banned,
         )
+
+    def _look_up(self, utterance: str) -> None:
+        """B_t for what has been said until now."""
+        self.focus = update_focus(self.focus, utterance, self.split, self.name)
+        self.context = dict(search(self.focus, self.split, self.name))
+
+    def _outcome(self, ended: bool) -> Outcome:
+        mark = self.satisfaction() if ended else None
+        mood = round(self.mood, 2)
+        return Outcome(self.success, tuple(self.completed), mood, self.vouchers, None, mark)
+
+    def satisfaction(self) -> int:
+        """The mark, 1..5, that the customer would give now."""
+        guided = [need.guided for need in self.agenda]
+        return of_shop(sum(guided) / len(guided), self.mood, self.patience, self.left)
 
     def _labels(self, over: bool) -> Labels:
         if over:
@@ -107,6 +121,10 @@ class Shop(Person):
     @property
     def success(self) -> bool:
         return all(n.guided for n in self.agenda)
+
+    @property
+    def ended(self) -> bool:
+        return self.left or self.success
 
     # -- hearing
 
@@ -461,15 +479,18 @@ def teacher_dialogue(
 
     Its labels serve perception and imitation, its replies the language model's warm start.
     """
-    shop = Shop(seed, split, number, name=name)
+    return taught(Shop(seed, split, number, name=name))
+
+
+def taught(shop: Shop) -> Dialogue:
+    """The dialogue of the teacher with one customer."""
     seen = shop.reset()
     turns = []
     while not (seen.terminated or seen.truncated):
         labels = seen.labels
-        reply = template(labels.teacher, seen.context, shop.rng("wording", shop.turn), name)
-        turn = Turn(
-            seen.user, labels.intent, labels.emotion, seen.context, labels.teacher, reply
-        )
-        turns.append(turn)
+        reply = template(labels.teacher, seen.context, shop.rng("wording", shop.turn), shop.name)
+        said = (seen.user, labels.intent, labels.emotion, seen.context, labels.teacher, reply)
+        turns.append(Turn(*said))
         seen = shop.step(reply)
-    return Dialogue(f"{name}-{split}-{number}", tuple(turns), source="simulated")
+    number = f"{shop.name}-{shop.split}-{shop.customer}"
+    return Dialogue(number, tuple(turns), source="simulated")

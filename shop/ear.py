@@ -277,14 +277,14 @@ def _general_acts(sentence: str) -> tuple[Found, ...]:
         hit = pattern.search(sentence)
         if hit is None:
             continue
-        if kind in NEGATABLE and _refused(sentence, hit.start(), hit.end()):
+        if kind in NEGATABLE and refused(sentence, hit.start(), hit.end()):
             continue
         found.append((hit.start(), Act(kind)))
     return tuple(found)
 
 
 @lru_cache(65536)
-def _refused(sentence: str, start: int, end: int) -> bool:
+def refused(sentence: str, start: int, end: int) -> bool:
     """Whether a stretch between commas, "but" and "and" denies what it says.
 
     There is a negation before it, or a withdrawal after it.
@@ -316,13 +316,13 @@ def _facts(sentence: str, values: tuple[Value, ...]) -> tuple[Found, ...]:
         if at < 0:
             continue
         end = at + len(value)
-        if _inside_a_word(sentence, at, end) or _refused(sentence, at, end):
+        if inside_a_word(sentence, at, end) or refused(sentence, at, end):
             continue
         said.setdefault((at, kind), set()).add(number)
     return tuple((at, Act(kind, frozenset(numbers))) for (at, kind), numbers in said.items())
 
 
-def _inside_a_word(sentence: str, at: int, end: int) -> bool:
+def inside_a_word(sentence: str, at: int, end: int) -> bool:
     # "64 euros" is not "4 euros", "2 days" is not "12 days"
     return sentence[at - 1:at].isalnum() or sentence[end:end + 1].isalnum()
 

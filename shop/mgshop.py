@@ -128,12 +128,12 @@ def _show_turn(shop: Shop, seen: Observation) -> Observation:
     print(f"  teacher:  {', '.join(labels.teacher)}")
     print(f"  reply:    {reply}")
     seen = shop.step(reply)
-    print(f"  heard:    {', '.join(_shown(act) for act in shop.heard)}")
+    print(f"  heard:    {', '.join(shown(act) for act in shop.heard)}")
     print(f"  tasks:    N = {seen.outcome.completed}")
     return seen
 
 
-def _shown(act: Act) -> str:
+def shown(act: Act) -> str:
     if not act.candidates:
         return act.kind
     return f"{act.kind} {'/'.join(sorted(act.candidates))}"

@@ -85,7 +85,7 @@ class Phrase(NamedTuple):
 Index = dict[str, list[Phrase]]                  # first token -> phrases, longest first
 
 
-def _tokens(text: str) -> list[str]:
+def tokens_of(text: str) -> list[str]:
     """Lower-case words, numbers ("1,039" is one) and punctuation."""
     tokens: list[str] = []
     for word in TOKEN.findall(text.lower().replace("’", "'").replace("cannot", "can not")):
@@ -101,7 +101,7 @@ def _tokens(text: str) -> list[str]:
 
 
 @lru_cache(maxsize=4096)
-def _index(phrases: tuple[tuple[str, str, str], ...]) -> Index:
+def index_of(phrases: tuple[tuple[str, str, str], ...]) -> Index:
     """(phrase, replacement, slot) of each -> Index.
 
     The longest comes first: "not in stock" hides its "in stock".
@@ -110,7 +110,7 @@ def _index(phrases: tuple[tuple[str, str, str], ...]) -> Index:
     table: dict[str, dict[tuple[str, ...], Phrase]] = {}
     for phrase, put, slot in phrases:
         # an empty value fits no word
-        tokens = _tokens(" ".join(phrase.split())) or [""]
+        tokens = tokens_of(" ".join(phrase.split())) or [""]
         group = table.setdefault(tokens[0], {})
         entry = group.setdefault(tuple(tokens), Phrase(tokens, put.split(), []))
         if slot:
@@ -122,7 +122,7 @@ def _shortness(phrase: Phrase) -> int:
     return -len(phrase.tokens)
 
 
-def _fold(tokens: list[str], *indexes: Index) -> tuple[list[str], dict[int, list[str]]]:
+def fold(tokens: list[str], *indexes: Index) -> tuple[list[str], dict[int, list[str]]]:
     """Replaces phrases, left to right.
 
     returns  the new tokens, and by position in them the slots of each value found
@@ -163,9 +163,9 @@ class Clause(NamedTuple):
         return not (self.asked or self.condition or self.refused)
 
 
-def _clauses(tokens: list[str]) -> list[Clause]:
+def clauses(tokens: list[str]) -> list[Clause]:
     """The clauses of a reply, each with its mood."""
-    clauses: list[Clause] = []
+    read: list[Clause] = []
     # (start, end) of the pieces since the last full stop
     spans: list[tuple[int, int]] = []
     start = 0
@@ -176,9 +176,9 @@ def _clauses(tokens: list[str]) -> list[Clause]:
             # "but" opens its clause, a comma belongs to none
             start = i + 1 if token in PUNCT else i
         if token in FULL_STOPS:
-            clauses += _moods(tokens, spans, token)
+            read += _moods(tokens, spans, token)
             spans = []
-    return clauses
+    return read
 
 
 def _moods(tokens: list[str], spans: list[tuple[int, int]], stop: str) -> list[Clause]:
@@ -229,7 +229,7 @@ def _concepts() -> dict[str, str]:
     return stems | term_of | dict.fromkeys(STOP | NEGATORS | CUTS | PUNCT, "")
 
 
-IDIOM_INDEX = _index(tuple((phrase, put, "") for phrase, put in IDIOMS.items()))
+IDIOM_INDEX = index_of(tuple((phrase, put, "") for phrase, put in IDIOMS.items()))
 CONCEPT = _concepts()
 
 
@@ -254,7 +254,7 @@ def _bags() -> list[tuple[str, bool, KeysView[str]]]:
     bags = []
     for act, group in EXEMPLARS.items():
         for text in group.split("/"):
-            tokens, _ = _fold(_tokens(text), IDIOM_INDEX)
+            tokens, _ = fold(tokens_of(text), IDIOM_INDEX)
             bags.append((act, not NEGATORS.isdisjoint(tokens), _features(tokens).keys()))
     return bags
 
@@ -392,9 +392,9 @@ def hear(text: str, context: dict[str, str]) -> list[Act]:
     >>> hear("It costs 39 euros, not 64 euros.", {"price_1": "39 euros", "price_2": "64 euros"})
     [Act(kind='state_price', candidates=frozenset({'1'}))]
     """
-    tokens, found = _fold(_tokens(text), _index(_values(context)), IDIOM_INDEX)
+    tokens, found = fold(tokens_of(text), index_of(_values(context)), IDIOM_INDEX)
     heard: list[tuple[int, Act]] = []
-    for clause in _clauses(tokens):
+    for clause in clauses(tokens):
         heard += _acts(clause)
         # a question, an "if" or a "not" states no fact
         if found and clause.asserted and NEGATORS.isdisjoint(clause.tokens):

@@ -46,15 +46,16 @@ class RunConfig:
     """What is trained, on what, and where it is written."""
     algo: str = opt(
         "gopo", f"how is learned: {', '.join(ALGORITHMS)}; sft and ppo are single agents, without "
-        "an Expert (baselines/)")
+        "an Expert (baselines/); cmpo serves under a budget (systems/)")
     dataset: str = opt(
-        "mgshop", "mgshop, tmallbrand-a or tmallbrand-b (simulated shops), multiwoz or star (real "
-        "dialogues), or the path of your own logs, logs.jsonl")
+        "mgshop", "mgshop, tmallbrand-a, tmallbrand-b or fds (simulated shops), multiwoz or star "
+        "(real dialogues), or the path of your own logs, logs.jsonl")
     replies: str = opt(
         "lm", "lm: a language model writes them; template: the shop's phrase book does, and "
         "strategy alone is learned in minutes")
     steps: int | None = opt(
-        None, "GOPO steps; default 25 with a language model, 60 with template replies")
+        None, "GOPO steps; default 25 with a language model, 60 with template replies, 300 with "
+        "--algo cmpo")
     strategy_steps: int = opt(
         60, "GOPO steps of the Expert alone, before the language model speaks (phrase book; no "
         "reply on logs); not part of --steps")
@@ -73,6 +74,8 @@ class RunConfig:
     split: str | None = opt(
         None, "star only: dialogue (default), or task: the test tasks are none of the training "
         "ones")
+    difficulty: str | None = opt(
+        None, "fds only: hard (default) or easy, the mix of its customers")
     resume: str | None = opt(
         None, "go on with this run directory; its config.json is used, of the flags only --steps "
         "and those of the API count")
@@ -82,10 +85,12 @@ class RunConfig:
         "warm-started LM and strategy, as far as this run would learn them in the same way; it "
         "says what it leaves")
     eval_every: int | None = opt(
-        None, "GOPO steps between evaluations on held-out dev customers; default 10")
+        None, "GOPO steps between evaluations on held-out dev customers; default 10, 50 with "
+        "--algo cmpo")
     eval_episodes: int = opt(
         100, "test dialogues per row of the table at the end; 0 = no table")
-    save_every: int | None = opt(None, "GOPO steps between checkpoints; default 10")
+    save_every: int | None = opt(
+        None, "GOPO steps between checkpoints; default 10, 50 with --algo cmpo")
     device: str = opt("auto", "cpu, cuda, or auto")
     precision: str = opt(
         "auto", "fp32, bf16, or auto: bf16 where the GPU or the CPU (avx512_bf16, amx_bf16) "
@@ -157,11 +162,14 @@ def settle(config: dict[str, Any], dataset: Dataset) -> dict[str, Any]:
     """
     run = dict(config["run"])
     speaks = run["replies"] == "lm"
-    for name, value in DEFAULTS[run["replies"]].items():
+    usual = DEFAULTS[run["replies"]] | algorithm(run.get("algo", "gopo")).usual
+    for name, value in usual.items():
         if run[name] is None:
             run[name] = value
     if run["split"] is None and run["dataset"] == "star":
         run["split"] = "dialogue"
+    if run["difficulty"] is None and run["dataset"] == "fds":
+        run["difficulty"] = "hard"
     lm, agent, warm = configs_of(config)
     if warm.warm_dialogues is None:
         warm = replace(warm, warm_dialogues=len(dataset.train))
@@ -306,9 +314,10 @@ def trained_by(run: Path, config: Mapping[str, Any]) -> str:
 
 def refuse_unearned(dataset: Dataset, config: dict[str, Any]) -> None:
     """Refuses rewards that are always 0, now and not after the stages that come before them."""
-    method, _ = algorithm_of(config)
+    method, options = algorithm_of(config)
     cfg = recorded(GopoConfig, config["gopo"])
     speaks = config["run"]["replies"] == "lm"
+    method.refuse_options(dataset, options, speaks)
     method.refuse_unsuited(dataset, cfg, speaks)
     if not speaks or cfg.no_expert or not config["run"]["strategy_steps"]:
         return

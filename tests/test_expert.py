@@ -51,6 +51,21 @@ def test_policy_probabilities_sum_to_one(four):
     assert p.max() > 3 * p.min()
 
 
+def test_a_banned_skill_has_no_probability(four):
+    state = STATE._replace(banned=("x",))
+    # 1 + 3 + 6 + 6 sequences of the other three
+    left = [skills for skills in EVERY if "x" not in skills]
+    assert len(left) == 16
+    picks = four.picks(left, [state] * 16)
+    logp, _ = four.log_probs(four.read([state] * 16), picks)
+    assert logp.sum(-1).exp().sum().item() == pytest.approx(1, abs=1e-5)
+    as_played, _ = four.as_played([state] * 16, left, [None] * 16)
+    assert torch.allclose(as_played, logp)
+    drawn = four.act([state] * 50 + [STATE] * 50, seeded(0))
+    assert all("x" not in skills for skills in drawn[:50])
+    assert any("x" in skills for skills in drawn[50:])
+
+
 def test_picks_by_hand():
     picks = expert_of(FOUR).picks([("y", "w"), (), ("w", "x", "y", "z")])
     # the skills, then the stop, which also pads; a fifth pick, here of four skills, has no stop

@@ -13,7 +13,7 @@ HOUSE = Path(__file__).parent.parent
 # Lowest first; a room may import from lower floors and from rooms of its own floor.
 # A folder is one room, with its files inside.
 FLOORS = (
-    ("data", "text", "tse"),
+    ("data", "text", "tse", "surrogate"),
     ("infra", "corpora"),
     ("rewards", "judge", "lm", "shop", "perception", "expert", "expert_learner"),
     ("hosted", "csagent"),

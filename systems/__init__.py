@@ -1,0 +1,1 @@
+"""The sister papers of GOPO, one file each, on the same loop."""
