@@ -1,0 +1,1 @@
+"""The sister papers, one file each, on GOPO's loop."""
