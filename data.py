@@ -31,6 +31,7 @@ DATASETS = {
     "mgshop": "shop.mgshop:load",
     "tmallbrand-a": "shop.mgshop:load_tmallbrand_a",
     "tmallbrand-b": "shop.mgshop:load_tmallbrand_b",
+    "sale": "shop.sale:load",
     "multiwoz": "corpora.multiwoz:load",
     "star": "corpora.star:load",
 }
