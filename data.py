@@ -34,6 +34,7 @@ DATASETS = {
     "tmallbrand-a": "shop.mgshop:load_tmallbrand_a",
     "tmallbrand-b": "shop.mgshop:load_tmallbrand_b",
     "fds": "shop.fds:load",
+    "sale": "shop.sale:load",
     "multiwoz": "corpora.multiwoz:load",
     "star": "corpora.star:load",
 }
@@ -191,6 +192,19 @@ class Judged:
     where: str = field(default="", compare=False)    # file, dialogue and turn, for messages
 
 
+class Facts(NamedTuple):
+    """What a dataset can check about a reply; None: cannot be checked.
+
+    Numbers stand as they are to be said, "40.00"; 40 is the same number.
+    """
+    # values that answer the customer, in any order
+    needed: tuple[str, ...] | None = None
+    # numbers that may be said: the profile's, the customer's own, and what follows by rule
+    allowed: frozenset[str] | None = None
+    # what the customer asked for, each as alternative words
+    topics: tuple[tuple[str, ...], ...] | None = None
+
+
 Scores = tuple[float, float, float, float]       # S_1..S_4, each in [0, 1]
 Form = tuple[float, float, float]                # what a judge answers to a form of three questions
 
@@ -304,6 +318,10 @@ class Dataset:
     template: Callable[..., str] | None = None
     # printed at the start: what this data is and is not
     note: str = ""
+    # what can be checked about a reply, if anything can (MORE)
+    facts: Callable[[Judged], Facts] | None = None
+    # (split, rng) -> one reasoning task about a profile, if the dataset has profiles (MORE)
+    tasks: Callable[..., Any] | None = None
 
     def play(self, split: str, number: int, seed: int = 0) -> Environment:
         """Dialogue `number` of a split: a simulated customer, or a logged dialogue replayed."""

@@ -135,7 +135,7 @@ class RuleJudge:
     def _carried_out(self, asked: tuple[str, ...], reply: str) -> float:
         done = self.acts(reply)
         longer = max(len(asked), len(done), 1)
-        share = _common_subsequence(asked, done) / longer
+        share = common_subsequence(asked, done) / longer
         return 0.5 * share if _shouts(reply) else share
 
     def acts(self, reply: str) -> list[str | None]:
@@ -281,7 +281,7 @@ def _shouts(reply: str) -> bool:
     return reply.count("!") > 2 or len(capitals) > 1
 
 
-def _common_subsequence(a: Sequence, b: Sequence) -> int:
+def common_subsequence(a: Sequence, b: Sequence) -> int:
     """Length of the longest common subsequence."""
     row = [0] * (len(b) + 1)
     for x in a:

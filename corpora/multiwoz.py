@@ -85,8 +85,8 @@ def load(data_dir: Path, conduct: bool = False) -> Dataset:
     def read(raws: dict[str, Any]) -> list[Dialogue]:
         return [dialogue(id, raw, database, tones) for id, raw in raws.items()]
 
-    validation = read(_unzip(folder / "val.json.zip"))
-    test = read(_unzip(folder / "test.json.zip"))
+    validation = read(unzip(folder / "val.json.zip"))
+    test = read(unzip(folder / "test.json.zip"))
     note = "MultiWOZ 2.1 has no labels of the customer's emotion: e_t is empty."
     if (folder / TRAIN).exists():
         train = read(_train(folder))
@@ -162,7 +162,7 @@ def _train(folder: Path) -> dict[str, Any]:
     Their file has no published checksum.  So it counts only if it parses and its ids are exactly
     those of trainListFile, whose checksum is known.
     """
-    raw = _unzip(folder / TRAIN)
+    raw = unzip(folder / TRAIN)
     path = folder / TRAIN_LIST
     fetch(CONVLAB2 + TRAIN_LIST, FILES[TRAIN_LIST], path, "the list of training dialogues")
     listed = {id.removesuffix(".json") for id in path.read_text().split()}
@@ -174,7 +174,7 @@ def _train(folder: Path) -> dict[str, Any]:
     return raw
 
 
-def _unzip(path: Path) -> dict[str, Any]:
+def unzip(path: Path) -> dict[str, Any]:
     """The JSON value in a zip that holds one file."""
     try:
         with zipfile.ZipFile(path) as archive:

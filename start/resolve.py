@@ -225,6 +225,10 @@ def replies_of(dataset: Dataset, cfg: RunConfig, gopo: GopoConfig) -> str:
         raise DataError(
             f"{dataset.name}: no turn has skills, so the Expert has nothing to learn from: label "
             f"them ({command('-m hosted.label', cfg.dataset, '--help')}), or use --no_expert")
+    if dataset.environment and dataset.template is None and not gopo.no_expert:
+        raise DataError(
+            f"{dataset.name} has no phrase book that could speak for an Expert: its customers hear "
+            "numbers, and no slots; use one agent without an Expert (--no_expert, --algo sft, ppo)")
     replies = cfg.replies
     if replies == "lm" and not any(t.reply for t in turns):
         print(f"{dataset.name}: no turn has a reply, so there is nothing for a language model to "

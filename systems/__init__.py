@@ -1,1 +1,1 @@
-"""The sister papers of GOPO, one file each, on the same loop."""
+"""The sister papers, one file each, on GOPO's loop."""

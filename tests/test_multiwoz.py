@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(bool(LACKING), reason=WHY)
 
 @pytest.fixture(scope="module")
 def raw():
-    return multiwoz._unzip(FOLDER / "val.json.zip")
+    return multiwoz.unzip(FOLDER / "val.json.zip")
 
 
 @pytest.fixture(scope="module")
