@@ -8,8 +8,8 @@ Exercise: set --outcome_weight 1 and compare TSE: nothing in R_t is TSE (GAP-4).
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,12 +18,10 @@ import numpy as np
 import torch
 
 import data
-from corpora.jsonl import facts_of
-from data import DataError, Dataset, Episode, ExpertState, Message, Observation, Step, fill
+from data import DataError, Dataset, Episode, ExpertState, Step, fill
 from expert import Expert, ExpertConfig, gae
 from expert_learner import ExpertBatch, ExpertLearner, labelled_states
 from hosted.judge import judge_for
-from infra.answers import HALF_CHARACTERS
 from infra.client import all_or_none
 from infra.domain import as_trained, read_domain
 from infra.flags import recorded
@@ -32,18 +30,8 @@ from infra.processes import shard, world_size
 from infra.runs import adam_state, device_of, load_adam_state, load_into, load_tensors, read_config
 from judge import Judge, RuleJudge
 from perception import HideEverywhere, HideSentences, Perception, reading
-from play import GopoConfig, Player
-from policies import (
-    Choose,
-    Draws,
-    Speaker,
-    by_nobody,
-    by_policy,
-    by_talk,
-    keyed,
-    silent_speaker,
-    with_slips,
-)
+from play import Answer, GopoConfig, Player
+from policies import Choose, Draws, Speaker, by_nobody, by_policy, keyed, silent_speaker, with_slips
 from rewards import expert_weight, joint_reward
 
 # --- both agents, and how they learn ------------------------------------------------------------
@@ -329,74 +317,6 @@ def strategy_only(gopo: Gopo) -> Gopo:
     bare = type(gopo)(gopo.dataset, gopo.expert, None, gopo.judge, cfg, options=gopo.options)
     bare.learner = gopo.learner
     return bare
-
-
-# --- a single answer ----------------------------------------------------------------------------
-
-Facts = Mapping[str, str | int | float | None] | None
-
-
-@dataclass
-class Answer:
-    """`load(run)`: a trained pair, ready to answer."""
-    gopo: Gopo
-
-    def respond(
-        self, history: Sequence[str], context: Facts, previous: Sequence[str] = ()
-    ) -> tuple[tuple[str, ...], str]:
-        """(skills, reply) to the last message of the customer.
-
-        history   messages in turn: customer, agent, customer, ...; the last is the customer's
-        context   B_t: what the shop knows, slot -> value, as logs may hold it: a number counts as
-                  its text, None as not known; may be empty
-        previous  the skills of the turn before, if known (a_{t-1})
-        raises    ValueError (DataError) that names the argument
-        """
-        step = self.take([self.begin(history, context, previous)])[0]
-        return step.skills, fill(step.reply, step.seen.context)
-
-    def begin(
-        self, history: Sequence[str], context: Facts, previous: Sequence[str] = ()
-    ) -> Episode:
-        """The turn that `respond` takes, before it is taken; arguments and errors are the same."""
-        history = _texts("history", history)
-        previous = _texts("previous", previous or ())
-        context = facts_of(context, "context")
-        if len(history) % 2 == 0:
-            raise ValueError(
-                f"history must end with a customer's message: got {len(history)} messages")
-        if unknown := set(previous) - set(self.gopo.dataset.skills):
-            raise ValueError(
-                f"previous: unknown skills {sorted(unknown)}; "
-                "the pool is in dataset.json of the run")
-        # With slots, as in training.
-        replies = [data.delexicalise(reply, context) for reply in history[1:-1:2]]
-        said = tuple(zip(history[:-1:2], replies))
-        message = Message(Observation(history[-1], context, history=said))
-        return Episode(-1, message, message.reset(), previous=tuple(previous))
-
-    def take(self, begun: list[Episode]) -> list[Step]:
-        """Takes turns that are independent of each other; each as if it were the only one."""
-        for place, episode in enumerate(begun, 1):
-            episode.number = -place
-        choose = self.gopo.chooser(greedy=True)
-        draws = by_talk(begun)
-        self.gopo.take_turn(begun, choose, temperature=0.0, draws=draws, judge_by="nobody")
-        return [episode.steps[0] for episode in begun]
-
-
-def _texts(name: str, value: Sequence[str]) -> list[str]:
-    """A list of texts; a plain string is refused, for it would be read letter by letter."""
-    if isinstance(value, (str, bytes)):
-        raise ValueError(f"{name} is one string, {value[:40]!r}: give a list, [{value[:40]!r}]")
-    if isinstance(value, Mapping) or not isinstance(value, Iterable):
-        raise ValueError(f"{name} is {type(value).__name__}: give a list of strings")
-    texts = list(value)
-    for i, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise ValueError(f"{name}[{i}] is {text!r:.40}: give a string")
-    # Half characters can be neither encoded nor written.
-    return [HALF_CHARACTERS.sub("\ufffd", text) for text in texts]
 
 
 # --- the algorithms -----------------------------------------------------------------------------

@@ -6,20 +6,37 @@
   (4) judge, score, answer   the reply earns R^A_t, the skills earn R^E_t, both together earn R_t
                  (Eq. 10), and the customer answers
 `Player.take_turn` is that turn, for several dialogues at once.  Training, evaluation, `--chat` and
-`respond` all use it.  `Player.play` takes turns until every dialogue is over.
+`Answer.respond` all use it.  `Player.play` takes turns until every dialogue is over.
 The customer hears reply 0 of the group of replies to a state, never the best one.
 Nothing here learns: that is in gopo.py.  Who chooses and who speaks is in policies.py."""
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from data import Dataset, Episode, Judged, Prepared, Reply, Scores, Skill, Step, begin, opt
+from corpora.jsonl import facts_of
+from data import (
+    Dataset,
+    Episode,
+    Judged,
+    Message,
+    Observation,
+    Prepared,
+    Reply,
+    Scores,
+    Skill,
+    Step,
+    begin,
+    delexicalise,
+    fill,
+    opt,
+)
 from expert import Expert
+from infra.answers import HALF_CHARACTERS
 from infra.flags import refuse_below, refuse_other_words
 from infra.places import next_turn
 from judge import Judge
-from policies import Choose, Draws, Silence, Speaker, allowed, request_of
+from policies import Choose, Draws, Silence, Speaker, allowed, by_talk, request_of
 from rewards import (
     CS_WEIGHTS,
     cs_reward,
@@ -267,3 +284,71 @@ class Player:
     def tse(self, episode: Episode) -> float:
         """Eq. 11, with the turns in which the environment saw each task done."""
         return tse(episode.seen.outcome.completed, gamma=self.cfg.tse_gamma)
+
+
+# --- a single answer ----------------------------------------------------------------------------
+
+Facts = Mapping[str, str | int | float | None] | None
+
+
+@dataclass
+class Answer:
+    """`load(run)`: a trained pair, ready to answer."""
+    gopo: Player
+
+    def respond(
+        self, history: Sequence[str], context: Facts, previous: Sequence[str] = ()
+    ) -> tuple[tuple[str, ...], str]:
+        """(skills, reply) to the last message of the customer.
+
+        history   messages in turn: customer, agent, customer, ...; the last is the customer's
+        context   B_t: what the shop knows, slot -> value, as logs may hold it: a number counts as
+                  its text, None as not known; may be empty
+        previous  the skills of the turn before, if known (a_{t-1})
+        raises    ValueError (DataError) that names the argument
+        """
+        step = self.take([self.begin(history, context, previous)])[0]
+        return step.skills, fill(step.reply, step.seen.context)
+
+    def begin(
+        self, history: Sequence[str], context: Facts, previous: Sequence[str] = ()
+    ) -> Episode:
+        """The turn that `respond` takes, before it is taken; arguments and errors are the same."""
+        history = _texts("history", history)
+        previous = _texts("previous", previous or ())
+        context = facts_of(context, "context")
+        if len(history) % 2 == 0:
+            raise ValueError(
+                f"history must end with a customer's message: got {len(history)} messages")
+        if unknown := set(previous) - set(self.gopo.dataset.skills):
+            raise ValueError(
+                f"previous: unknown skills {sorted(unknown)}; "
+                "the pool is in dataset.json of the run")
+        # With slots, as in training.
+        replies = [delexicalise(reply, context) for reply in history[1:-1:2]]
+        said = tuple(zip(history[:-1:2], replies))
+        message = Message(Observation(history[-1], context, history=said))
+        return Episode(-1, message, message.reset(), previous=tuple(previous))
+
+    def take(self, begun: list[Episode]) -> list[Step]:
+        """Takes turns that are independent of each other; each as if it were the only one."""
+        for place, episode in enumerate(begun, 1):
+            episode.number = -place
+        choose = self.gopo.chooser(greedy=True)
+        draws = by_talk(begun)
+        self.gopo.take_turn(begun, choose, temperature=0.0, draws=draws, judge_by="nobody")
+        return [episode.steps[0] for episode in begun]
+
+
+def _texts(name: str, value: Sequence[str]) -> list[str]:
+    """A list of texts; a plain string is refused, for it would be read letter by letter."""
+    if isinstance(value, (str, bytes)):
+        raise ValueError(f"{name} is one string, {value[:40]!r}: give a list, [{value[:40]!r}]")
+    if isinstance(value, Mapping) or not isinstance(value, Iterable):
+        raise ValueError(f"{name} is {type(value).__name__}: give a list of strings")
+    texts = list(value)
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise ValueError(f"{name}[{i}] is {text!r:.40}: give a string")
+    # Half characters can be neither encoded nor written.
+    return [HALF_CHARACTERS.sub("\ufffd", text) for text in texts]
