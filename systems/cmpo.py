@@ -46,6 +46,7 @@ from systems.interactcs import (
     CONTROLLERS,
     Price,
     dialogue_advantages,
+    divided,
     normalise,
     outcome,
     process_credit,
@@ -242,7 +243,7 @@ class CMPO(Gopo):
         flat = np.concatenate(centred) if centred else np.zeros(0)
         count, squares = all_sum(len(flat), float(np.square(flat).sum()))
         divisor = (squares / max(count, 1)) ** 0.5 + 1e-6
-        return [[a / divisor for a in row] for row in centred]
+        return [divided(row, divisor) for row in centred]
 
     def turn_rewards(self, talk: Talk) -> list[float]:
         """The bracket of Eq. 5."""
@@ -384,6 +385,9 @@ class CMPO(Gopo):
         free = [talk for talk in talks if not talk.control]
         ends = [talk.episode.seen.outcome for talk in free]
         marks = [end.satisfaction for end in ends if end.satisfaction is not None]
+        issued = [float(any(talk.issued)) for talk in free]
+        valid = [float(end.valid) for end in ends]
+        unscored = [float(not talk.scored) for talk in talks]
         # a voucher where nothing had gone wrong; only some shops know
         shops = [talk.episode.env for talk in free]
         unfair = [float(shop.unfair) for shop in shops if hasattr(shop, "unfair")]
@@ -392,15 +396,15 @@ class CMPO(Gopo):
             process += talk.process
         return {
             "satisfaction": all_mean(marks),
-            "voucher_rate": all_mean([float(any(talk.issued)) for talk in free]),
+            "voucher_rate": all_mean(issued),
             "voucher_rate_ema": None,
             "lambda": self.price.lam,
             "price_in_stars": 4 * self.price.lam,
             "integral": self.price.integral,
             "process": all_mean(process),
-            "format_ok": all_mean([float(end.valid) for end in ends]),
+            "format_ok": all_mean(valid),
             "unfair": all_mean(unfair),
-            "unscored_dialogues": all_mean([float(not talk.scored) for talk in talks]),
+            "unscored_dialogues": all_mean(unscored),
             **self._of_groups(kept),
         }
 

@@ -74,7 +74,8 @@ class Price:
     @classmethod
     def of(cls, tensor: Tensor) -> Price:
         lam, integral, previous, rate = tensor.tolist()
-        return cls(lam, integral, None if math.isnan(previous) else previous, rate)
+        known = None if math.isnan(previous) else previous
+        return cls(lam, integral, known, rate)
 
 
 Controller = Callable[[Price, float, Gains], Price]

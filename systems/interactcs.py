@@ -45,8 +45,9 @@ from systems.controllers import (
 
 __all__ = [
     "CONTROLLERS", "Controller", "Gains", "Price", "clipped_error", "cmpo_objective", "cmpo_tokens",
-    "dialogue_advantages", "dual_ascent", "fixed", "lagrangian", "low_variance_kl", "normalise",
-    "outcome", "positional_pid", "printed_pid", "process_credit", "turn_rewards", "turn_weights",
+    "dialogue_advantages", "divided", "dual_ascent", "fixed", "lagrangian", "low_variance_kl",
+    "normalise", "outcome", "positional_pid", "printed_pid", "process_credit", "turn_rewards",
+    "turn_weights",
 ]
 
 # B turns, L tokens (or picks) of a turn, T turns of a dialogue
@@ -192,7 +193,11 @@ def normalise(
     if scale != "batch":
         return centred
     divisor = float(np.concatenate(centred).std()) + 1e-6
-    return [[a / divisor for a in row] for row in centred]
+    return [divided(row, divisor) for row in centred]
+
+
+def divided(row: Sequence[float], divisor: float) -> list[float]:
+    return [a / divisor for a in row]
 
 
 def _check_groups(rewards: Sequence[Sequence[float]], groups: Sequence[int]) -> None:

@@ -107,8 +107,8 @@ def test_normalise_by_hand():
 
 def test_advantages_of_the_release_by_hand():
     # A: .5 + .5 * .75 - .4 = .475;  B: 1 + .5 = 1.5.  Two numbers are one sd from their mean.
-    rows = [[dialogue[key] for dialogue in (A, B)] for key in ("outcome", "process", "issued")]
-    found = dialogue_advantages(*rows, lam=0.4, groups=[0, 0])
+    both = {key: [A[key], B[key]] for key in A}
+    found = dialogue_advantages(**both, lam=0.4, groups=[0, 0])
     assert found == [near([-1, -1]), near([1])]
 
 
@@ -163,7 +163,7 @@ def test_normalised_rewards_are_centred_and_ignore_a_constant(rewards, constant,
     assert abs(found.sum()) < 1e-6 * max(1, np.abs(found).max()) * len(found)
     values = np.concatenate(rewards)
     if values.std() > 1e-2:
-        moved = [[r + constant for r in row] for row in rewards]
+        moved = [list(np.add(row, constant)) for row in rewards]
         assert np.concatenate(normalise(moved, groups, scale)) == near(found, 1e-6)
     same = normalise([[1.0] * len(row) for row in rewards], groups, scale)
     assert not np.concatenate(same).any()
