@@ -17,7 +17,6 @@ if os.environ.get("RANK", "0") != "0":
     os.environ["TQDM_DISABLE"] = "1"
 
 import contextlib
-import resource
 import signal
 import sys
 import time
@@ -61,6 +60,11 @@ from start.stages import (
     prepare_warm_expert,
     replace_folder,
 )
+
+try:
+    import resource
+except ImportError:                              # Windows
+    resource = None
 
 # --- stopping -----------------------------------------------------------------------------------
 
@@ -119,6 +123,7 @@ class Record:
     def look(self, step: int) -> None:
         if is_main():
             tqdm.write(look(self.gopo, step, self.looks))
+            draw_curves(self.run)
 
     def catch_up(self, steps: int, every: int) -> None:
         """The look that a killed process saved its checkpoint for and did not come to."""
@@ -223,8 +228,7 @@ def execute(run: Path, config: dict, dataset: Dataset, stop: Stop) -> int:
     leave()                                      # one process is enough for the table
     if not is_main():
         return 0
-    rows, looks = read_rows(run / "metrics.jsonl"), read_rows(run / "evals.jsonl")
-    plot_curves(rows, looks, run / "curves.png", run.name)
+    draw_curves(run)
     if done < cfg.steps:
         print(f"stopped at step {done} of {cfg.steps}; go on with: {resuming(run)}")
     else:
@@ -276,20 +280,30 @@ def finish(run: Path, dataset: Dataset, cfg: RunConfig, judge: Judge) -> None:
         print_client(judge.client)
     folder = " csagent/" if cfg.replies == "lm" else ""
     print(f"\nwritten to {run}: config.json metrics.jsonl curves.png dialogues.jsonl "
-          f"expert.safetensors{folder}   (peak memory {peak_memory():.1f} GiB)")
+          f"expert.safetensors{folder}   (peak memory {peak_memory()})")
     print(f"next:  {command('eval.py', '--run', run, '--show', 1)}\n"
           f"       {command('eval.py', '--run', run, '--chat')}")
+
+
+def draw_curves(run: Path) -> None:
+    """curves.png of what the run has logged so far; drawn anew at each evaluation."""
+    rows, looks = read_rows(run / "metrics.jsonl"), read_rows(run / "evals.jsonl")
+    plot_curves(rows, looks, run / "curves.png", run.name)
 
 
 def resuming(run: Path) -> str:
     return command("train.py", "--resume", run)
 
 
-def peak_memory() -> float:
-    """GiB, of the GPU if there is one, else of this process."""
+def peak_memory() -> str:
+    """In words, of the GPU if there is one, else of this process."""
     if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        return f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB"
+    if resource is None:
+        return "not known on this system"
+    # macOS counts in bytes, Linux in KiB
+    unit = 1 if sys.platform == "darwin" else 2**10
+    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30:.1f} GiB"
 
 
 # --- main ---------------------------------------------------------------------------------------

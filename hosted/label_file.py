@@ -6,7 +6,6 @@ is there and appends the rest.  Labels that are there are never overwritten.  Lo
 line, because they may be larger than memory."""
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections import Counter
@@ -24,7 +23,7 @@ from corpora.json_rows import dump
 from data import DataError, Dialogue, Skill
 from hosted.labellers import KINDS, Found, Labeller, digest_of, label_turns, labelled, lacking
 from infra.files import read_json, write_json
-from infra.locks import locked
+from infra.locks import EXCLUSIVE, locked
 from infra.places import place_of
 
 BATCH = 32                                       # dialogues that are labelled between two syncs
@@ -160,7 +159,7 @@ class Output:
         """Opened to append, for this process alone, at its end; nothing in it is changed."""
         file = open(self.path, "a+b")
         # the lock ends with the process, however it ends
-        if not locked(file, fcntl.LOCK_EX):
+        if not locked(file, EXCLUSIVE):
             file.close()
             raise DataError(
                 f"{self.path}: another process is labelling into it, or reads it; wait for it, or "

@@ -7,13 +7,20 @@ Exercise: hold `alone_in` in one terminal, and try both blocks in a second one."
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
 from data import DataError
+
+try:
+    import fcntl
+    EXCLUSIVE, SHARED = fcntl.LOCK_EX, fcntl.LOCK_SH
+except ImportError:
+    # Windows has no such locks: nobody is kept out there, so do not start two commands on one run
+    fcntl = None
+    EXCLUSIVE = SHARED = 0
 
 LOCK = "lock"
 
@@ -23,7 +30,7 @@ def alone_in(folder: Path) -> Iterator[None]:
     """Within the block no other process may train into this folder or measure what it holds."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / LOCK, "a", encoding="utf-8") as file:
-        if not locked(file, fcntl.LOCK_EX):
+        if not locked(file, EXCLUSIVE):
             raise DataError(
                 f"{folder}: another process is training there, or measures it; nothing was "
                 "changed: wait for it, or stop it and give this command again")
@@ -37,7 +44,7 @@ def reading_from(folder: Path) -> Iterator[None]:
         file = _opened(folder / LOCK)
         if file:
             stack.enter_context(file)
-            if not locked(file, fcntl.LOCK_SH):
+            if not locked(file, SHARED):
                 raise DataError(
                     f"{folder}: another process is training there; wait until it has ended, or "
                     "stop it")
@@ -54,7 +61,12 @@ def _opened(path: Path) -> IO[str] | None:
 
 
 def locked(file: IO, how: int) -> bool:
-    """Whether this process has the lock now; it never waits."""
+    """Whether this process has the lock now; it never waits.
+
+    how  EXCLUSIVE or SHARED
+    """
+    if fcntl is None:
+        return True
     try:
         fcntl.flock(file, how | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -65,6 +77,6 @@ def locked(file: IO, how: int) -> bool:
 def refuse_growing(path: Path) -> None:
     """DataError while another process labels into this file: what is read would be a part of it."""
     with contextlib.suppress(FileNotFoundError, IsADirectoryError), open(path, "rb") as file:
-        if not locked(file, fcntl.LOCK_SH):
+        if not locked(file, SHARED):
             raise DataError(
                 f"{path}: another process is labelling into it; wait until it has ended")
