@@ -54,13 +54,14 @@ def rates_of(cmpo: CMPO) -> tuple[float, float]:
 
 @pytest.fixture(scope="module")
 def held():
-    return learned()
+    # forty steps are few for the default K_I, which waits for a policy that answers late
+    return learned(40, k_i=0.02)
 
 
 def test_a_budget_is_held_and_finds_those_who_need_it(held):
     cmpo, rates = held
     eager, calm = rates_of(cmpo)
-    assert 0.15 < np.mean(rates) < 0.55
+    assert 0.15 < np.mean(rates) < 0.45
     assert eager > calm + 0.3
     assert cmpo.price.lam > 0
 
