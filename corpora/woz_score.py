@@ -134,7 +134,7 @@ def clock(value: str) -> str | None:
 
 @lru_cache(1 << 17)
 def alike(one: str, other: str) -> bool:
-    """Whether the shorter text is much like a stretch of the longer one.
+    """Whether two texts are much like each other, or the shorter like a stretch of the longer.
 
     >>> alike("portugese", "portuguese"), alike("ask", "ask restaurant"), alike("thai", "indian")
     (True, True, False)
@@ -142,6 +142,8 @@ def alike(one: str, other: str) -> bool:
     short, long = sorted((one, other), key=len)
     if short in long:
         return bool(short)
+    if SequenceMatcher(None, short, long, autojunk=False).ratio() >= ALIKE:
+        return True
     for block in SequenceMatcher(None, short, long, autojunk=False).get_matching_blocks():
         start = max(0, block.b - block.a)
         stretch = long[start:start + len(short)]
@@ -236,15 +238,30 @@ class Progress:
         return goal.asks <= self.given.get(domain, set())
 
 
-def active_domain(now: State, before: State, last: Sequence[str]) -> Sequence[str]:
-    """The domain whose state gained or changed a value; if none did, that of the turn before.
+class Talk:
+    """What the turns of a dialogue are about, from the states alone: one domain at a time.
 
-    Of several it is that of the turn before, or else the first.
+    It is a domain whose state gained or changed a value with this turn: of several that of the turn
+    before, or else the first.  The others wait: in a turn without a change the first of them comes
+    up, and if none waits, that of the turn before goes on.
     """
-    changed = [domain for domain in now if _gained(now[domain], before.get(domain, {}))]
-    if not changed or set(last) & set(changed):
-        return last
-    return changed[:1]
+
+    def __init__(self):
+        self.before: State = {}
+        self.domain = ""                         # "" before the first
+        self.waiting: list[str] = []
+
+    def about(self, state: State) -> str:
+        """The domain of the next turn; `state` is that before the reply."""
+        changed = [name for name in state if _gained(state[name], self.before.get(name, {}))]
+        self.before = state
+        if changed:
+            if self.domain not in changed:
+                self.domain = changed[0]
+            self.waiting = [name for name in changed if name != self.domain]
+        elif self.waiting:
+            self.domain = self.waiting.pop(0)
+        return self.domain
 
 
 def _gained(now: Mapping[str, str], before: Mapping[str, str]) -> bool:
@@ -266,16 +283,11 @@ def judge_dialogue(
     booked  the domains booked by each turn
     """
     progress = Progress()
-    before: State = {}
-    active: Sequence[str] = ()
+    talk = Talk()
     for turn, gold, done in zip(turns, states, booked):
         state = turn.get("state", gold)
-        if "active_domains" in turn:
-            active = turn["active_domains"]
-        else:
-            active = active_domain(state, before, active)
+        active = turn.get("active_domains", [talk.about(state)])
         progress.turn(turn["response"], active, state, done, venues)
-        before = state
     informed = all(progress.informs(domain, goal[domain], venues) for domain in goal)
     given = all(progress.gives(domain, goal[domain]) for domain in goal)
     return informed, informed and given
