@@ -29,58 +29,35 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import SequenceMatcher
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from corpora.multiwoz import FILES, TRAIN_LIST, download, unzip
 from corpora.multiwoz_database import Database
 from corpora.multiwoz_turns import SPANS, tidy
+from corpora.woz_venues import (
+    COLUMNS,
+    IN_MARKS,
+    Rows,
+    State,
+    Venues,
+    plain_slot,
+    plain_slots,
+    wanted_of,
+)
 from data import DataError
 from tse import bleu
 
 # domains with venues, and the slot whose mention offers one
 OFFERED_BY = {"restaurant": "name", "hotel": "name", "attraction": "name", "train": "trainid"}
-# what decides whether a venue fits
-COLUMNS = {
-    "restaurant": ("name", "food", "area", "pricerange"),
-    "hotel": ("name", "type", "area", "pricerange", "stars", "parking", "internet"),
-    "attraction": ("name", "type", "area"),
-    "train": ("departure", "destination", "day", "leave", "arrive"),
-}
 # what a goal may ask for
 ASKED = ("phone", "address", "postcode", "reference", "trainid")
-# other names of slots, without marks, in predictions and in states
-ALIASES = {
-    "id": "trainid",
-    "ref": "reference",
-    "post": "postcode",
-    "addr": "address",
-    "leaveat": "leave",
-    "arriveby": "arrive",
-}
-ANYTHING = ("dontcare", "dont care", "don't care", "not mentioned")
-# other words for a value
-SAME = {
-    "guest house": "guesthouse",
-    "night club": "nightclub",
-    "swimming pool": "swimmingpool",
-    "multiple sports": "mutliple sports",       # as the database spells it
-    "free": "yes",
-    "noon": "12:00",
-}
-# compared by likeness: who writes "portugese", or half a name, means it
-SPELT = ("name", "food", "departure", "destination")
-ALIKE = 0.895
 CONSTANT = "is there anything else i can help you with ?"
 STUFFED = "[name] [trainid] [phone] [address] [postcode] [reference] ."
 
 Turn = Mapping[str, Any]                         # "response"; "state" and "active_domains" if known
-State = Mapping[str, Mapping[str, str]]          # domain -> slot -> value
-Rows = frozenset[int]                            # of a table of the database
 
 
 @dataclass(frozen=True)
@@ -88,113 +65,6 @@ class Goal:
     """What one customer wants of one domain."""
     fits: Mapping[str, str]                      # slot -> value that a venue must have
     asks: frozenset[str] = frozenset()           # of ASKED
-
-
-# --- slots and values ---------------------------------------------------------------------------
-
-@lru_cache(4096)
-def plain_slot(name: str) -> str:
-    """One name for a slot: without domain, marks and `value_`.
-
-    >>> [plain_slot(name) for name in ("value_id", "hotel_price range", "train_leaveAt", "ref")]
-    ['trainid', 'pricerange', 'leave', 'reference']
-    """
-    bare = re.sub(r"[^a-z]", "", name.lower().rpartition("_")[2])
-    return ALIASES.get(bare, bare)
-
-
-IN_MARKS = re.compile(r"[\[{]([^\]}]*)[\]}]")
-
-
-@lru_cache(65536)
-def plain_slots(text: str) -> frozenset[str]:
-    """The slots of a reply, `[value_phone]` or `{phone}`."""
-    return frozenset(plain_slot(name) for name in IN_MARKS.findall(text))
-
-
-@lru_cache(65536)
-def plain_value(value: str) -> str:
-    """A value in small letters, without the corpus' tokenisation, one word for several."""
-    plain = tidy(value.lower())
-    return SAME.get(plain, plain)
-
-
-def clock(value: str) -> str | None:
-    """A time of day as hh:mm; None if there is none in the value.
-
-    >>> clock("17 : 15"), clock("0905"), clock("after 9:05"), clock("by")
-    ('17:15', '09:05', '09:05', None)
-    """
-    found = re.search(r"(?<!\d)(\d{1,2})\s*:\s*(\d{2})(?!\d)|(?<!\d)(\d{2})(\d{2})(?!\d)", value)
-    if found is None:
-        return None
-    hour, minute = found[1] or found[3], found[2] or found[4]
-    return f"{int(hour):02d}:{minute}"
-
-
-@lru_cache(1 << 17)
-def alike(one: str, other: str) -> bool:
-    """Whether the shorter text is much like a stretch of the longer one.
-
-    >>> alike("portugese", "portuguese"), alike("ask", "ask restaurant"), alike("thai", "indian")
-    (True, True, False)
-    """
-    short, long = sorted((one, other), key=len)
-    if short in long:
-        return bool(short)
-    for block in SequenceMatcher(None, short, long, autojunk=False).get_matching_blocks():
-        start = max(0, block.b - block.a)
-        stretch = long[start:start + len(short)]
-        if SequenceMatcher(None, short, stretch, autojunk=False).ratio() >= ALIKE:
-            return True
-    return False
-
-
-# --- venues -------------------------------------------------------------------------------------
-
-class Venues:
-    """Which rows of the database fit; answers are kept."""
-
-    def __init__(self, database: Database):
-        self.tables = database.tables
-        self.kept: dict[tuple, Rows] = {}
-
-    def search(self, domain: str, wanted: Mapping[str, str]) -> Rows:
-        """Rows of the domain that have every value of `wanted`.
-
-        Leaving is no earlier and arriving no later than wanted.  A fact that the database does not
-        know fits anything.
-        """
-        key = (domain, tuple(sorted(wanted.items())))
-        if key not in self.kept:
-            table = self.tables[domain]
-            fitting: Iterable[int] = range(len(table))
-            for slot, value in wanted.items():
-                fitting = [row for row in fitting if _fits(slot, table[row].get(slot), value)]
-            self.kept[key] = frozenset(fitting)
-        return self.kept[key]
-
-
-def _fits(slot: str, has: str | None, value: str) -> bool:
-    wanted = plain_value(value)
-    if has is None or wanted in ANYTHING:
-        return True
-    if slot == "leave":
-        return has >= (clock(wanted) or "00:00")
-    if slot == "arrive":
-        return has <= (clock(wanted) or "00:00")
-    has = plain_value(has)
-    return has == wanted or (slot in SPELT and alike(has, wanted))
-
-
-def _wanted(domain: str, state: State) -> dict[str, str]:
-    """What the state says of the domain, in our names of slots."""
-    wanted = {}
-    for name, value in state.get(domain, {}).items():
-        slot = plain_slot(name)
-        if slot in COLUMNS[domain]:
-            wanted[slot] = str(value)
-    return wanted
 
 
 # --- one dialogue -------------------------------------------------------------------------------
@@ -212,7 +82,7 @@ class Progress:
         said = plain_slots(reply)
         for domain in active:
             if OFFERED_BY.get(domain) in said:
-                self._offer(domain, venues.search(domain, _wanted(domain, state)))
+                self._offer(domain, venues.search(domain, wanted_of(domain, state)))
             told = said.intersection(ASKED)
             if domain not in booked:
                 told = told - {"reference"}
@@ -236,15 +106,30 @@ class Progress:
         return goal.asks <= self.given.get(domain, set())
 
 
-def active_domain(now: State, before: State, last: Sequence[str]) -> Sequence[str]:
-    """The domain whose state gained or changed a value; if none did, that of the turn before.
+class Talk:
+    """What the turns of a dialogue are about, from the states alone: one domain at a time.
 
-    Of several it is that of the turn before, or else the first.
+    It is a domain whose state gained or changed a value with this turn: of several that of the turn
+    before, or else the first.  The others wait: in a turn without a change the first of them comes
+    up, and if none waits, that of the turn before goes on.
     """
-    changed = [domain for domain in now if _gained(now[domain], before.get(domain, {}))]
-    if not changed or set(last) & set(changed):
-        return last
-    return changed[:1]
+
+    def __init__(self):
+        self.before: State = {}
+        self.domain = ""                         # "" before the first
+        self.waiting: list[str] = []
+
+    def about(self, state: State) -> str:
+        """The domain of the next turn; `state` is that before the reply."""
+        changed = [name for name in state if _gained(state[name], self.before.get(name, {}))]
+        self.before = state
+        if changed:
+            if self.domain not in changed:
+                self.domain = changed[0]
+            self.waiting = [name for name in changed if name != self.domain]
+        elif self.waiting:
+            self.domain = self.waiting.pop(0)
+        return self.domain
 
 
 def _gained(now: Mapping[str, str], before: Mapping[str, str]) -> bool:
@@ -266,16 +151,11 @@ def judge_dialogue(
     booked  the domains booked by each turn
     """
     progress = Progress()
-    before: State = {}
-    active: Sequence[str] = ()
+    talk = Talk()
     for turn, gold, done in zip(turns, states, booked):
         state = turn.get("state", gold)
-        if "active_domains" in turn:
-            active = turn["active_domains"]
-        else:
-            active = active_domain(state, before, active)
+        active = turn.get("active_domains", [talk.about(state)])
         progress.turn(turn["response"], active, state, done, venues)
-        before = state
     informed = all(progress.informs(domain, goal[domain], venues) for domain in goal)
     given = all(progress.gives(domain, goal[domain]) for domain in goal)
     return informed, informed and given

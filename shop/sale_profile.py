@@ -25,12 +25,11 @@ DAYS = (2, 5, 7, 10, 20, 30)
 COUPONS = range(15, 100, 5)
 MONTHS = ("03", "06", "09")
 LONGEST = 9                                      # days until a coupon ends, at most
-RATES = {
-    # 3.65 k %: 10,000 for a day cost k, which a small model can learn
-    "clean": tuple(f"{Decimal('3.65') * k:.2f}" for k in range(1, 7)),
-    # as the paper's: two decimals of the interest are needed
-    "paper": tuple(f"{Decimal(tenths) / 10:.1f}" for tenths in range(36, 240)),
-}
+# 3.65 k %: 10,000 for a day cost k, which a small model can learn
+CLEAN = tuple(f"{Decimal('3.65') * k:.2f}" for k in range(1, 7))
+# as the paper's: two decimals of the interest are needed
+PAPER = tuple(f"{Decimal(tenths) / 10:.1f}" for tenths in range(36, 240))
+RATES = {"clean": CLEAN, "paper": PAPER}
 
 
 @lru_cache(4096)
