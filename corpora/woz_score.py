@@ -244,7 +244,7 @@ def score(
     wanted: list[str] = []
     for id, turns in predictions.items():
         verdicts.append(judge_dialogue(turns, goals[id], states[id], booked[id], venues))
-        said += [turn["response"] for turn in turns]
+        said += [tidy(turn["response"]) for turn in turns]
         wanted += references[id] if references else []
     inform = 100 * sum(informed for informed, _ in verdicts) / len(verdicts)
     success = 100 * sum(succeeded for _, succeeded in verdicts) / len(verdicts)
@@ -399,9 +399,15 @@ def main() -> None:
         print("policy level: the annotators' states")
     database = Database(folder / "db")
     for name, predictions in rows.items():
+        # people against themselves are no BLEU
+        references = None if name == "human" else known.references
         found = score(
-            predictions, known.goals, known.states, known.booked, database, known.references)
-        print(f"{name:20s}", "  ".join(f"{key} {value:.2f}" for key, value in found.items()))
+            predictions, known.goals, known.states, known.booked, database, references)
+        print(f"{name:20s}", "  ".join(f"{key} {_shown(found[key])}" for key in found))
+
+
+def _shown(value: float | None) -> str:
+    return "—" if value is None else f"{value:.2f}"
 
 
 if __name__ == "__main__":
