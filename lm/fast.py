@@ -203,6 +203,8 @@ def look(q: Tensor, prompt: tuple[Tensor, Tensor], own: tuple[Tensor, Tensor],
     if later is not None:
         since = since + later
     scores = torch.cat([before.view(*since.shape[:-1], -1), since], -1)
-    p, p_own = scores.softmax(-1).split([before.shape[-1], since.shape[-1]], -1)
+    # The mask made the scores fp32; what is kept may be in 16 bits.
+    shares = scores.softmax(-1).to(values.dtype)
+    p, p_own = shares.split([before.shape[-1], since.shape[-1]], -1)
     seen = (p.flatten(2, 4) @ prompt_values).view_as(q)
     return seen + (p_own.flatten(3, 4) @ values).view_as(q)

@@ -192,6 +192,19 @@ def test_draws_from_the_pass_follow_the_models_softmax():
     assert chisquare(observed, expected).pvalue > 1e-3
 
 
+@torch.no_grad()
+def test_keys_and_values_in_16_bits_as_on_a_gpu():
+    model = made("qwen3")
+    token = torch.tensor([prompt[-1] for prompt in PROMPTS])
+    whole = Lanes(model, PROMPTS, 1, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = Lanes(model, PROMPTS, 1, 2, torch.bfloat16)
+        near = half.step(token)
+    assert half.keys[0].dtype == half.prefix[0][0].dtype == torch.bfloat16
+    p, q = whole.step(token).softmax(-1), near.float().softmax(-1)
+    assert (p - q).abs().max() < 0.1
+
+
 # ------------------------------------------------------------------------------ what is refused
 def test_what_it_does_not_know_is_refused():
     assert not supports(MistralForCausalLM(MistralConfig(**SIZES, sliding_window=None)))

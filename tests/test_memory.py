@@ -371,12 +371,12 @@ def test_more_of_a_flag_is_never_less_memory(flag, more):
 def test_table_adds_up_and_says_whether_it_fits():
     e = estimate(setting())
     columns = []
-    for line in table(e, 12 * GIB).splitlines()[2:11]:
+    for line in table(e, 9 * GIB).splitlines()[2:11]:
         columns.append([float(cell) for cell in line.split("|")[2:-1]])
     *parts, totals = columns
     for phase, total in enumerate(totals):
         assert sum(row[phase] for row in parts) == pytest.approx(total, abs=0.05)
-    assert "does not fit by 0." in table(e, 12 * GIB)
+    assert "does not fit by 0." in table(e, 9 * GIB)
     assert "free: fits" in table(e, 24 * GIB)
     assert "unknown" in table(e, None)
 
