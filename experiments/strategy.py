@@ -176,7 +176,9 @@ def difference(
     of_b = np.array([b[seed][label]["of_each"][metric] for seed in seeds], float)
     if np.isnan(of_a).all():
         return None
-    return paired(of_a, of_b), student((of_a.mean(1) - of_b.mean(1)).tolist())
+    # nan: a logged dialogue in which nothing can be measured, such as one without a turn
+    each_seed = np.nanmean(of_a, 1) - np.nanmean(of_b, 1)
+    return paired(of_a, of_b), student(each_seed.tolist())
 
 
 def say(found: Mapping[str, Mapping[int, Cell]]) -> None:

@@ -70,6 +70,10 @@ def test_differences_are_paired_over_seeds_and_customers():
     assert by_bootstrap["low"] <= 0.375 <= by_bootstrap["high"]
     assert np.mean(by_t) == pytest.approx(0.375)                     # .25 and .5
     assert strategy.difference(a, {}, "tse", "test") is None
+    # a third dialogue, in which there is nothing to measure, changes nothing
+    nan = float("nan")
+    c, d = cells((1.0, 0.0, nan), (1.0, 0.5, nan)), cells((0.5, 0.0, nan), (0.5, 0.0, nan))
+    assert strategy.difference(c, d, "tse", "test")[1] == by_t
 
 
 @pytest.mark.parametrize("flags, said", [
