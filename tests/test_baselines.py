@@ -96,7 +96,7 @@ def test_an_sft_step_reads_as_many_dialogues_as_gopo_samples_replies_to(shop, mo
         seen.extend(request for request, _ in pairs)
         return {"loss": 1.0}
 
-    monkeypatch.setattr("baselines.sft.imitate", recorded)
+    monkeypatch.setattr("start.supervised.imitate", recorded)
     made(shop, "sft", agent, dialogues=3).step(1, seed=0)
     first_words = {dialogue.turns[0].user: i for i, dialogue in enumerate(shop.train)}
     read = set()
