@@ -7,7 +7,7 @@ settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
 
 collect_ignore = []
-if not find_spec("gymnasium"):                   # optional, and nothing there can be imported without
+if not find_spec("gymnasium"):                   # optional; shop.gym cannot be imported without it
     collect_ignore.append("shop/gym.py")
 
 # Files of long tests, which two workers (`pytest -n 2 --dist loadfile --no-loadscope-reorder`) had
