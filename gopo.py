@@ -106,8 +106,7 @@ class Gopo(Player):
 
     @classmethod
     def refuse_options(cls, dataset: Dataset, options: Any, speaks: bool) -> None:
-        """DataError if the algorithm's own flags do not go with this data or with a language model.
-        """
+        """DataError if the algorithm's own flags do not suit this data, or who speaks."""
 
     @classmethod
     def options_of(cls, config: dict) -> Any:

@@ -217,13 +217,19 @@ def print_bounds(table: Table) -> None:
     print(f"{'policy':20s}{head}   TSE 95 %")
     for name, row in table.items():
         cells = "".join(_cell(row[metric]["mean"]) for metric in METRICS)
-        print(f"{name:20s}{cells}   {_ends(row['tse'])}")
-    for condition, holds in verdicts(table).items():
+        print(f"{name:20s}{cells}   {ends(row['tse'])}")
+    print_verdicts(verdicts(table))
+
+
+def print_verdicts(found: Mapping[str, bool]) -> None:
+    """A line for each condition: whether it holds."""
+    for condition, holds in found.items():
         verdict = "holds " if holds else "FAILS "
         print(f"{verdict} {condition}")
 
 
-def _ends(cell: Mapping[str, float | None]) -> str:
+def ends(cell: Mapping[str, float | None]) -> str:
+    """The ends of an interval, as text."""
     if cell["low"] is None:
         return "—"
     return f"[{cell['low']:.3f}, {cell['high']:.3f}]"

@@ -7,12 +7,12 @@ Try it:  python -m shop.sale --bounds --episodes 200"""
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
 from functools import cache
 
 from tqdm import tqdm
 
 from data import Observation
+from shop.bounds import ends, print_verdicts
 from shop.sale_caller import Caller
 from shop.sale_logs import FLAWS, Agent, call, careless_agent, good_agent, logged_call
 from shop.sale_profile import draw_profile, skill_pool
@@ -161,13 +161,5 @@ def print_bounds(table: Table) -> None:
     print(f"{'agent':28s}" + "".join(f"{metric:>9s}" for metric in METRICS) + "   accepted 95 %")
     for name, row in table.items():
         cells = "".join(f"{row[metric]['mean']:9.2f}" for metric in METRICS)
-        print(f"{name:28s}{cells}   {_ends(row['accepted'])}")
-    for condition, holds in verdicts(table).items():
-        verdict = "holds " if holds else "FAILS "
-        print(f"{verdict} {condition}")
-
-
-def _ends(cell: Mapping[str, float | None]) -> str:
-    if cell["low"] is None:
-        return "—"
-    return f"[{cell['low']:.3f}, {cell['high']:.3f}]"
+        print(f"{name:28s}{cells}   {ends(row['accepted'])}")
+    print_verdicts(verdicts(table))

@@ -321,8 +321,9 @@ def refuse_unearned(dataset: Dataset, config: dict[str, Any]) -> None:
     method, options = algorithm_of(config)
     cfg = recorded(GopoConfig, config["gopo"])
     speaks = config["run"]["replies"] == "lm"
-    method.refuse_options(dataset, options, speaks)
+    # what the data lacks comes first: no flag would help
     method.refuse_unsuited(dataset, cfg, speaks)
+    method.refuse_options(dataset, options, speaks)
     if not speaks or cfg.no_expert or not config["run"]["strategy_steps"]:
         return
     try:
