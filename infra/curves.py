@@ -1,6 +1,7 @@
 """curves.png of a run: what training logged at each step, and what the evaluations found."""
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,11 @@ PANELS = {
     "what the dialogues earn": ("reward", "r_expert", "r_cs"),
     "TSE and skills": ("tse", "esndcg", "f1", "success"),
     "losses (Fig. 3)": ("loss_expert", "loss_critic", "loss", "L_p", "L_s"),
-    "entropy, nats": ("entropy_expert", "entropy"),
+    "entropy, nats": ("entropy_expert", "entropy", "entropy_decision"),
     "lengths": ("turns", "length"),
     "judge's scores": ("S_quality", "S_fitness", "S_compliance", "S_diversity"),
+    "vouchers: their rate V and price lambda": ("voucher_rate", "lambda"),
+    "the customer's own mark, 1 to 5": ("satisfaction",),
 }
 LEGEND = ("lines: training dialogues, running mean; "
           "dots: held-out customers, greedy, r_cs by the teacher's skills")
@@ -32,14 +35,18 @@ def plot_curves(rows: Rows, evaluations: Rows, path: Path, title: str) -> None:
     import matplotlib
     matplotlib.use("Agg")
     from matplotlib import pyplot
-    figure, axes = pyplot.subplots(2, 3, figsize=(15, 7.5), layout="constrained")
-    for axis, (name, keys) in zip(axes.flat, PANELS.items()):
+    panels = logged(rows)
+    columns = max(1, math.ceil(len(panels) / 2))
+    figure, axes = pyplot.subplots(
+        2, columns, figsize=(5 * columns, 7.5), layout="constrained", squeeze=False)
+    for axis, (name, keys) in zip(axes.flat, panels.items()):
         for key in keys:
             _draw(axis, key, rows, evaluations)
-        axis.set(title=name, xlabel="GOPO step")
+        axis.set(title=name, xlabel="step")
         axis.grid(alpha=0.3)
-        if axis.lines:
-            axis.legend(fontsize=8)
+        axis.legend(fontsize=8)
+    for axis in axes.flat[len(panels):]:
+        axis.remove()
     figure.suptitle(f"{title}   ({LEGEND})")
     as_text(figure)
     with whole(path) as part:
@@ -47,11 +54,23 @@ def plot_curves(rows: Rows, evaluations: Rows, path: Path, title: str) -> None:
     pyplot.close(figure)
 
 
+def logged(rows: Rows) -> dict[str, tuple[str, ...]]:
+    """The panels for which training logged something, and of each the columns that it logged.
+
+    >>> logged([{"step": 1, "turns": 4.0, "length": None, "loss": None}])
+    {'lengths': ('turns',)}
+    """
+    found = {}
+    for name, keys in PANELS.items():
+        there = tuple(key for key in keys if points(rows, key)[1])
+        if there:
+            found[name] = there
+    return found
+
+
 def _draw(axis: Any, key: str, rows: Rows, evaluations: Rows) -> None:
-    """One column in one panel; nothing if training never logged it."""
+    """One column in one panel."""
     steps, values = points(rows, key)
-    if not values:
-        return
     line, = axis.plot(steps, running_mean(values), label=key)
     axis.plot(steps, values, color=line.get_color(), alpha=0.2, linewidth=0.8)
     steps, values = points(evaluations, key)
