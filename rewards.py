@@ -2,7 +2,9 @@
 mix over a dialogue (Eqs. 10 and 1).
 
 Pure functions of plain numbers and skill names: no model, no config, no logging.  Eq. 8 weighs four
-scores S_1..S_4, which a judge gives (judge.py).
+scores S_1..S_4, which a judge gives (judge.py).  At the end stands the process credit of a sister
+paper, InteractCS-RL: its process judge is in shop/genrm.py, its other equations in
+systems/interactcs.py, and both import it from here.
 Departures from the paper: GAP-2, GAP-4, GAP-7 (README).
 Try it:  python rewards.py        Eqs. 2-6 term by term, then Eqs. 8 and 10 on one reply
 Exercise: replace the gain 2^rel - 1 by rel, retrain, compare `esndcg` and `tse` in metrics.jsonl.
@@ -19,6 +21,9 @@ from data import MAX_SKILLS
 # alpha_1..alpha_4 and S_1..S_4 of Eq. 8 [both ours: the paper gives no weights and no names, GAP-7]
 CS_WEIGHTS = (0.3, 0.3, 0.3, 0.1)
 DIMENSIONS = ("quality", "fitness", "compliance", "diversity")
+# InteractCS-RL: what its released judge marks, and what each mark counts; the last counts twice.
+PRINCIPLES = ("persona", "stage", "quality", "scenario")
+WEIGHTS = (1, 1, 1, 2)
 
 
 # --- Eqs. 2-6: the Expert ------------------------------------------------------------------------
@@ -216,6 +221,33 @@ def dialogue_return(rewards: Sequence[float], horizon: int, gamma: float, succes
     played = sum(gamma ** t * r for t, r in enumerate(rewards))
     last = len(rewards) - 1
     return played + gamma ** last * end_bonus(len(rewards), horizon, gamma, success)
+
+
+# --- Eq. 6 of InteractCS-RL (arXiv 2602.22697): marks for a single turn ------------------------
+
+def process_credit(
+    scores: Sequence[float | None], weights: Sequence[float] = WEIGHTS
+) -> float | None:
+    """R_P,t = sum_j w_j S_j / sum_j w_j, Eq. 6 of InteractCS-RL: how well a single turn was done.
+
+    scores   S_j of each principle: 0, .5 or 1; None: the judge gave no mark
+    weights  w_j >= 0 [release: 1, 1, 1, 2; the paper gives none]
+    returns  in [0, 1]; None if any mark is missing, for 0 would read as a bad turn
+    raises   ValueError on another mark, another number of marks, or weights that are no weights
+
+    >>> process_credit((1, 0.5, 1, 0))
+    0.5
+    """
+    if len(scores) != len(weights):
+        raise ValueError(f"{len(scores)} marks for {len(weights)} principles")
+    if min(weights) < 0 or sum(weights) <= 0:
+        raise ValueError(f"weights must be >= 0 and not all 0, got {tuple(weights)}")
+    if None in scores:
+        return None
+    for score in scores:
+        if score not in (0, 0.5, 1):
+            raise ValueError(f"a mark is 0, .5 or 1, got {score!r}")
+    return sum(w * s for w, s in zip(weights, scores)) / sum(weights)
 
 
 def main() -> None:

@@ -18,13 +18,14 @@ from tqdm import tqdm
 
 from data import Judged, Observation
 from judge import RuleJudge
+from rewards import process_credit
 from shop.bounds import Choice, Policy, play, search_script
 from shop.bounds import verdicts as tse_verdicts
 from shop.catalogue import skill_pool, template
 from shop.fds_customer import Desk
 from shop.fds_planner import VOUCHER, plan
 from shop.fds_reading import ValueReader
-from shop.genrm import RuleGenRM, total
+from shop.genrm import RuleGenRM
 from tse import interval
 
 NAME = "fds"
@@ -115,7 +116,7 @@ def pleases_genrm(genrm: RuleGenRM, lists: Sequence[Sequence[str]]) -> Policy:
                 continue
             reply = template(skills, seen.context, rng, NAME)
             marks = genrm.marks(view, reply, previous)
-            tried.append((total(marks), rng.random(), list(skills), reply))
+            tried.append((process_credit(marks), rng.random(), list(skills), reply))
         _, _, skills, reply = max(tried)
         history.append((seen.user, reply))
         return skills, reply

@@ -1,10 +1,10 @@
 """The process judge of InteractCS-RL by rule: four principles for each reply, S in {0, .5, 1}.
 
-The paper asks a generative reward model (GenRM) for S_{t,j} of its Eq. 6; the principles and their
-weights are those of its release.  The rules here need no model.  They know the skills, B_t and the
-transcript, and never the hidden type of the customer.  Acts are recognised by `RuleJudge.acts`, and
-not by the customer's ear; what the customer said is read by fds_reading.py, from sentences of the
-train split.  An LLM as judge is one more class with the same method.
+The paper asks a generative reward model (GenRM) for S_{t,j} of its Eq. 6 (rewards.process_credit);
+the principles are those of its release.  The rules here need no model.  They know the skills, B_t
+and the transcript, and never the hidden type of the customer.  Acts are recognised by
+`RuleJudge.acts`, and not by the customer's ear; what the customer said is read by fds_reading.py,
+from sentences of the train split.  An LLM as judge is one more class with the same method.
 
 persona   the opener fits the emotion in the message: the right one first, or none for a calm one
 stage     the reply does what is due now: 1; and something that is not: .5; nothing that is due: 0
@@ -27,8 +27,6 @@ from shop.catalogue import book
 from shop.fds_catalogue import excuses
 from shop.fds_reading import kinds_of
 
-PRINCIPLES = ("persona", "stage", "quality", "scenario")
-WEIGHTS = (1, 1, 1, 2)                           # [release: the last counts twice]
 Marks = tuple[float, float, float, float]
 MANY = 3                                         # acts; more are too much for one reply
 VOUCHER_ACTS = {"propose_voucher", "issue_voucher"}
@@ -124,7 +122,7 @@ class RuleGenRM:
         self.banned = [phrase.lower() for phrase in book("fds")["must_not_say"]]
 
     def score(self, items: Sequence[Judged]) -> list[Marks]:
-        """S_{t,j} of each reply, in the order of PRINCIPLES."""
+        """S_{t,j} of each reply, in the order of rewards.PRINCIPLES."""
         return [self.marks(self.look(i), i.reply, i.previous) for i in items]
 
     def look(self, item: Judged) -> Seen:
@@ -237,12 +235,3 @@ def _upset(said: list[str]) -> str | None:
     """The upset emotion of a message, which is said first if at all."""
     emotion = said[0].removeprefix("mark.") if said else ""
     return emotion if emotion in OPENER else None
-
-
-def total(marks: Marks) -> float:
-    """R_P of Eq. 6: the weighted mean of the four, in [0, 1].
-
-    >>> total((1.0, 0.5, 1.0, 0.0))
-    0.5
-    """
-    return sum(w * S for w, S in zip(WEIGHTS, marks)) / sum(WEIGHTS)

@@ -15,8 +15,9 @@ Eq. 8 is wrong as printed.  It adds to lambda what a PID controller would set la
 acts as an integral gain, K_I as a double integral, and K_D as a proportional gain: the names and
 the formula do not agree.  `positional_pid` is what the text of the paper describes, and the
 default.  `printed_pid` is Eq. 8 to the letter.  The published code has neither: `dual_ascent`.
-The controllers are in
-systems/controllers.py.  More in docs/interactcs.md.  Nothing here knows a shop, a model, a config.
+The controllers are in systems/controllers.py.  Eq. 6 (`process_credit`) is in rewards.py, where the
+process judge can import it as well.  More in docs/interactcs.md.  Nothing here knows a shop, a
+model, a config.
 Try it:  python -m systems.interactcs        Eq. 8 against its own words, in numbers
 Exercise: give the controllers of the second table a plant that is twice as slow (SPEED = .075).
 Which of them still hold the budget?"""
@@ -29,6 +30,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rewards import PRINCIPLES, WEIGHTS, process_credit
 from surrogate import clipped_gain
 from systems.controllers import (
     CONTROLLERS,
@@ -44,22 +46,19 @@ from systems.controllers import (
 )
 
 __all__ = [
-    "CONTROLLERS", "Controller", "Gains", "Price", "clipped_error", "cmpo_objective", "cmpo_tokens",
-    "dialogue_advantages", "divided", "dual_ascent", "fixed", "lagrangian", "low_variance_kl",
-    "normalise", "outcome", "positional_pid", "printed_pid", "process_credit", "turn_rewards",
-    "turn_weights",
+    "CONTROLLERS", "PRINCIPLES", "WEIGHTS", "Controller", "Gains", "Price", "clipped_error",
+    "cmpo_objective", "cmpo_tokens", "dialogue_advantages", "divided", "dual_ascent", "fixed",
+    "lagrangian", "low_variance_kl", "normalise", "outcome", "positional_pid", "printed_pid",
+    "process_credit", "turn_rewards", "turn_weights",
 ]
 
 # B turns, L tokens (or picks) of a turn, T turns of a dialogue
 
-# What the released judge marks, and what each mark counts; the last counts twice [release].
-PRINCIPLES = ("persona", "stage", "quality", "scenario")
-WEIGHTS = (1, 1, 1, 2)
 TIMED_OUT = -0.25                                # R_O: the release's 0 on the scale 1..5
 INVALID = -1.0                                   # R_O of a format error [ours; see `outcome`]
 
 
-# --- Eqs. 5 and 6: what a turn earned -----------------------------------------------------------
+# --- Eq. 5: what a turn earned ------------------------------------------------------------------
 
 def outcome(satisfaction: int | None, timeout: bool = False, valid: bool = True) -> float:
     """R_O of Eq. 5: how the whole dialogue ended, the same for each of its turns.
@@ -87,31 +86,6 @@ def outcome(satisfaction: int | None, timeout: bool = False, valid: bool = True)
     if isinstance(satisfaction, bool) or satisfaction not in (1, 2, 3, 4, 5):
         raise ValueError(f"satisfaction is a whole number from 1 to 5, got {satisfaction!r}")
     return (satisfaction - 1) / 4
-
-
-def process_credit(
-    scores: Sequence[float | None], weights: Sequence[float] = WEIGHTS
-) -> float | None:
-    """R_P,t = sum_j w_j S_j / sum_j w_j, Eq. 6: how well a single turn was done.
-
-    scores   S_j of each principle: 0, .5 or 1; None: the judge gave no mark
-    weights  w_j >= 0 [release: 1, 1, 1, 2; the paper gives none]
-    returns  in [0, 1]; None if any mark is missing, for 0 would read as a bad turn
-    raises   ValueError on another mark, another number of marks, or weights that are no weights
-
-    >>> process_credit((1, 0.5, 1, 0))
-    0.5
-    """
-    if len(scores) != len(weights):
-        raise ValueError(f"{len(scores)} marks for {len(weights)} principles")
-    if min(weights) < 0 or sum(weights) <= 0:
-        raise ValueError(f"weights must be >= 0 and not all 0, got {tuple(weights)}")
-    if None in scores:
-        return None
-    for score in scores:
-        if score not in (0, 0.5, 1):
-            raise ValueError(f"a mark is 0, .5 or 1, got {score!r}")
-    return sum(w * s for w, s in zip(weights, scores)) / sum(weights)
 
 
 def turn_rewards(

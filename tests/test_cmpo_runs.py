@@ -18,10 +18,9 @@ from infra import processes
 from infra.runs import Alarms, load_checkpoint, load_tensors, read_rows, save_tensors
 from play import GopoConfig
 from policies import keyed
-from shop import genrm
 from systems.cmpo import CMPO, Turns
 from systems.cmpo_config import CMPOConfig
-from systems.interactcs import PRINCIPLES, WEIGHTS, Price
+from systems.interactcs import Price
 from tests import small_world
 from tests.launching import launch
 from tests.small_world import made
@@ -126,10 +125,6 @@ def test_a_process_judge_without_rules_is_refused_before_a_run_begins(
     assert "--genrm rules has no rules for small, only for fds: add --genrm none" in said
     assert len(said.splitlines()) == 1
     assert not run.exists()
-
-
-def test_the_rules_have_the_principles_of_eq_6():
-    assert (genrm.PRINCIPLES, genrm.WEIGHTS) == (PRINCIPLES, WEIGHTS)
 
 
 def test_flags_of_cmpo_are_refused_elsewhere(capsys):

@@ -2,8 +2,9 @@
 import pytest
 
 from data import Judged
+from rewards import PRINCIPLES, process_credit
 from shop.catalogue import skill_pool
-from shop.genrm import PRINCIPLES, WEIGHTS, RuleGenRM, total
+from shop.genrm import RuleGenRM
 
 GENRM = RuleGenRM(skill_pool("fds"))
 CONTEXT = {
@@ -27,10 +28,15 @@ def marks(reply: str, *turns: tuple[str, str], first: str = COMPLAINT):
     return dict(zip(PRINCIPLES, GENRM.score([item])[0]))
 
 
-# (1 + .5 + 1 + 2 * 0) / 5
-def test_eq_6_by_hand():
-    assert total((1.0, 0.5, 1.0, 0.0)) == 0.5
-    assert WEIGHTS == (1, 1, 1, 2)
+def test_eq_6_takes_the_marks_as_they_come():
+    item = Judged(COMPLAINT, CONTEXT, (), CONFIRMED[0])
+    given, = GENRM.score([item])
+    assert len(given) == len(PRINCIPLES)
+    # the opener fits, the order was due, no rule is broken, and the reply has the shape of one
+    assert process_credit(given) == 1
+    # a refund declined that nobody asked for: persona 1, stage 0, quality 1, scenario 0 of 5
+    item = Judged(COMPLAINT, CONTEXT, (), "I cannot refund this order.")
+    assert process_credit(GENRM.score([item])[0]) == 0.4
 
 
 def test_what_is_due_moves_on_with_the_talk():
