@@ -386,35 +386,51 @@ def load(
     conduct: bool = False,
     split: str | None = None,
     difficulty: str | None = None,
+    warm_generosity: float | None = None,
 ) -> Dataset:
     """A dataset by name (a key of `DATASETS`) or by path (`logs.jsonl`).
 
     conduct  multiwoz: with EmoWOZ's labels (non-commercial)
     split    star: "dialogue", or "task" with tasks in test that training never saw
     difficulty  fds: "hard" or "easy", the mix of customers
+    warm_generosity  fds: share of the customers to whom the teacher of the logs gives a voucher
     """
-    if conduct and name != "multiwoz":
-        raise DataError(f"--conduct adds EmoWOZ's labels to multiwoz; {name} has none")
-    if split and name != "star":
-        raise DataError(f"--split chooses how star is split; {name} has one split")
-    if difficulty and name != "fds":
-        raise DataError(f"--difficulty chooses the customers of fds; {name} has one mix")
+    _refuse_foreign(name, conduct, split, difficulty, warm_generosity)
     if name.endswith(".jsonl"):
         return importlib.import_module("corpora.jsonl").load_jsonl(Path(name))
     if name not in DATASETS:
         raise DataError(
             f"--dataset {name}: unknown; use one of {', '.join(DATASETS)}, "
             "or the path of your own logs ending in .jsonl")
-    options: dict[str, Any] = {}
-    if conduct:
-        options["conduct"] = True
-    if split:
-        options["split"] = split
-    if difficulty:
-        options["difficulty"] = difficulty
+    asked = {
+        "conduct": conduct or None,
+        "split": split or None,
+        "difficulty": difficulty or None,
+        "generosity": warm_generosity,
+    }
+    options = {key: value for key, value in asked.items() if value is not None}
     module, function = DATASETS[name].split(":")
     make = getattr(importlib.import_module(module), function)
     return make(Path(data_dir), **options)
+
+
+def _refuse_foreign(
+    name: str,
+    conduct: bool,
+    split: str | None,
+    difficulty: str | None,
+    warm_generosity: float | None,
+) -> None:
+    """DataError for an option that belongs to another dataset."""
+    if conduct and name != "multiwoz":
+        raise DataError(f"--conduct adds EmoWOZ's labels to multiwoz; {name} has none")
+    if split and name != "star":
+        raise DataError(f"--split chooses how star is split; {name} has one split")
+    if difficulty and name != "fds":
+        raise DataError(f"--difficulty chooses the customers of fds; {name} has one mix")
+    if warm_generosity is not None and name != "fds":
+        raise DataError(
+            f"--warm_generosity is of the planner who wrote the logs of fds; {name} has none")
 
 
 def load_used(config: dict[str, Any], data_dir: str | Path | None = None) -> Dataset:
@@ -422,4 +438,5 @@ def load_used(config: dict[str, Any], data_dir: str | Path | None = None) -> Dat
     folder = data_dir or config["data_dir"]
     conduct = config.get("conduct", False)
     return load(
-        config["dataset"], folder, conduct, config.get("split"), config.get("difficulty"))
+        config["dataset"], folder, conduct, config.get("split"), config.get("difficulty"),
+        config.get("warm_generosity"))

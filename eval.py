@@ -13,7 +13,9 @@ Try it:  python eval.py --run runs/mgshop-gopo-0 --episodes 100 --show 1
          a model of a server as judge (--judge api:MODEL needs --api_base):
          python eval.py --run RUN --judge api:MODEL --api_base http://127.0.0.1:8000/v1
          the paper's tables, see experiments/paper.py:
-         python eval.py --paper --dataset mgshop --seeds 5"""
+         python eval.py --paper --dataset mgshop --seeds 5
+         those of InteractCS-RL, at the level of strategy, see experiments/budget.py:
+         python eval.py --paper --dataset fds"""
 from __future__ import annotations
 
 import contextlib
@@ -39,6 +41,8 @@ from measure import Row, data_of, evaluate_run, hosted_gopo, rows_of, trained_ro
 from policies import Choose, keyed
 from show import print_client, print_table, print_unanswered, show_dialogue, show_turn
 
+EPISODES = 200                                   # held-out dialogues per row
+
 # --- flags --------------------------------------------------------------------------------------
 
 @dataclass(frozen=True)
@@ -47,7 +51,8 @@ class MeasureConfig:
     dataset: str | None = opt(
         None, "test on this dataset, not the one trained on: same skills and labels, as "
         "tmallbrand-b for a run on tmallbrand-a")
-    episodes: int = opt(200, "held-out dialogues per row")
+    episodes: int | None = opt(
+        None, "held-out dialogues per row; default 200, 1000 with --paper --dataset fds")
     data_dir: str | None = opt(
         None, "where corpora lie (default: the one of the training run, or GOPO_DATA)")
     judge: str = opt(
@@ -100,9 +105,11 @@ class PaperConfig:
         None, "--paper: train on this dataset and test on --dataset; default the same")
     seeds: int = opt(5, "--paper: training seeds 0, 1, ...")
     quick: bool = opt(False, "--paper: one seed, 100 customers")
+    difficulty: str | None = opt(
+        None, "--paper --dataset fds: hard (default) or easy, the mix of its customers")
     steps: int | None = opt(
         None, "--paper: joint steps of every method; default 15, with which five seeds take two "
-        "and a third hours on 2 cores")
+        "and a third hours on 2 cores; with fds steps of CMPO, default 300")
     workers: int | None = opt(
         None, "--paper: jobs at a time, one thread each; default 2, or 1 with a large model")
     model: str = opt("tiny", "--paper: the language model of all methods, as in train.py")
@@ -195,8 +202,12 @@ def run_paper(measured: MeasureConfig, paper: PaperConfig, api: ApiConfig) -> in
             "--judge api:, --cs_agent and --expert need --api_base, the address of the server, "
             "e.g. http://127.0.0.1:8000/v1")
     name = measured.dataset or "mgshop"
+    if name == "fds":
+        return run_budget(measured, paper)
+    if paper.difficulty:
+        raise DataError(f"--difficulty chooses the customers of fds; {name} has one mix")
     seeds = paper.seeds
-    episodes = measured.episodes
+    episodes = measured.episodes or EPISODES
     if paper.quick:
         seeds = 1
         episodes = min(episodes, 100)
@@ -217,6 +228,29 @@ def run_paper(measured: MeasureConfig, paper: PaperConfig, api: ApiConfig) -> in
         workers = 2 if paper.model in BUILT else 1
     said = command("eval.py", *sys.argv[1:])
     return conduct(settings, workers, api, measured.data_dir, said)
+
+
+def run_budget(measured: MeasureConfig, paper: PaperConfig) -> int:
+    """The rows of InteractCS-RL in the food-delivery store, at the level of strategy."""
+    from experiments.budget import CUSTOMERS, STEPS, Study, conduct
+    foreign = {
+        "train_on": paper.train_on, "cs_agent": measured.cs_agent, "expert": measured.expert,
+        "judge": measured.judge != "rules", "model": paper.model != PaperConfig.model,
+        "small_model": paper.small_model != PaperConfig.small_model}
+    for name, asked in foreign.items():
+        if asked:
+            raise DataError(
+                f"--{name}: --paper --dataset fds compares strategies, whose replies the phrase "
+                "book writes and rules judge; leave it out")
+    seeds = 1 if paper.quick else paper.seeds
+    episodes = measured.episodes or CUSTOMERS
+    if paper.quick:
+        episodes = min(episodes, 100)
+    # a quick look is in nobody's way
+    folder = "results/fds-quick" if paper.quick else "results/fds"
+    study = Study(
+        Path(folder), paper.difficulty or "hard", seeds, paper.steps or STEPS, episodes)
+    return conduct(study, paper.workers or 2, command("eval.py", *sys.argv[1:]))
 
 
 def check(
@@ -270,7 +304,9 @@ def measure_run(measured: MeasureConfig, one: RunConfig, api: ApiConfig) -> None
     except OSError as error:
         lost = error
     live = dataset.environment is not None
-    total = measured.episodes if live else min(measured.episodes, len(dataset.test))
+    total = measured.episodes or EPISODES
+    if not live:
+        total = min(total, len(dataset.test))
     print(f"{shown}\n{dataset.name}: {total} test dialogues, seed {one.seed}")
     rewarded = measured.judge == config["run"].get("judge", "rules")
     print_table(table, live, judge, rewarded)
@@ -299,7 +335,8 @@ def measured_rows(
                     show_dialogue(gopo, episode)
                 print_unanswered(gopo.speaker, choose)
 
-    table = evaluate_run(run, dataset, measured.episodes, one.seed, judge, one.rows, more, look)
+    episodes = measured.episodes or EPISODES
+    table = evaluate_run(run, dataset, episodes, one.seed, judge, one.rows, more, look)
     return table, text.getvalue()
 
 

@@ -61,6 +61,7 @@ class Gopo(Player):
     plays = True                                 # False: learns from logs alone (supervised)
     samples = False                              # its policy is also evaluated as it is drawn
     usual: Mapping[str, int] = {}                # its own defaults of --steps and the like
+    unread: Mapping[str, str] = {}               # common flags that it passes over -> the cure
     policy: type = Expert                        # what chooses the skills
     Options: type | None = None
 

@@ -72,8 +72,13 @@ def kind_of(sentence: str) -> str:
     >>> kind_of("I really insist on my money back!")
     'wish.rigid'
     """
+    return _most_likely(tuple(_features(sentence)))
+
+
+# Names and numbers are masked in the features: there are few of these, but many sentences.
+@lru_cache(65536)
+def _most_likely(features: tuple[str, ...]) -> str:
     table, unseen = _model()
-    features = _features(sentence)
     best, highest = "", float("-inf")
     for kind, logs in table.items():
         score = sum(logs.get(feature, unseen[kind]) for feature in features)

@@ -21,7 +21,7 @@ WARM = "warm_expert.safetensors"
 STAGES = (UNTRAINED, WARM, *STRATEGY, "untrained", "warm_start")
 # Part of config.json -> settings that must be equal, or the base is refused.
 SAME = {
-    "run": ("dataset", "seed", "replies", "conduct", "split", "difficulty"),
+    "run": ("dataset", "seed", "replies", "conduct", "split", "difficulty", "warm_generosity"),
     "gopo": ("no_expert",),
     "expert": ("width", "history", "sentences", "hide_ngrams", "encoder"),
 }
@@ -43,7 +43,7 @@ def check_base(base: Path, config: Mapping[str, Any]) -> tuple[str, ...]:
     theirs = read_config(base, "--base")
     expert_config(theirs)
     for part, key in _settings():
-        ours = config[part][key]
+        ours = config[part].get(key)             # an older run, resumed, lacks it as well
         other = theirs[part].get(key, ours)      # an older run lacks a flag that did not exist
         if other != ours:
             raise DataError(

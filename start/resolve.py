@@ -76,6 +76,10 @@ class RunConfig:
         "ones")
     difficulty: str | None = opt(
         None, "fds only: hard (default) or easy, the mix of its customers")
+    warm_generosity: float | None = opt(
+        None, "fds only: share of the customers to whom the planner of the logs, blind to cost, "
+        "gives a voucher that is worth anything, in [0, 1]; default .48: V of the logs is then "
+        "about .45, as that of the paper's SFT")
     resume: str | None = opt(
         None, "go on with this run directory; its config.json is used, of the flags only --steps "
         "and those of the API count")
@@ -108,6 +112,9 @@ class RunConfig:
                 f"got {self.device!r}, {self.precision!r}")
         if self.judge != "rules":
             hosted_model(self.judge, "--judge", "rules")
+        generosity = self.warm_generosity
+        if generosity is not None and not 0 <= generosity <= 1:
+            raise ValueError(f"--warm_generosity must lie in [0, 1], got {generosity}")
         least = {"steps": 0, "strategy_steps": 0, "seed": 0, "eval_every": 1, "eval_episodes": 0,
                  "save_every": 1}
         refuse_below(self, least)
@@ -144,12 +151,24 @@ def parse_flags(argv: Sequence[str] | None, description: str) -> Configs:
         foreign = given(kind, argv)
         if foreign and kind is not method.Options:
             parser.error(f"{foreign} is none of --algo {configs.run.algo}'s flags")
+    refused = unread(method, argv)
+    if refused:
+        parser.error(f"--algo {configs.run.algo} does not read {refused}")
     for own in found[len(SHARED):]:
         if type(own) is method.Options:
             configs = replace(configs, options=own)
     if method.single:
         configs = replace(configs, gopo=replace(configs.gopo, no_expert=True))
     return configs
+
+
+def unread(method: type, argv: Sequence[str]) -> str | None:
+    """The first flag on the command line that the algorithm would pass over, and its cure."""
+    for word in argv:
+        name = word.partition("=")[0].removeprefix("--")
+        if word.startswith("--") and name in method.unread:
+            return f"--{name}: {method.unread[name]}"
+    return None
 
 
 # --- config.json --------------------------------------------------------------------------------
@@ -168,8 +187,8 @@ def settle(config: dict[str, Any], dataset: Dataset) -> dict[str, Any]:
             run[name] = value
     if run["split"] is None and run["dataset"] == "star":
         run["split"] = "dialogue"
-    if run["difficulty"] is None and run["dataset"] == "fds":
-        run["difficulty"] = "hard"
+    if run["dataset"] == "fds":
+        run |= _of_fds(run)
     lm, agent, warm = configs_of(config)
     if warm.warm_dialogues is None:
         warm = replace(warm, warm_dialogues=len(dataset.train))
@@ -185,6 +204,16 @@ def settle(config: dict[str, Any], dataset: Dataset) -> dict[str, Any]:
         "agent": asdict(agent),
         "warm": asdict(warm),
     }
+
+
+def _of_fds(run: Mapping[str, Any]) -> dict[str, Any]:
+    """The open settings of the food-delivery store."""
+    # the store's book takes a while to read
+    from shop.fds import GENEROSITY
+    generosity = run.get("warm_generosity")
+    if generosity is None:
+        generosity = GENEROSITY
+    return {"difficulty": run["difficulty"] or "hard", "warm_generosity": generosity}
 
 
 def new_config(configs: Configs, dataset: Dataset) -> dict[str, Any]:

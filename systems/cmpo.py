@@ -40,7 +40,7 @@ from infra.processes import all_mean, all_sum, world_size
 from perception import reading
 from policies import keyed
 from surrogate import clipped_gain
-from systems.cmpo_config import CMPOConfig
+from systems.cmpo_config import UNREAD, CMPOConfig
 from systems.decision import decision_log_odds, exact_kl, uniform_anchor
 from systems.interactcs import (
     CONTROLLERS,
@@ -114,6 +114,7 @@ class CMPO(Gopo):
     Options = CMPOConfig
     samples = True
     usual = {"steps": 300, "eval_every": 50, "save_every": 50}
+    unread = UNREAD
 
     @classmethod
     def refuse_unsuited(cls, dataset: Dataset, cfg: GopoConfig, speaks: bool) -> None:
@@ -231,7 +232,7 @@ class CMPO(Gopo):
         cfg, lam = self.options, self.price.lam
         groups = [talk.group for talk in talks]
         if cfg.credit == "dialogue":
-            ends = [talk.R_O for talk in talks]
+            ends = [cfg.session_weight * talk.R_O for talk in talks]
             marks = [talk.process for talk in talks]
             issued = [talk.issued for talk in talks]
             return dialogue_advantages(ends, marks, issued, lam, groups, cfg.process_weight)
@@ -248,8 +249,9 @@ class CMPO(Gopo):
     def turn_rewards(self, talk: Talk) -> list[float]:
         """The bracket of Eq. 5."""
         cfg = self.options
+        R_O = cfg.session_weight * talk.R_O
         return turn_rewards(
-            talk.R_O, talk.process, talk.issued, self.price.lam, cfg.cost, cfg.process_weight)
+            R_O, talk.process, talk.issued, self.price.lam, cfg.cost, cfg.process_weight)
 
     # --- (3) and (4) learning ---------------------------------------------------------------------
 

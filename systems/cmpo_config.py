@@ -19,6 +19,33 @@ WORDS = {
     "genrm": ("rules", "none"),
 }
 
+NO_CRITIC = "CMPO compares the copies of a customer and has no critic; leave it out"
+REWARDED = (
+    "CMPO's rewards are those of its Eq. 5; use --process_weight, --session_weight and --cost")
+# Flags of GOPO that nothing in CMPO reads -> what to do instead.
+UNREAD = {
+    "dialogues": "use --customers and --copies, whose product it is",
+    "strategy_dialogues": "use --customers and --copies, whose product it is",
+    "gamma": "the rewards of its Eq. 5 are not discounted; leave it out",
+    "judge_by": REWARDED,
+    "reward": REWARDED,
+    "end_weight": REWARDED,
+    "cs_reward": REWARDED,
+    "outcome_weight": REWARDED,
+    "skill_cost": REWARDED,
+    "expert_lr_end": "use --lr_end, the share of --expert_lr at the end",
+    "alpha": "use --decision_anchor, which keeps the decision open",
+    "alpha_end": "use --decision_anchor, which falls to a fifth",
+    "expert_epochs": "use --cmpo_epochs",
+    "expert_minibatch": "a step's dialogues are one batch; use --customers and --copies",
+    "expert_clip": "use --cmpo_clip",
+    "expert_anchor": "use --kl, the pull to the warm start",
+    "expert_samples": "use --copies",
+    "slips": "it plays no slips, whose rewards are nobody's merit; leave it out",
+    "blind_critic": NO_CRITIC,
+    "gae_lambda": NO_CRITIC,
+}
+
 
 @dataclass(frozen=True)
 class CMPOConfig:
@@ -52,6 +79,9 @@ class CMPOConfig:
         "batch", "CMPO: what rewards are divided by, after the mean of their group was taken off: "
         "batch (one number: the price stays lambda; ours), group (its own spread; our reading of "
         "the paper) or none")
+    session_weight: float = opt(
+        1.0, "CMPO: weight of R_O, the customer's mark, in Eq. 5 [paper: 1]; 0 with --control off: "
+        "its row without outcome and cost")
     process_weight: float = opt(
         0.5, "CMPO: weight of the process credit of Eq. 6 [release: 2 on the scale 1..5]")
     genrm: str = opt(
@@ -81,15 +111,15 @@ class CMPOConfig:
         "published code has it)")
     lr_end: float = opt(
         0.2, "CMPO: the step size falls to this share of --expert_lr, by a cosine after a warm-up "
-        "of a tenth [paper]; --expert_lr_end is not read")
+        "of a tenth [paper]")
 
     def __post_init__(self):
         refuse_other_words(self, WORDS)
         refuse_not_positive(self, "lambda_max", "rate_ema", "cmpo_clip")
         refuse_below(self, {
-            "lambda0": 0, "k_p": 0, "k_i": 0, "k_d": 0, "dual_gain": 0, "process_weight": 0,
-            "customers": 1, "copies": 2, "control_copies": 0, "decision_anchor": 0, "kl": 0,
-            "cmpo_epochs": 1})
+            "lambda0": 0, "k_p": 0, "k_i": 0, "k_d": 0, "dual_gain": 0, "session_weight": 0,
+            "process_weight": 0, "customers": 1, "copies": 2, "control_copies": 0,
+            "decision_anchor": 0, "kl": 0, "cmpo_epochs": 1})
         for name in ("budget", "budget_margin", "rate_ema", "lr_end"):
             value = getattr(self, name)
             if not 0 <= value <= 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,16 +14,17 @@ import torch
 import data
 import train
 from data import DECISION, DataError
+from expert import ExpertConfig
 from infra import processes
 from infra.runs import Alarms, load_checkpoint, load_tensors, read_rows, save_tensors
 from play import GopoConfig
 from policies import keyed
 from systems.cmpo import CMPO, Turns
-from systems.cmpo_config import CMPOConfig
+from systems.cmpo_config import UNREAD, CMPOConfig
 from systems.interactcs import Price
 from tests import small_world
 from tests.launching import launch
-from tests.small_world import made
+from tests.small_world import made, practised
 from tests.training import refused, rows_of
 
 
@@ -131,6 +132,46 @@ def test_flags_of_cmpo_are_refused_elsewhere(capsys):
     with pytest.raises(SystemExit):
         train.main(["--algo", "gopo", "--budget", "0.3"])
     assert "--budget is none of --algo gopo's flags" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag, value, cure", [
+    ("dialogues", "64", "--customers and --copies"),
+    ("expert_epochs", "4", "--cmpo_epochs"),
+    ("expert_lr_end", "0.0001", "--lr_end"),
+    ("alpha", "0.02", "--decision_anchor"),
+    ("expert_clip=0.3", None, "--cmpo_clip"),
+    ("gamma", "0.9", "not discounted"),
+])
+def test_flags_that_cmpo_would_pass_over_are_refused(flag, value, cure, capsys):
+    words = [f"--{flag}"] + [value] * (value is not None)
+    with pytest.raises(SystemExit):
+        train.main(["--dataset", "fds", "--algo", "cmpo", "--replies", "template", *words])
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert f"--algo cmpo does not read --{flag.partition('=')[0]}: " in said
+    assert cure in said
+
+
+def test_what_is_refused_is_a_flag_and_all_the_others_change_what_is_learned():
+    known = {field.name for field in (*fields(GopoConfig), *fields(ExpertConfig))}
+    assert set(UNREAD) <= known
+    # what is left of both is read: by the warm start, the network, the step size, the measures
+    read = {
+        "expert_warm", "expert_lr", "expert_decay", "hide", "sentences", "hide_ngrams", "encoder",
+        "history", "width", "tse_gamma", "no_expert"}
+    assert known - set(UNREAD) == read
+
+
+def test_without_the_mark_only_the_process_credit_counts(cmpo):
+    talk = cmpo.talk(practised(cmpo, [3])[0])
+    cmpo.price = Price(0.0, 0.0, None, 0.27)
+    talk.R_O, talk.process = 1.0, [0.5] * len(talk.issued)
+    found = {}
+    for weight in (1.0, 0.0):
+        cmpo.options = CMPOConfig(customers=8, session_weight=weight)
+        found[weight] = cmpo.turn_rewards(talk)
+    # R_O + .5 R_P = 1 + .25
+    assert found[1.0] == [1.25] * len(talk.issued)
+    assert found[0.0] == [0.25] * len(talk.issued)
 
 
 def test_a_language_model_and_too_many_processes_are_refused(monkeypatch):

@@ -47,6 +47,22 @@ def test_baselines_run_unchanged(algo, run, tmp_path):
     assert train.main([*flags, "--base", str(run), "--output_dir", str(out)]) == 0
 
 
+def test_the_generosity_of_the_logs_is_a_flag(run, small_store, tmp_path, capsys):
+    config = json.loads((run / "config.json").read_text())["run"]
+    # V of the logs is about .45 by default, and all that the planner would give at 1
+    assert config["warm_generosity"] == fds.GENEROSITY == 0.48
+    rates = {}
+    for share in (0.0, 1.0):
+        logs = data.load_used(config | {"warm_generosity": share}).train
+        issued = [any(VOUCHER in turn.skills for turn in log.turns) for log in logs]
+        rates[share] = sum(issued) / len(issued)
+    assert rates[0.0] == 0
+    assert rates[1.0] > 0.8
+    flags = [*SHORT, "--dataset", "fds", "--warm_generosity", "1", "--steps", "1"]
+    said = refused([*flags, "--base", str(run), "--output_dir", str(tmp_path / "x")], capsys)
+    assert "--warm_generosity 0.48, this run has 1.0" in said
+
+
 def test_another_mix_is_no_base(run, tmp_path, capsys):
     flags = [*SHORT, "--dataset", "fds", "--difficulty", "easy", "--steps", "1"]
     said = refused([*flags, "--base", str(run), "--output_dir", str(tmp_path / "x")], capsys)
@@ -56,6 +72,7 @@ def test_another_mix_is_no_base(run, tmp_path, capsys):
 @pytest.mark.parametrize("flags, said", [
     (["--dataset", "fds", "--difficulty", "mean"], "--difficulty is one of hard, easy"),
     (["--dataset", "mgshop", "--difficulty", "hard"], "chooses the customers of fds"),
+    (["--dataset", "mgshop", "--warm_generosity", "0.5"], "--warm_generosity is of the planner"),
 ])
 def test_a_wrong_mix_is_refused_in_one_line(flags, said, capsys, tmp_path):
     out = ["--output_dir", str(tmp_path / "x")]

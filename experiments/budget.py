@@ -1,0 +1,282 @@
+"""What a budget costs, and who holds it: InteractCS-RL's rows in the food-delivery store.
+
+    python eval.py --paper --dataset fds                        all rows, hard customers, 5 seeds
+    python eval.py --paper --dataset fds --difficulty easy
+    python -m experiments.budget --rows cmpo gopo --seeds 2     some rows
+    python -m experiments.budget --tables                       what is there; nothing is trained
+
+Strategy alone is learned and the phrase book speaks.  The rows and the paper's figures are in
+budget_rows.py, the seven criteria, which were fixed before any of this was run, in
+budget_criteria.py.  Each row and seed is a file, `<out>/<difficulty>/cells/<row>-<seed>.json`: what
+was stopped goes on.  A row of seed s is what `train.py --dataset fds --replies template --seed s`
+with the row's flags learns; the rows of a seed share perception and warm start.
+All rows meet the same test customers, whose sentences, dishes, merchants and profiles training
+never met, with the most probable skills (greedy) and with drawn ones (sampled).  Nothing of the
+store or of the recipe is chosen by them."""
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import data
+from data import DataError, Dataset
+from experiments import budget_report
+from experiments.budget_measure import measured
+from experiments.budget_rows import FIXED, ROWS, choosers, flags_of, trained
+from experiments.strategy import checked
+from experiments.strategy_rows import Row as Learner
+from experiments.strategy_rows import Trainer
+from gopo import Gopo
+from infra.files import read_json, write_json
+from infra.garbage import long_lived
+from infra.jobs import Task, clocked, run_tasks, stop_once
+from infra.locks import alone_in
+from infra.runs import load_tensors, save_tensors
+from infra.terminal import command
+from measure import training_row
+from shop.fds_person import DIFFICULTIES
+
+COMMAND = "python -m experiments.budget"
+STEPS = 300                                      # of CMPO, train.py's default
+CUSTOMERS = 1000                                 # on which criteria 1 and 2 are measured
+QUICK = 100
+KEPT = ("voucher_rate", "lambda", "satisfaction", "process", "dead_groups", "kl")
+LATE = 100                                       # steps over which a controller's price is averaged
+Cell = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is run, and where its files lie."""
+    out: Path
+    difficulty: str = "hard"
+    seeds: int = 5
+    steps: int = STEPS
+    episodes: int = CUSTOMERS
+    rows: tuple[str, ...] = tuple(ROWS)
+
+    @property
+    def folder(self) -> Path:
+        return self.out / self.difficulty
+
+    def cell(self, row: str, seed: int) -> Path:
+        return self.folder / "cells" / f"{row}-{seed}.json"
+
+    def start(self, seed: int) -> Path:
+        return self.folder / "starts" / f"{seed}.safetensors"
+
+    def seeds_of(self, row: str) -> range:
+        many = self.seeds if trained(row) else 1
+        return range(many)
+
+    def steps_of(self, row: str) -> int:
+        if not trained(row):
+            return 0
+        own = ROWS[row].steps
+        return self.steps if own is None else min(own, self.steps)
+
+    @property
+    def priced(self) -> Path:
+        """The cell that gives row cmpo_fixed its price: of hard customers, also on easy ones."""
+        return replace(self, difficulty="hard").cell("cmpo", 0)
+
+    def made_with(self, row: str) -> Cell:
+        """What a cell must have been made with to be one of this study."""
+        price = None
+        if row == FIXED:
+            price = resting_price(self.priced)
+        return {
+            "row": row,
+            "difficulty": self.difficulty,
+            "flags": flags_of(row, price),
+            "steps": self.steps_of(row),
+            "episodes": self.episodes,
+        }
+
+    def found(self) -> dict[str, dict[int, Cell]]:
+        """row -> seed -> cell, of the cells that are there."""
+        cells: dict[str, dict[int, Cell]] = {}
+        for row in ROWS:
+            there = [seed for seed in self.seeds_of(row) if self.cell(row, seed).exists()]
+            if row == FIXED and not self.priced.exists():
+                there = []
+            read = {seed: checked(self.cell(row, seed), self.made_with(row)) for seed in there}
+            if read:
+                cells[row] = read
+        return cells
+
+
+def resting_price(path: Path) -> float:
+    """The mean price over the last steps of a cell's training, to the third digit."""
+    prices = [step["lambda"] for step in read_json(path)["curve"]][-LATE:]
+    return round(sum(prices) / len(prices), 3)
+
+
+# --- one cell -------------------------------------------------------------------------------------
+
+def load(study: Study) -> Dataset:
+    return data.load("fds", difficulty=study.difficulty)
+
+
+def start_of(study: Study, seed: int) -> int:
+    """Perception and warm start of a seed, on disk: every row that learns begins there."""
+    torch.set_num_threads(1)
+    trainer = Trainer(load(study), 1)
+    gopo, _ = trainer.begun(Learner("cmpo"), seed)
+    study.start(seed).parent.mkdir(parents=True, exist_ok=True)
+    save_tensors(gopo.expert.state_dict(), study.start(seed))
+    return 0
+
+
+def cell_of(study: Study, row: str, seed: int) -> int:
+    """A row and a seed: trained, measured, written."""
+    torch.set_num_threads(1)
+    dataset = load(study)
+    made_with = study.made_with(row)
+    clock = time.process_time()
+    gopo = begun(study, dataset, made_with, seed)
+    with long_lived():
+        curve = learn(gopo, made_with["steps"], seed)
+        cpu = time.process_time() - clock
+        choose = choosers(row, gopo, study.episodes)
+        looks = measured(gopo, choose, study.episodes, study.difficulty, trained(row))
+    path = study.cell(row, seed)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, made_with | {"seed": seed, "cpu": cpu, "curve": curve} | looks)
+    return 0
+
+
+def begun(study: Study, dataset: Dataset, made_with: Cell, seed: int) -> Gopo:
+    """The agents of a row before their first step."""
+    row = ROWS[made_with["row"]]
+    # as train.py settles it
+    flags = made_with["flags"] | {"expert_decay": max(1, made_with["steps"])}
+    learner = Learner(row.algo or "gopo", flags, learns=True)
+    gopo = Trainer(dataset, study.steps).untrained(learner, seed)
+    if row.algo:
+        gopo.expert.load_state_dict(load_tensors(study.start(seed)))
+    return gopo
+
+
+def learn(gopo: Gopo, steps: int, seed: int) -> list[dict[str, float | None]]:
+    """The steps of a row's algorithm, as train.py makes them; of each step some columns."""
+    curve = []
+    for number in range(1, steps + 1):
+        played, row = gopo.step(number, seed)
+        if "voucher_rate" not in row:
+            row = training_row(number, gopo, played, row)
+        curve.append({"step": number} | {key: row.get(key) for key in KEPT})
+        if number % 50 == 0:
+            print(f"step {number}: V {row['voucher_rate']:.3f}, lambda {row.get('lambda')}, "
+                  f"satisfaction {row['satisfaction']:.2f}", flush=True)
+    return curve
+
+
+# --- all cells ------------------------------------------------------------------------------------
+
+def tasks_of(study: Study) -> list[Task]:
+    """A start for each seed, and every cell, in the order of the rows."""
+    tasks: dict[str, Task] = {}
+    for row in study.rows:
+        for seed in study.seeds_of(row):
+            needs = []
+            if trained(row):
+                begin = f"start-{seed}"
+                path = study.start(seed)
+                tasks.setdefault(begin, Task(begin, start_of, (study, seed), path.exists))
+                needs.append(begin)
+            if row == FIXED and not study.priced.exists():
+                needs.append("cmpo-0")
+            name = f"{row}-{seed}"
+            done = study.cell(row, seed).exists
+            tasks[name] = Task(name, cell_of, (study, row, seed), done, tuple(needs))
+    return list(tasks.values())
+
+
+def refuse(study: Study) -> None:
+    """DataError for what could only fail later."""
+    unpriced = FIXED in study.rows and not study.priced.exists()
+    if unpriced and (study.difficulty != "hard" or "cmpo" not in study.rows):
+        raise DataError(
+            f"{FIXED} takes its price from {study.priced}: run the row cmpo with --difficulty hard "
+            "first, or leave the row out with --rows")
+    study.found()
+
+
+def conduct(study: Study, workers: int, said: str) -> int:
+    """Makes what is missing and writes the tables; 1 if something failed."""
+    refuse(study)
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, stop_once)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    study.folder.mkdir(parents=True, exist_ok=True)
+    with alone_in(study.folder):
+        with clocked(study.folder / "calls.json", said) as finished:
+            failed = run_tasks(tasks_of(study), workers, study.folder / "logs", finished)
+        write(study)
+    return 1 if failed else 0
+
+
+def write(study: Study) -> None:
+    """tables.md, criteria.json and the figures, of the cells that are there; also printed."""
+    print(budget_report.write(study.folder, study.difficulty, study.seeds, study.found()))
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+def arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=COMMAND,
+        description="CMPO and what it is compared with, in the food-delivery store.",
+        allow_abbrev=False,
+    )
+    option = parser.add_argument
+    option("--difficulty", choices=DIFFICULTIES, default="hard", help="the mix of customers")
+    option("--seeds", type=int, default=5, help="training seeds 0, 1, ... (default 5)")
+    option("--rows", nargs="+", choices=list(ROWS), metavar="ROW", default=list(ROWS),
+           help=f"only these rows: {' '.join(ROWS)}")
+    option("--steps", type=int, default=STEPS,
+           help=f"steps of CMPO, and at most as many of the others (default {STEPS})")
+    option("--episodes", type=int, default=CUSTOMERS,
+           help=f"test customers of every row (default {CUSTOMERS})")
+    option("--workers", type=int, default=1, help="jobs at a time, one thread each (default 1)")
+    option("--out", type=Path, default=Path("results/fds"),
+           help="folder of the cells and tables (default results/fds)")
+    option("--tables", action="store_true",
+           help="write the tables of what is there, and train nothing")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = arguments()
+    args = parser.parse_args(argv)
+    for name in ("seeds", "steps", "episodes", "workers"):
+        if getattr(args, name) < 1:
+            parser.error(f"--{name} must be at least 1, got {getattr(args, name)}")
+    # in the order in which rows are run, not in that of the flag
+    rows = tuple(row for row in ROWS if row in args.rows)
+    study = Study(args.out, args.difficulty, args.seeds, args.steps, args.episodes, rows)
+    try:
+        if args.tables:
+            write(study)
+            return 0
+        return conduct(study, args.workers, command("-m experiments.budget", *sys.argv[1:]))
+    except (DataError, OSError) as error:
+        print(f"{COMMAND}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

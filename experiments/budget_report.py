@@ -1,0 +1,181 @@
+"""What the budget study writes: tables.md, criteria.json and two figures.  Nothing is measured.
+
+The paper's figures come from other customers, models and judges: they are not comparable, and stand
+there for the order of the rows alone."""
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments import budget_figures
+from experiments.budget_criteria import Cells, Verdict, gained, of_each, rates, verdicts
+from experiments.budget_rows import BESIDE, ROWS, TABLE, Line, Printed, trained
+from experiments.cells import figure
+from experiments.studies import markdown
+from infra.files import write_atomic, write_json
+from shop.fds_person import DEMANDS
+from tse import wilson
+
+HEAD = (
+    "| row | seeds | V sampled [Wilson] | sd | V greedy | S sampled | sd | S greedy | over coin "
+    "| FR | process | TSE | settled | turns |")
+PRINTED_HEAD = (
+    "| paper's row | S | FR | Comm | Logic | V | ours | V sampled | V greedy | S sampled "
+    "| S greedy | FR | process |")
+FURTHER_HEAD = (
+    "| row | S, V on training's sentences | V, S on the other mix | FR without the ban | unfair "
+    "| agreed before | rigid | preference | incentive | feedback |")
+NOTE = (
+    "S: satisfaction, 1 to 5 stars. V: share of dialogues with a voucher; its interval counts "
+    "every dialogue of every seed as one draw. sd: over seeds. Over coin: S less what vouchers by "
+    "coin earn at the same V. FR: share of dialogues without a format error. Process: Eq. 6 by "
+    "rules, 0 to 1. Settled: all tasks done. Sampled: skills drawn as in training; greedy: the "
+    "most probable; planners draw nothing.")
+NOT_COMPARABLE = (
+    "The paper's figures are **not comparable** with ours: other customers (language models), "
+    "other agents (7B and 14B models), other judges. Comm and Logic need a language model as "
+    "judge, and ours has neither; Process is a stand-in by rule for Logic.")
+
+
+def write(folder: Path, difficulty: str, seeds: int, cells: Cells) -> str:
+    """Writes the files of the cells that are there; returns what is to be printed."""
+    found = verdicts(cells, seeds)
+    text = "\n\n".join(page(difficulty, seeds, cells, found))
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(folder / "tables.md", text + "\n")
+    write_json(folder / "criteria.json", [verdict._asdict() for verdict in found])
+    budget_figures.write(folder, difficulty, cells)
+    return f"{text}\n\nwritten: {folder / 'tables.md'}, criteria.json, curves.png, pareto.png"
+
+
+def page(
+    difficulty: str, seeds: int, cells: Cells, found: Sequence[Verdict]
+) -> list[str]:
+    """The parts of tables.md."""
+    customers = 0
+    for of_row in cells.values():
+        customers = len(next(iter(of_row.values()))["greedy"]["voucher"])
+    own = [our_row(name, cells) for name in ROWS if name in cells]
+    beside = [printed_row(line, difficulty, cells) for line in TABLE]
+    further = [further_row(name, cells[name]) for name in ROWS if name in cells and trained(name)]
+    return [
+        f"# The budget study: fds, {difficulty} customers, {seeds} seeds, strategy level",
+        f"Simulated customers, {customers} of the test split, the same for every row.",
+        "## The criteria, fixed before any row was run",
+        markdown("| | condition | measured | verdict |", [said(verdict) for verdict in found]),
+        "## The rows",
+        markdown(HEAD, own),
+        NOTE,
+        f"## The paper's fourteen rows ({difficulty}), and ours beside them",
+        NOT_COMPARABLE,
+        markdown(PRINTED_HEAD, beside),
+        f"Ours without a row of the paper: {', '.join(BESIDE)}.",
+        "## Who gets a voucher, and other customers",
+        markdown(FURTHER_HEAD, further),
+        "The last four columns: V by demand, sampled.",
+    ]
+
+
+def said(verdict: Verdict) -> list[str]:
+    word = {True: "**holds**", False: "**fails**", None: "open"}[verdict.holds]
+    return [f"({verdict.number})", verdict.condition, verdict.measured, word]
+
+
+# --- rows -----------------------------------------------------------------------------------------
+
+def look_of(of_row: Mapping[int, Any]) -> str:
+    """The look that stands for drawn skills: a planner draws none, and has the greedy one."""
+    return "sampled" if all("sampled" in cell for cell in of_row.values()) else "greedy"
+
+
+def mean_over(of_row: Mapping[int, Any], look: str, key: str) -> float | None:
+    values = [cell[look][key] for cell in of_row.values()]
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def spread(values: Sequence[float]) -> str:
+    return figure(float(np.std(values, ddof=1)), 3) if len(values) > 1 else "—"
+
+
+def marks_of(of_row: Mapping[int, Any], look: str) -> list[float]:
+    """Mean satisfaction of each seed."""
+    return of_each(of_row, look, "satisfaction").mean(1).tolist()
+
+
+def rate_text(of_row: Mapping[int, Any], look: str) -> str:
+    found = wilson(of_each(of_row, look, "voucher").ravel().tolist())
+    return f"{figure(found['mean'], 3)} [{figure(found['low'], 3)}, {figure(found['high'], 3)}]"
+
+
+def our_row(name: str, cells: Cells) -> list[str]:
+    of_row = cells[name]
+    look = look_of(of_row)
+    over = "—"
+    if {"never", "free"} <= set(cells) and trained(name):
+        margin, _ = gained(cells, name, look)
+        ends = f"[{figure(margin['low'], 2, '+')}, {figure(margin['high'], 2, '+')}]"
+        over = f"{figure(margin['mean'], 2, '+')} {ends}"
+    return [
+        f"`{name}`: {ROWS[name].said}",
+        str(len(of_row)),
+        rate_text(of_row, look),
+        spread(rates(of_row, look)),
+        figure(float(np.mean(rates(of_row, "greedy"))), 3),
+        figure(float(np.mean(marks_of(of_row, look))), 2),
+        spread(marks_of(of_row, look)),
+        figure(float(np.mean(marks_of(of_row, "greedy"))), 2),
+        over,
+        figure(mean_over(of_row, look, "valid"), 3),
+        figure(float(of_each(of_row, look, "process").mean()), 3),
+        figure(mean_over(of_row, look, "tse"), 3),
+        figure(mean_over(of_row, look, "success"), 3),
+        figure(mean_over(of_row, look, "turns"), 1),
+    ]
+
+
+def printed_row(line: Line, difficulty: str, cells: Cells) -> list[str]:
+    """A row of the paper as printed, and ours beside it or why there is none."""
+    paper: Printed = line.printed if difficulty == "hard" else line.easy
+    printed = [figure(value, digits) for value, digits in zip(paper, (2, 1, 2, 2, 1))]
+    of_row = cells.get(line.ours)
+    if not of_row:
+        reason = line.without or "not run yet"
+        return [line.paper, *printed, f"{line.ours and f'`{line.ours}`: '}{reason}", *["—"] * 6]
+    look = look_of(of_row)
+    return [
+        line.paper,
+        *printed,
+        f"`{line.ours}`, {len(of_row)} seeds",
+        rate_text(of_row, look),
+        figure(float(np.mean(rates(of_row, "greedy"))), 3),
+        figure(float(np.mean(marks_of(of_row, look))), 2),
+        figure(float(np.mean(marks_of(of_row, "greedy"))), 2),
+        figure(100 * mean_over(of_row, look, "valid"), 1),
+        figure(float(of_each(of_row, look, "process").mean()), 3),
+    ]
+
+
+def further_row(name: str, of_row: Mapping[int, Any]) -> list[str]:
+    """Other customers, soft constraints, and V by demand."""
+    pairs = []
+    for look in ("seen", "other"):
+        S = figure(float(np.mean(marks_of(of_row, look))), 2)
+        pairs.append(f"{S}, {figure(float(np.mean(rates(of_row, look))), 3)}")
+    return [
+        f"`{name}`",
+        *pairs,
+        figure(mean_over(of_row, "soft", "valid"), 3),
+        figure(mean_over(of_row, "sampled", "unfair"), 3),
+        figure(mean_over(of_row, "sampled", "agreed"), 3),
+        *[figure(rate_of_demand(of_row, demand), 2) for demand in DEMANDS],
+    ]
+
+
+def rate_of_demand(of_row: Mapping[int, Any], demand: str) -> float | None:
+    """V among the customers with a demand, over all seeds."""
+    counted = np.sum([cell["sampled"]["by_demand"][demand] for cell in of_row.values()], 0)
+    return float(counted[0] / counted[1]) if counted[1] else None
