@@ -33,13 +33,13 @@ from infra.client import ApiConfig
 from infra.files import refuse_unwritable, write_json
 from infra.flags import given, parse, parser_of, refuse_below
 from infra.locks import reading_from
-from infra.runs import read_config
+from infra.runs import read_config, read_rows
 from infra.terminal import command, flush, forgive
 from judge import Judge
 from lm.config import BUILT
 from measure import Row, data_of, evaluate_run, hosted_gopo, rows_of, trained_row
 from policies import Choose, keyed
-from show import print_client, print_table, print_unanswered, show_dialogue, show_turn
+from show import print_client, print_price, print_table, print_unanswered, show_dialogue, show_turn
 
 EPISODES = 200                                   # held-out dialogues per row
 
@@ -310,6 +310,7 @@ def measure_run(measured: MeasureConfig, one: RunConfig, api: ApiConfig) -> None
     print(f"{shown}\n{dataset.name}: {total} test dialogues, seed {one.seed}")
     rewarded = measured.judge == config["run"].get("judge", "rules")
     print_table(table, live, judge, rewarded)
+    print_price(read_rows(run / "metrics.jsonl"))
     if isinstance(judge, LLMJudge):
         print("judge: ", end="")
         print_client(judge.client)

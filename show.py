@@ -1,9 +1,10 @@
 """What is printed: a table of rows, a dialogue, a turn.  Nothing here computes a number."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from data import Episode, Step, fill
+from data import DECISION, Episode, Step, fill
 from gopo import Gopo
 from infra.client import Client
 from judge import Judge
@@ -115,6 +116,15 @@ def _print_budget(table: dict[str, Row]) -> None:
                 f"satisfaction {S['mean']:.2f} [{S['low']:.2f}, {S['high']:.2f}]")
 
 
+def print_price(rows: Sequence[Mapping[str, Any]]) -> None:
+    """What a voucher cost in the last step of training, if there was a price (metrics.jsonl)."""
+    if rows and rows[-1].get("lambda") is not None:
+        last = rows[-1]
+        print(
+            f"in step {last['step']} of training a voucher cost lambda {last['lambda']:.3f}, "
+            f"{last['price_in_stars']:.2f} stars; here none is charged")
+
+
 def print_unanswered(*hosts: object) -> None:
     """How many turns a hosted model left without a usable answer."""
     for host in hosts:
@@ -168,13 +178,27 @@ def show_turn(step: Step, number: int, rewarded: bool = True) -> None:
         f"   violations {broken}")
 
 
+def decisions(episode: Episode) -> list[str]:
+    """d_t of each turn, as the customer saw it: "voucher" or "chat"."""
+    ends = [step.seen.outcome for step in episode.steps] + [episode.seen.outcome]
+    counts = [end.vouchers or 0 for end in ends]
+    named = {True: "voucher", False: "chat"}
+    return [named[after > before] for before, after in zip(counts, counts[1:])]
+
+
 def show_dialogue(gopo: Gopo, episode: Episode) -> None:
     print(f"\n===== dialogue {episode.number}")
-    for number, step in enumerate(episode.steps, 1):
+    decides = DECISION in gopo.dataset.skills
+    for number, (step, decision) in enumerate(zip(episode.steps, decisions(episode)), 1):
         show_turn(step, number)
+        if decides:
+            print(f"  decision   {decision}")
     end = "not everything done"
     if gopo.dataset.environment is None:
         end = "end of the log"
     elif episode.seen.outcome.success:
         end = "all tasks done"
+    mark = episode.seen.outcome.satisfaction
+    if mark is not None:
+        end += f", {mark} of 5 stars"
     print(f"\n  customer: {episode.seen.user}\n  end: {end}, N = {completed(gopo, episode)}")

@@ -26,7 +26,7 @@ PRINTED_HEAD = (
     "| paper's row | S | FR | Comm | Logic | V | ours | V sampled | V greedy | S sampled "
     "| S greedy | FR | process |")
 FURTHER_HEAD = (
-    "| row | S, V on training's sentences | V, S on the other mix | FR without the ban | unfair "
+    "| row | S, V on training's sentences | S, V on the other mix | FR without the ban | unfair "
     "| agreed before | rigid | preference | incentive | feedback |")
 NOTE = (
     "S: satisfaction, 1 to 5 stars. V: share of dialogues with a voucher; its interval counts "

@@ -175,7 +175,7 @@ def test_a_controller_is_dead_or_cycles():
     calm = (0.26, 0.28) * 60                     # sd .01
     cells = {
         "cmpo": five(lambda s: cell(0.3, curve=calm)),
-        "cmpo_printed_pid": five(lambda s: cell(0.0 if s < 2 else 0.3, curve=calm)),
+        "cmpo_printed_pid": five(lambda s: cell([0.0, 0.0, 0.3, 0.3, 0.3][s], curve=calm)),
         "cmpo_dual": five(lambda s: cell(0.3, curve=swing)),
     }
     found = verdict(5, cells)
