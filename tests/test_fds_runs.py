@@ -47,6 +47,11 @@ def test_baselines_run_unchanged(algo, run, tmp_path):
     assert train.main([*flags, "--base", str(run), "--output_dir", str(out)]) == 0
 
 
+def gives(log) -> bool:
+    """Whether a logged dialogue has a voucher."""
+    return any(VOUCHER in turn.skills for turn in log.turns)
+
+
 def test_the_generosity_of_the_logs_is_a_flag(run, small_store, tmp_path, capsys):
     config = json.loads((run / "config.json").read_text())["run"]
     # V of the logs is about .45 by default, and all that the planner would give at 1
@@ -54,8 +59,7 @@ def test_the_generosity_of_the_logs_is_a_flag(run, small_store, tmp_path, capsys
     rates = {}
     for share in (0.0, 1.0):
         logs = data.load_used(config | {"warm_generosity": share}).train
-        issued = [any(VOUCHER in turn.skills for turn in log.turns) for log in logs]
-        rates[share] = sum(issued) / len(issued)
+        rates[share] = sum(map(gives, logs)) / len(logs)
     assert rates[0.0] == 0
     assert rates[1.0] > 0.8
     flags = [*SHORT, "--dataset", "fds", "--warm_generosity", "1", "--steps", "1"]
