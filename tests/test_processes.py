@@ -142,10 +142,11 @@ def test_training_under_two_processes_writes_one_run_and_resumes(tmp_path):
     # no warm start, whose many Adam steps make something of the last bit
     flags += ["--expert_warm", "0"]
     folder = str(tmp_path / "two")
-    launch("train.py", *flags, "--steps", "2", "--output_dir", folder)
-    said = launch("train.py", "--resume", folder, "--steps", "3")
+    script = "tests/small_train.py"
+    launch(script, *flags, "--steps", "2", "--output_dir", folder)
+    said = launch(script, "--resume", folder, "--steps", "3")
     alone = str(tmp_path / "one")
-    launch("train.py", *flags, "--steps", "3", "--output_dir", alone, processes=1)
+    launch(script, *flags, "--steps", "3", "--output_dir", alone, processes=1)
     one, two = (read_rows(tmp_path / name / "metrics.jsonl") for name in ("one", "two"))
     assert [r["step"] for r in two] == [1, 2, 3]
     assert said.count("written to") == 1
