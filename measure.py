@@ -211,7 +211,7 @@ def reliability(
     returns  pass_k for the k of PASSES that are at most `trials`; trials_<key> of OVER_TRIALS: the
              mean over all trials; each with its interval over customers
     """
-    gained: list[list[Numbers]] = []             # [trials][customers]
+    gained = []                                  # of each trial, of each customer
     for trial in range(trials):
         own = 1_000 * (seed + 1) + trial
         customers = begin(gopo.dataset.play, "test", range(episodes), seed)
@@ -219,18 +219,28 @@ def reliability(
         played = _play(
             gopo, chooser(gopo, own), customers, own, judge_by="nobody", label=said,
             temperature=None)
-        keys = ("success", *OVER_TRIALS)
-        gained.append([{key: number_of(key, gopo, e) for key in keys} for e in played])
-    of_each = list(zip(*gained))                 # [customers][trials]
+        gained.append([_trial(gopo, episode) for episode in played])
     row = {}
-    successes = [int(sum(n["success"] for n in numbers)) for numbers in of_each]
+    successes = [int(sum(of_one)) for of_one in _of_each("success", gained)]
     for k in PASSES:
         if k <= trials:
             row[f"pass_{k}"] = interval([pass_hat(c, trials, k) for c in successes], seed)
     for key in OVER_TRIALS:
-        means = [float(np.mean([n[key] for n in numbers])) for numbers in of_each]
+        means = [float(np.mean(of_one)) for of_one in _of_each(key, gained)]
         row[f"trials_{key}"] = interval(means, seed)
     return row
+
+
+def _trial(gopo: Gopo, episode: Episode) -> Numbers:
+    return {key: number_of(key, gopo, episode) for key in ("success", *OVER_TRIALS)}
+
+
+def _of_each(key: str, gained: Sequence[Sequence[Numbers]]) -> list[list[float]]:
+    """Of each customer a metric's values over the trials."""
+    of_each = []
+    for trials in zip(*gained):
+        of_each.append([numbers[key] for numbers in trials])
+    return of_each
 
 
 def at_once(gopo: Gopo, dialogues: int) -> int:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -149,11 +150,12 @@ def differences(rows: Table) -> str:
 
 def passes(rows: Table) -> str:
     """pass^k over training seeds: the share of test customers whom k agents of k serve."""
-    head = [f"pass^{k}, {label}" for label in ("test", "new") for k in SEEDS_OF_PASS]
+    columns = list(product(("test", "new"), SEEDS_OF_PASS))
+    head = [f"pass^{k}, {label}" for label, k in columns]
     lines = ["| row | " + " | ".join(head) + " |", "|---" * (len(head) + 1) + "|"]
     for name, cells in rows.items():
         if len(cells) > 1:
-            said = [pass_text(cells, label, k) for label in ("test", "new") for k in SEEDS_OF_PASS]
+            said = [pass_text(cells, label, k) for label, k in columns]
             lines.append(f"| {name} | " + " | ".join(said) + " |")
     return "\n".join(lines)
 
