@@ -7,6 +7,7 @@ GRE and R^A come from the rule judge, which is also the training reward: they sh
 optimised.  TSE comes from the customer's ear, of which the judge knows nothing.  `tse_2nd_ear`
 plays the same customers with a separately written ear; a difference above .05 is flagged.
 Try it:  python eval.py --run runs/mgshop-gopo-0 --episodes 100 --show 1
+         python eval.py --run runs/mgshop-gopo-0 --trials 8    is a customer served each time?
          python eval.py --run runs/mgshop-gopo-0 --chat        you are the customer
          transfer to another store:
          python eval.py --run runs/tmallbrand-a-gopo-0 --dataset tmallbrand-b
@@ -22,7 +23,7 @@ import contextlib
 import io
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -39,9 +40,15 @@ from judge import Judge
 from lm.config import BUILT
 from measure import Row, data_of, evaluate_run, hosted_gopo, rows_of, trained_row
 from policies import Choose, keyed
-from show import print_client, print_price, print_table, print_unanswered, show_dialogue, show_turn
-
-EPISODES = 200                                   # held-out dialogues per row
+from show import (
+    print_client,
+    print_price,
+    print_table,
+    print_trials,
+    print_unanswered,
+    show_dialogue,
+    show_turn,
+)
 
 # --- flags --------------------------------------------------------------------------------------
 
@@ -86,13 +93,16 @@ class RunConfig:
                 "emotion) teacher random untrained_lm_teacher"})
     json: str | None = opt(
         None, "write all metrics to this file: row -> metric -> {mean, low, high}")
+    trials: int = opt(
+        0, "also serve every customer this many times, with replies drawn as in training, and "
+        "print pass^k: the share of customers whom k trials of k serve")
     show: int = opt(
         0, "print this many dialogues of the trained agents with states, constraints and reward "
         "parts")
     chat: bool = opt(False, "you play the customer in the terminal")
 
     def __post_init__(self):
-        refuse_below(self, {"seed": 0, "show": 0})
+        refuse_below(self, {"seed": 0, "show": 0, "trials": 0})
 
 
 @dataclass(frozen=True)
@@ -126,8 +136,9 @@ def parse_flags(
     argv = sys.argv[1:] if argv is None else list(argv)
     description = __doc__.split("\n\n")[0]
     parser = parser_of([MeasureConfig, RunConfig, PaperConfig, ApiConfig], description)
-    configs = parse(parser, argv)
-    measured, one, paper, _ = configs
+    measured, one, paper, api = parse(parser, argv)
+    if measured.episodes is None:
+        measured = replace(measured, episodes=usual_episodes(measured, paper))
     if paper.paper == bool(one.run):
         parser.error(
             "name a run directory written by train.py, e.g. --run runs/mgshop-gopo-0; "
@@ -143,7 +154,13 @@ def parse_flags(
     if one.chat and (measured.cs_agent or measured.expert or one.rows):
         parser.error(
             "--chat talks to the run's own agents: leave out --cs_agent, --expert and --rows")
-    return configs
+    return measured, one, paper, api
+
+
+def usual_episodes(measured: MeasureConfig, paper: PaperConfig) -> int:
+    """How many dialogues a row has, where nobody said it."""
+    # criteria of the budget study are measured on a thousand
+    return 1000 if paper.paper and measured.dataset == "fds" else 200
 
 
 # --- to talk ------------------------------------------------------------------------------------
@@ -207,7 +224,7 @@ def run_paper(measured: MeasureConfig, paper: PaperConfig, api: ApiConfig) -> in
     if paper.difficulty:
         raise DataError(f"--difficulty chooses the customers of fds; {name} has one mix")
     seeds = paper.seeds
-    episodes = measured.episodes or EPISODES
+    episodes = measured.episodes
     if paper.quick:
         seeds = 1
         episodes = min(episodes, 100)
@@ -232,7 +249,7 @@ def run_paper(measured: MeasureConfig, paper: PaperConfig, api: ApiConfig) -> in
 
 def run_budget(measured: MeasureConfig, paper: PaperConfig) -> int:
     """The rows of InteractCS-RL in the food-delivery store, at the level of strategy."""
-    from experiments.budget import CUSTOMERS, STEPS, Study, conduct
+    from experiments.budget import STEPS, Study, conduct
     foreign = {
         "train_on": paper.train_on, "cs_agent": measured.cs_agent, "expert": measured.expert,
         "judge": measured.judge != "rules", "model": paper.model != PaperConfig.model,
@@ -243,7 +260,7 @@ def run_budget(measured: MeasureConfig, paper: PaperConfig) -> int:
                 f"--{name}: --paper --dataset fds compares strategies, whose replies the phrase "
                 "book writes and rules judge; leave it out")
     seeds = 1 if paper.quick else paper.seeds
-    episodes = measured.episodes or CUSTOMERS
+    episodes = measured.episodes
     if paper.quick:
         episodes = min(episodes, 100)
     # a quick look is in nobody's way
@@ -254,9 +271,18 @@ def run_budget(measured: MeasureConfig, paper: PaperConfig) -> int:
 
 
 def check(
-    measured: MeasureConfig, one: RunConfig, api: ApiConfig, config: dict, rows: Sequence[str]
+    measured: MeasureConfig, one: RunConfig, api: ApiConfig, config: dict, dataset: Dataset,
+    rows: Sequence[str],
 ) -> None:
     """Refuses what this run cannot show."""
+    if one.trials and dataset.environment is None:
+        raise DataError(
+            f"--trials: {dataset.name} is replayed logs, where no customer can be served; "
+            "leave it out")
+    if one.trials and (measured.cs_agent or measured.expert):
+        raise DataError(
+            "--trials: the answers of a hosted model are kept, so that every trial would be the "
+            "same; leave out --cs_agent and --expert")
     if (measured.cs_agent or measured.expert) and not api.api_base:
         raise DataError(
             "--cs_agent and --expert need --api_base, the address of the server, "
@@ -288,7 +314,7 @@ def measure_run(measured: MeasureConfig, one: RunConfig, api: ApiConfig) -> None
     with reading_from(run):
         dataset = data_of(run, measured.dataset, measured.data_dir)
         judge = judge_for(dataset, measured.judge, api)
-        check(measured, one, api, config, list(rows_of(run, dataset)))
+        check(measured, one, api, config, dataset, list(rows_of(run, dataset)))
         if one.chat:
             talked = load_gopo(run, dataset, judge=judge)
         else:
@@ -304,12 +330,11 @@ def measure_run(measured: MeasureConfig, one: RunConfig, api: ApiConfig) -> None
     except OSError as error:
         lost = error
     live = dataset.environment is not None
-    total = measured.episodes or EPISODES
-    if not live:
-        total = min(total, len(dataset.test))
+    total = measured.episodes if live else min(measured.episodes, len(dataset.test))
     print(f"{shown}\n{dataset.name}: {total} test dialogues, seed {one.seed}")
     rewarded = measured.judge == config["run"].get("judge", "rules")
     print_table(table, live, judge, rewarded)
+    print_trials(table, one.trials)
     print_price(read_rows(run / "metrics.jsonl"))
     if isinstance(judge, LLMJudge):
         print("judge: ", end="")
@@ -336,8 +361,8 @@ def measured_rows(
                     show_dialogue(gopo, episode)
                 print_unanswered(gopo.speaker, choose)
 
-    episodes = measured.episodes or EPISODES
-    table = evaluate_run(run, dataset, episodes, one.seed, judge, one.rows, more, look)
+    table = evaluate_run(
+        run, dataset, measured.episodes, one.seed, judge, one.rows, more, look, one.trials)
     return table, text.getvalue()
 
 
