@@ -61,6 +61,8 @@ class Gopo(Player):
     plays = True                                 # False: learns from logs alone (supervised)
     samples = False                              # its policy is also evaluated as it is drawn
     usual: Mapping[str, int] = {}                # its own defaults of --steps and the like
+    # its language model begins each reply with a decision, and is then a single agent
+    decides = False
     policy: type = Expert                        # what chooses the skills
     Options: type | None = None
 
@@ -107,6 +109,10 @@ class Gopo(Player):
     @classmethod
     def refuse_options(cls, dataset: Dataset, options: Any, speaks: bool) -> None:
         """DataError if the algorithm's own flags do not suit this data, or who speaks."""
+
+    @classmethod
+    def refuse_words(cls, dataset: Dataset, lm: Any, options: Any) -> None:
+        """DataError if the algorithm cannot let this language model speak; lm: its LMConfig."""
 
     @classmethod
     def options_of(cls, config: dict) -> Any:
@@ -360,10 +366,10 @@ def load_gopo(
     config = read_config(run)
     speaks = config["run"]["replies"] == "lm"
     expert_cfg = expert_config(config)           # refuses what this version cannot read
-    if dataset is None and speaks:
+    if dataset is None and speaks and not decides(config):
         dataset = read_domain(run / "dataset.json")
     elif dataset is None:
-        # Without a language model the phrase book is needed, and dataset.json holds none.
+        # The phrase book is needed, or what customers hear; dataset.json holds neither.
         dataset = data.load_used(config["run"])
     dataset = as_trained(dataset, run)
     method, options = algorithm_of(config)
@@ -384,6 +390,12 @@ def algorithm_of(config: dict) -> tuple[type[Gopo], Any]:
     """The algorithm of a run and its options; a run from before --algo existed is GOPO's."""
     method = algorithm(config["run"].get("algo", "gopo"))
     return method, method.options_of(config)
+
+
+def decides(config: dict) -> bool:
+    """Whether the language model of a run begins its replies with a decision d_t."""
+    method = algorithm(config["run"].get("algo", "gopo"))
+    return method.decides and config["gopo"]["no_expert"]
 
 
 def expert_config(config: dict) -> ExpertConfig:
