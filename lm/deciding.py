@@ -26,7 +26,7 @@ from text import with_decision
 
 Offers = Callable[[str, dict[str, str]], set[str]]
 TAGS = tuple(f"<{decision}>" for decision in DECISIONS)
-OPEN_OR_CLOSED_SLOT = re.compile(r"\{[^}]*\}?")
+SLOT_OR_START = re.compile(r"\{[^}]*\}?")
 ENDED = (".", "!", "?")
 
 
@@ -153,9 +153,13 @@ class DecidingGuard:
             return False
         spelled = b"".join([*self.words.written, self.decider.vocab.pieces[token]])
         text = spelled.decode("utf-8", "replace")
-        # Whatever comes to stand in a slot, words around it say the same.
-        text = OPEN_OR_CLOSED_SLOT.sub("it", text)
-        return not barred.isdisjoint(self.decider.offers(text, {}))
+        # As a customer reads it, with single blanks.  A value may be heard as a word, or not at
+        # all; it is looked at as soon as its slot opens, behind which little else may follow.
+        for value in ("it", " "):
+            words = " ".join(SLOT_OR_START.sub(value, text).split())
+            if not barred.isdisjoint(self.decider.offers(words, {})):
+                return True
+        return False
 
     def push(self, token: int) -> None:
         if self.words is not None:
@@ -188,7 +192,8 @@ class DecidingGuard:
     def _is_issued(self, text: str) -> bool:
         """Whether the customer hears that the voucher is issued."""
         context = self.rules.request.context
-        return DECISION in self.decider.offers(fill(text, context), context)
+        words = " ".join(fill(text, context).split())
+        return DECISION in self.decider.offers(words, context)
 
     def _issuing(self) -> str:
         """The sentence behind a seam from which on it is heard, and which completes nothing barred.
