@@ -10,9 +10,13 @@ import random
 
 import torch
 
+from csagent import CustomerServiceAgent
 from data import Dataset, Dialogue, Episode, Labels, Observation, Outcome, Skill, Turn
 from expert import ExpertConfig
 from judge import RuleJudge
+from lm.config import AgentConfig, LMConfig
+from lm.deciding import TAGS
+from lm.models import build_tiny
 from play import GopoConfig
 from policies import keyed
 from start.warm_expert import warm_expert
@@ -134,6 +138,19 @@ def made(steps: int = 40, warm: bool = True, turns: int = 3, **flags) -> CMPO:
     if warm:
         warm_expert(expert, shop, 0)
     return CMPO(shop, expert, None, RuleJudge(shop.skills), GopoConfig(), options=options)
+
+
+def made_of_words(**flags) -> CMPO:
+    """CMPO on the tiny shop with a small language model that has read nothing."""
+    shop = load()
+    torch.manual_seed(0)
+    options = CMPOConfig(**({"customers": 4, "genrm": "none", "cmpo_epochs": 1} | flags))
+    expert = CMPO.new_policy(shop, ExpertConfig(width=24, history=1, expert_decay=40), options)
+    model, tokenizer = build_tiny([*EAGER, *CALM, "This is why."] * 9, (), 0, 64, 2, 320, TAGS)
+    lm, cfg = LMConfig(max_new_tokens=32), AgentConfig(agent_lr=5e-3)
+    agent = CustomerServiceAgent(model, tokenizer, shop.skills, (), cfg, lm)
+    return CMPO(
+        shop, expert, agent, RuleJudge(shop.skills), GopoConfig(no_expert=True), options=options)
 
 
 def practised(cmpo: CMPO, customers=(3, 4, 5), seed: int = 1) -> list[Episode]:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from csagent import CustomerServiceAgent
-from data import DECISION, DECISIONS, DataError, Request, fill
+from data import DECISION, DECISIONS, DataError, Request
 from lm.config import AgentConfig, LMConfig
 from lm.deciding import TAGS, Decider
 from lm.guard import Vocabulary
@@ -170,8 +170,7 @@ def test_a_model_keeps_its_word_and_log_pi_is_that_of_the_draw(tags):
     for reply in replies:
         heard = hear_offers(reply.text, CONTEXT)
         assert (DECISION in heard) == (reply.decision == "voucher")
-        assert "<" not in fill(reply.text, CONTEXT)
-        assert reply.tagged == f"<{reply.decision}> {reply.text}"
+        assert split_decision(reply.tagged) == (reply.decision, reply.text, True)
     _, logp, mask = scored(agent, [request], [replies])
     for i, reply in enumerate(replies):
         assert torch.allclose(logp[i][mask[i]], torch.tensor(reply.logp), atol=1e-4)
