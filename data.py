@@ -388,6 +388,14 @@ class Message:
         return Observation("", {}, terminated=True)
 
 
+def answered(environments: Sequence[Environment], replies: Sequence[str]) -> list[Observation]:
+    """What each environment answers; customers that can be asked at once (`together`) are."""
+    together = getattr(environments[0], "together", None)
+    if together:
+        return together(environments, replies)
+    return [env.step(reply) for env, reply in zip(environments, replies)]
+
+
 def begin(start: Callable, split: str, numbers: Sequence[int], seed: int) -> list[Episode]:
     """Dialogues before their first turn; `start(split, number, seed)` makes an environment."""
     episodes = []

@@ -22,7 +22,7 @@ from data import DataError, Dataset, Episode, ExpertState, Step, fill
 from expert import Expert, ExpertConfig, gae
 from expert_learner import ExpertBatch, ExpertLearner, labelled_states
 from hosted.judge import judge_for
-from infra.client import all_or_none
+from infra.client import ApiConfig, Client, all_or_none
 from infra.domain import as_trained, read_domain
 from infra.flags import recorded
 from infra.locks import reading_from
@@ -63,6 +63,7 @@ class Gopo(Player):
     usual: Mapping[str, int] = {}                # its own defaults of --steps and the like
     # its language model begins each reply with a decision, and is then a single agent
     decides = False
+    clients: Sequence[Client] = ()               # of its own hosted models
     policy: type = Expert                        # what chooses the skills
     Options: type | None = None
 
@@ -113,6 +114,13 @@ class Gopo(Player):
     @classmethod
     def refuse_words(cls, dataset: Dataset, lm: Any, options: Any) -> None:
         """DataError if the algorithm cannot let this language model speak; lm: its LMConfig."""
+
+    @classmethod
+    def refuse_unreachable(cls, dataset: Dataset, options: Any, api: ApiConfig) -> None:
+        """DataError if the algorithm's own hosted models cannot be asked."""
+
+    def reach(self, api: ApiConfig) -> None:
+        """Called before training: makes the clients of the algorithm's own hosted models."""
 
     @classmethod
     def options_of(cls, config: dict) -> Any:

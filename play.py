@@ -27,6 +27,7 @@ from data import (
     Scores,
     Skill,
     Step,
+    answered,
     begin,
     delexicalise,
     fill,
@@ -191,7 +192,9 @@ class Player:
                 scores[i])
             self.score(step, len(episode.steps) + 1)
             episode.steps.append(step)
-            episode.seen = episode.env.step(step.sent)
+        sent = [episode.steps[-1].sent for episode in live]
+        for episode, seen in zip(live, answered([e.env for e in live], sent)):
+            episode.seen = seen
 
     def _prepare(self, live, states, skills, perceived) -> list[Prepared]:
         requests = []

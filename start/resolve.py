@@ -328,6 +328,7 @@ def refuse_unearned(dataset: Dataset, config: dict[str, Any]) -> None:
     method.refuse_options(dataset, options, speaks)
     if speaks:
         method.refuse_words(dataset, configs_of(config)[0], options)
+    method.refuse_unreachable(dataset, options, recorded(ApiConfig, config.get("api", {})))
     if not speaks or cfg.no_expert or not config["run"]["strategy_steps"]:
         return
     try:

@@ -25,24 +25,26 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from data import DECISION, DataError, Dataset, Episode, ExpertState, Request
+from data import DECISION, DataError, Dataset, Episode, Request, begin
 from expert import Expert, Picks
 from gopo import Gopo, GopoConfig, Seeds
+from infra.api import ApiConfig
+from infra.client import Client
 from infra.processes import all_mean, all_sum, world_size
 from perception import reading
 from policies import keyed
 from start.pairs import may_decide
 from surrogate import clipped_gain
 from systems.cmpo_config import CMPOConfig
-from systems.cmpo_words import SpokenTurns, Words, paid, refuse_soft_controls
+from systems.cmpo_words import Words, refuse_soft_controls
 from systems.decision import decision_log_odds, exact_kl, uniform_anchor
+from systems.hosted_parts import Hosted, genrm_of
 from systems.interactcs import (
     CONTROLLERS,
     Price,
@@ -54,8 +56,8 @@ from systems.interactcs import (
     turn_rewards,
     turn_weights,
 )
-from systems.process_judge import genrm_of
 from systems.shown import Shown
+from systems.talks import Talk, Turns, paid
 
 PROPOSAL = "propose_voucher"                     # leads to it: withheld from a control copy as well
 WARM_UP = 0.1                                    # of all steps, in which the step size rises
@@ -67,36 +69,6 @@ AT_MOST = "the price has been at --lambda_max for 10 steps, and V is still too h
 WOUND_UP = "the integral has been at its limit for 10 steps: --lambda_max is too low for the budget"
 
 # B turns, S positions of a sequence, K skills
-
-# --- what was played ------------------------------------------------------------------------------
-
-@dataclass
-class Talk:
-    """One dialogue of a group, as CMPO sees it."""
-    episode: Episode
-    group: int
-    control: bool                                # it could offer no voucher
-    issued: list[int]                            # [T] d_t
-    R_O: float | None                            # None: no mark was given
-    process: list[float | None]                  # [T] R_P,t
-
-    @property
-    def scored(self) -> bool:
-        return self.R_O is not None and None not in self.process
-
-
-@dataclass
-class Turns:
-    """The turns of several dialogues, flat."""
-    states: list[ExpertState] = field(default_factory=list)
-    skills: list[tuple[str, ...]] = field(default_factory=list)
-    advantage: list[float] = field(default_factory=list)
-    dialogue: list[int] = field(default_factory=list)
-    spoken: SpokenTurns = field(default_factory=SpokenTurns)     # the same, of a language model
-
-    def could(self, skill: str) -> list[bool]:
-        """In which turns a skill could have been chosen."""
-        return [skill not in state.banned for state in self.states]
 
 
 class CMPO(Gopo):
@@ -143,11 +115,24 @@ class CMPO(Gopo):
         # the frozen warm start, by which every run of `train` begins; never written to disk
         self.reference: Expert | None = None
         self.genrm = genrm_of(self.options.genrm, dataset)
+        self.hosted: Hosted | None = None        # customers or a process judge that are models
+        self.marked: dict[int, list] = {}        # marks of a hosted judge, by the episode's number
         self.withheld = tuple(name for name in (DECISION, PROPOSAL) if name in dataset.skills)
         self.words: Words | None = None
         if agent:
             agent.decide_by(dataset.offers)
             self.words = Words(agent, self.options)
+
+    @classmethod
+    def refuse_unreachable(cls, dataset: Dataset, options: CMPOConfig, api: ApiConfig) -> None:
+        Hosted(options, dataset, api).close()
+
+    def reach(self, api: ApiConfig) -> None:
+        self.hosted = Hosted(self.options, self.dataset, api)
+
+    @property
+    def clients(self) -> Sequence[Client]:
+        return self.hosted.clients if self.hosted else ()
 
     def freeze(self) -> None:
         """Keeps the policy as it is now as the reference of Eq. 9, unless there is one."""
@@ -168,7 +153,7 @@ class CMPO(Gopo):
         episodes = []
         for customer in customers:
             for place in range(G):
-                episode, = self.episodes(split, [customer], seed)
+                episode, = self.practice(split, [customer], seed)
                 episode.number = customer * G + place
                 if place >= free:
                     episode.withheld = self.withheld
@@ -176,6 +161,12 @@ class CMPO(Gopo):
                     self._other_luck(episode, place)
                 episodes.append(episode)
         return episodes
+
+    def practice(self, split: str, customers: Sequence[int], seed: int) -> list[Episode]:
+        """Dialogues to learn from, before their first turn."""
+        if self.hosted and self.hosted.customers:
+            return begin(self.hosted.customers.play, split, customers, seed)
+        return self.episodes(split, customers, seed)
 
     def _other_luck(self, episode: Episode, place: int) -> None:
         if not hasattr(episode.env, "luck"):
@@ -191,9 +182,21 @@ class CMPO(Gopo):
             # the phrase book's wording is luck as well
             def words(number: int, turn: int, drawn=words) -> torch.Generator:
                 return drawn(number // self.options.copies, turn)
-        return self.play(
+        played = self.play(
             self.copies("train", numbers, seed), self.chooser(keyed(seeds.skills)), draws=words,
             judge_by=self.cfg.judge_by)
+        self.ask_marks(played)
+        return played
+
+    def ask_marks(self, played: Sequence[Episode]) -> None:
+        """A hosted judge marks all turns at once, here: where it is gone, no process learns."""
+        if not (self.hosted and self.hosted.genrm):
+            return
+        judged = []
+        for episode in played:
+            judged += [step.judged for step in episode.steps]
+        marks = iter(self.hosted.genrm.score(judged))
+        self.marked = {e.number: [next(marks) for _ in e.steps] for e in played}
 
     def ask_decision(self, episode: Episode, request: Request) -> None:
         """The decision d_t before the words, where a language model speaks; at most one voucher."""
@@ -235,10 +238,12 @@ class CMPO(Gopo):
 
     def process(self, episode: Episode) -> list[float | None]:
         """R_P,t of each turn; 0 where nobody marks turns."""
-        if self.genrm is None:
+        marks = self.marked.get(episode.number)
+        if marks is None and self.genrm is None:
             return [0.0] * len(episode.steps)
-        marks = self.genrm.score([step.judged for step in episode.steps])
-        return [process_credit(row) for row in marks]
+        if marks is None:
+            marks = self.genrm.score([step.judged for step in episode.steps])
+        return [None if row is None else process_credit(row) for row in marks]
 
     def comparable(self, talks: Sequence[Talk]) -> list[Talk]:
         """Dialogues that were scored, in groups of at least two such."""

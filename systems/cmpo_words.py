@@ -15,49 +15,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from data import DataError, Episode, Prepared, Reply
+from data import DataError
 from surrogate import clipped_gain
 from systems.cmpo_config import CMPOConfig
 from systems.decision import exact_kl, uniform_anchor
 from systems.interactcs import turn_weights
 from systems.shown import Shown
+from systems.talks import SpokenTurns
 
 # b turns of a part, L tokens of a turn, V vocabulary
-
-
-@dataclass
-class SpokenTurns:
-    """The turns of several dialogues, flat."""
-    prepared: list[Prepared] = field(default_factory=list)
-    replies: list[Reply] = field(default_factory=list)
-    advantage: list[float] = field(default_factory=list)
-    dialogue: list[int] = field(default_factory=list)
-
-    def add(self, prepared: Prepared, reply: Reply, advantage: float, dialogue: int) -> None:
-        self.prepared.append(prepared)
-        self.replies.append(reply)
-        self.advantage.append(advantage)
-        self.dialogue.append(dialogue)
-
-    def open(self) -> int:
-        """In how many turns both decisions were possible."""
-        return sum(len(p.request.decisions) > 1 for p in self.prepared)
-
-
-def paid(episode: Episode) -> list[int]:
-    """[T] d_t by what the shop paid.
-
-    Under hard constraints that is the decision; under soft ones it may be the words alone.
-    """
-    seen = [step.seen for step in episode.steps] + [episode.seen]
-    vouchers = [one.outcome.vouchers or 0 for one in seen]
-    return [int(after > before) for before, after in zip(vouchers, vouchers[1:])]
 
 
 def refuse_soft_controls(constraints: str, control_copies: int) -> None:

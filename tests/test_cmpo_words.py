@@ -14,6 +14,7 @@ from gopo import load
 from infra.runs import load_checkpoint, read_config, read_rows
 from lm.config import BUILT, LMConfig
 from policies import keyed
+from start import stages
 from start.base import FOLLOWING, check_base
 from systems.cmpo import CMPO
 from systems.cmpo_config import CMPOConfig
@@ -217,6 +218,7 @@ def registered():
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(data.DATASETS, "small", "tests.small_world:load")
         patch.setitem(BUILT, "nano", (64, 1))
+        patch.setattr(stages, "DEV", 1)
         yield
 
 

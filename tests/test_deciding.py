@@ -40,8 +40,7 @@ BOTH = Request("Hello?", (), CONTEXT, decisions=DECISIONS)
 
 
 def written(request: Request, choices: list[int]) -> str:
-    """A reply in which each choice takes one of the tokens that may come next, words before letters.
-    """
+    """A reply of tokens that may come next, one for each choice; words come before letters."""
     guard = DECIDER.rules(request).guard()
     for choice in choices:
         kind, ids = guard.banned()
