@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 # Found here by all others.
-from text import SLOT, base, best_candidate, delexicalise, fill, fit_of, sayable, slots
+from text import DECISIONS, SLOT, base, best_candidate, delexicalise, fill, fit_of, sayable, slots
 
 # Sec. 3.3: predicted and teacher sequences are capped at 5.
 MAX_SKILLS = 5
@@ -147,6 +147,10 @@ class Request:
     intent: str | None = None
     emotion: str | None = None
     where: str = field(default="", compare=False)    # file, dialogue and turn, for messages
+    # d_t: what may be decided before the words, of DECISIONS; (): nothing is
+    decisions: tuple[str, ...] = ()
+    # acts that the customer may not hear, besides what the decision rules out
+    unheard: tuple[str, ...] = ()
 
 
 @dataclass
@@ -177,6 +181,10 @@ class Reply:
     bans: list[Any] = field(default_factory=list)
     # must_say that clashed with another constraint
     dropped: tuple[str, ...] = ()
+    # d_t, of DECISIONS; None where none was asked for, or none was said
+    decision: str | None = None
+    # the reply with its decision, which only environments read; None where none was asked for
+    tagged: str | None = None
 
 
 @dataclass(frozen=True)
@@ -237,6 +245,13 @@ class Step:
     def reply(self) -> str:
         """What the customer hears, with slots."""
         return self.replies[0].text
+
+    @property
+    def sent(self) -> str:
+        """What the environment is given: what the customer hears, and the decision if there is one.
+        """
+        tagged = self.replies[0].tagged
+        return self.reply if tagged is None else tagged
 
     @property
     def teacher(self) -> tuple[str, ...] | None:
@@ -320,6 +335,8 @@ class Dataset:
     note: str = ""
     # what can be checked about a reply, if anything can (MORE)
     facts: Callable[[Judged], Facts] | None = None
+    # (words with slots, B_t) -> the acts of offering and issuing a voucher that a customer hears
+    offers: Callable[[str, dict[str, str]], set[str]] | None = None
     # (split, rng) -> one reasoning task about a profile, if the dataset has profiles (MORE)
     tasks: Callable[..., Any] | None = None
 
@@ -369,6 +386,14 @@ class Message:
 
     def step(self, reply: str) -> Observation:
         return Observation("", {}, terminated=True)
+
+
+def answered(environments: Sequence[Environment], replies: Sequence[str]) -> list[Observation]:
+    """What each environment answers; customers that can be asked at once (`together`) are."""
+    together = getattr(environments[0], "together", None)
+    if together:
+        return together(environments, replies)
+    return [env.step(reply) for env, reply in zip(environments, replies)]
 
 
 def begin(start: Callable, split: str, numbers: Sequence[int], seed: int) -> list[Episode]:

@@ -22,7 +22,7 @@ from data import DataError, Dataset, Episode, ExpertState, Step, fill
 from expert import Expert, ExpertConfig, gae
 from expert_learner import ExpertBatch, ExpertLearner, labelled_states
 from hosted.judge import judge_for
-from infra.client import all_or_none
+from infra.client import ApiConfig, Client, all_or_none
 from infra.domain import as_trained, read_domain
 from infra.flags import recorded
 from infra.locks import reading_from
@@ -62,6 +62,9 @@ class Gopo(Player):
     samples = False                              # its policy is also evaluated as it is drawn
     usual: Mapping[str, int] = {}                # its own defaults of --steps and the like
     unread: Mapping[str, str] = {}               # common flags that it passes over -> the cure
+    # its language model begins each reply with a decision, and is then a single agent
+    decides = False
+    clients: Sequence[Client] = ()               # of its own hosted models
     policy: type = Expert                        # what chooses the skills
     Options: type | None = None
 
@@ -108,6 +111,17 @@ class Gopo(Player):
     @classmethod
     def refuse_options(cls, dataset: Dataset, options: Any, speaks: bool) -> None:
         """DataError if the algorithm's own flags do not suit this data, or who speaks."""
+
+    @classmethod
+    def refuse_words(cls, dataset: Dataset, lm: Any, options: Any) -> None:
+        """DataError if the algorithm cannot let this language model speak; lm: its LMConfig."""
+
+    @classmethod
+    def refuse_unreachable(cls, dataset: Dataset, options: Any, api: ApiConfig) -> None:
+        """DataError if the algorithm's own hosted models cannot be asked."""
+
+    def reach(self, api: ApiConfig) -> None:
+        """Called before training: makes the clients of the algorithm's own hosted models."""
 
     @classmethod
     def options_of(cls, config: dict) -> Any:
@@ -361,10 +375,10 @@ def load_gopo(
     config = read_config(run)
     speaks = config["run"]["replies"] == "lm"
     expert_cfg = expert_config(config)           # refuses what this version cannot read
-    if dataset is None and speaks:
+    if dataset is None and speaks and not decides(config):
         dataset = read_domain(run / "dataset.json")
     elif dataset is None:
-        # Without a language model the phrase book is needed, and dataset.json holds none.
+        # The phrase book is needed, or what customers hear; dataset.json holds neither.
         dataset = data.load_used(config["run"])
     dataset = as_trained(dataset, run)
     method, options = algorithm_of(config)
@@ -385,6 +399,12 @@ def algorithm_of(config: dict) -> tuple[type[Gopo], Any]:
     """The algorithm of a run and its options; a run from before --algo existed is GOPO's."""
     method = algorithm(config["run"].get("algo", "gopo"))
     return method, method.options_of(config)
+
+
+def decides(config: dict) -> bool:
+    """Whether the language model of a run begins its replies with a decision d_t."""
+    method = algorithm(config["run"].get("algo", "gopo"))
+    return method.decides and config["gopo"]["no_expert"]
 
 
 def expert_config(config: dict) -> ExpertConfig:

@@ -126,6 +126,7 @@ def evaluate(
     second_ear: bool = False,
     with_bleu: bool = True,
     forms: Sequence[str] = FORMS,
+    temperature: float | None = 0.0,
 ) -> tuple[Row, list[Episode]]:
     """Plays held-out dialogues and returns each metric with its interval, and what was played.
 
@@ -133,8 +134,10 @@ def evaluate(
     label       shown by the progress bar
     second_ear  adds `tse_2nd_ear`, for which the same customers are played again
     forms       what the judge fills in, apart from Eq. 8
+    temperature  of the words; 0 = the most probable token, None = as in training
     """
-    numbers, played = measure(gopo, choose, episodes, seed, split, label, second_ear, forms)
+    numbers, played = measure(
+        gopo, choose, episodes, seed, split, label, second_ear, forms, temperature)
     row = {}
     for key in numbers[0]:
         row[key] = interval_of(key, [n[key] for n in numbers], seed)
@@ -152,13 +155,15 @@ def measure(
     label: str = "",
     second_ear: bool = False,
     forms: Sequence[str] = FORMS,
+    temperature: float | None = 0.0,
 ) -> tuple[list[Numbers], list[Episode]]:
     """As `evaluate`, but returns the numbers of each dialogue."""
     dataset = gopo.dataset
     if not dataset.environment:
         episodes = min(episodes, len(getattr(dataset, split)))
     customers = begin(dataset.play, split, range(episodes), seed)
-    played = _play(gopo, choose, customers, seed, judge_by="needed", label=label)
+    played = _play(
+        gopo, choose, customers, seed, judge_by="needed", label=label, temperature=temperature)
     for form in forms:
         if not isinstance(gopo.speaker, Silence):        # nothing was said
             _fill_in(gopo.judge, form, played)
@@ -166,7 +171,8 @@ def measure(
     if second_ear and dataset.cross_check:
         customers = begin(dataset.cross_check, split, range(episodes), seed)
         label = f"{label}, second ear"
-        heard = _play(gopo, choose, customers, seed, judge_by="nobody", label=label)
+        heard = _play(
+            gopo, choose, customers, seed, judge_by="nobody", label=label, temperature=temperature)
         for row, episode in zip(numbers, heard):
             row["tse_2nd_ear"] = number_of("tse", gopo, episode)
     return numbers, played
@@ -383,9 +389,10 @@ def evaluate_run(
     checked = (trained_row(read_config(run)), "teacher")
     table: dict[str, Row] = {}
 
-    def row(name: str, gopo: Gopo, choose: Choose) -> None:
+    def row(name: str, gopo: Gopo, choose: Choose, temperature: float | None = 0.0) -> None:
         table[name], played = evaluate(
-            gopo, choose, episodes, seed, label=name, second_ear=name in checked)
+            gopo, choose, episodes, seed, label=name, second_ear=name in checked,
+            temperature=temperature)
         if look:
             look(name, gopo, choose, played)
 
@@ -397,7 +404,9 @@ def evaluate_run(
         gopo = load_gopo(run, dataset, expert, agent, judge)
         for name in names:
             chooser = CHOOSERS[chosen[name].chooser]
-            row(name, gopo, chooser(gopo, 0))
+            # where an agent decides in words, these are drawn
+            drawn = chosen[name].chooser == "sampled" and gopo.cfg.no_expert
+            row(name, gopo, chooser(gopo, 0), None if drawn else 0.0)
             if trials:
                 table[name] |= reliability(gopo, chooser, episodes, seed, trials, name)
     return {name: table[name] for name in [*more, *chosen]}

@@ -23,9 +23,11 @@ from data import (
     Observation,
     Prepared,
     Reply,
+    Request,
     Scores,
     Skill,
     Step,
+    answered,
     begin,
     delexicalise,
     fill,
@@ -190,15 +192,21 @@ class Player:
                 scores[i])
             self.score(step, len(episode.steps) + 1)
             episode.steps.append(step)
-            episode.seen = episode.env.step(step.reply)
+        sent = [episode.steps[-1].sent for episode in live]
+        for episode, seen in zip(live, answered([e.env for e in live], sent)):
+            episode.seen = seen
 
     def _prepare(self, live, states, skills, perceived) -> list[Prepared]:
         requests = []
         for e, state, chosen, labels in zip(live, states, skills, perceived):
             request = request_of(state, chosen, e.seen.context, labels, self.history_turns)
             request.where = next_turn(e)
+            self.ask_decision(e, request)
             requests.append(request)
         return self.speaker.prepare(requests)
+
+    def ask_decision(self, episode: Episode, request: Request) -> None:
+        """Asks for a decision before the words, where an algorithm has one; see systems/cmpo.py."""
 
     def _speak(self, live, prepared, group, temperature, draws) -> list[list[Reply]]:
         generators = None

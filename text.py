@@ -388,6 +388,41 @@ def forbidding(phrase: str, forbidden: Sequence[str]) -> str | None:
     return None
 
 
+# --- a decision before the words -----------------------------------------------------------------
+
+# What an agent that decides may begin its reply with: d_t of InteractCS-RL, issue a voucher or not.
+DECISIONS = ("chat", "voucher")
+TAG = re.compile(r"<(voucher|chat)>")
+
+
+def with_decision(decision: str, words: str) -> str:
+    """A reply that says its decision first.
+
+    >>> with_decision("voucher", "Here it is.")
+    '<voucher> Here it is.'
+    """
+    return f"<{decision}> {words}"
+
+
+def split_decision(text: str) -> tuple[str | None, str, bool]:
+    """(decision, words, valid) of a reply that may begin with its decision d_t.
+
+    "<voucher> ..." or "<chat> ..." comes from an agent that says its decision; None: the words
+    decide.  A tag in the middle, or a second one, is a format error.  Tags are never shown.
+
+    >>> split_decision("<voucher> Here it is.")
+    ('voucher', 'Here it is.', True)
+    >>> split_decision("Here it is. <voucher>")
+    (None, 'Here it is.', False)
+    """
+    found = TAG.findall(text)
+    if not found:
+        return None, text, True
+    first = TAG.match(text.lstrip())
+    words = " ".join(TAG.sub(" ", text).split())
+    return first.group(1) if first else None, words, len(found) == 1 and first is not None
+
+
 # --- to look at ---------------------------------------------------------------------------------
 
 def demo() -> None:

@@ -223,8 +223,9 @@ def execute(run: Path, config: dict, dataset: Dataset, stop: Stop) -> int:
     torch.set_num_threads(config["threads"])
     if is_main():
         save_domain(dataset, run / "dataset.json")
-    judge = judge_for(dataset, cfg.judge, recorded(ApiConfig, config.get("api", {})))
-    done = learn(run, config, dataset, cfg, judge, stop)
+    api = recorded(ApiConfig, config.get("api", {}))
+    judge = judge_for(dataset, cfg.judge, api)
+    done = learn(run, config, dataset, cfg, judge, api, stop)
     leave()                                      # one process is enough for the table
     if not is_main():
         return 0
@@ -237,7 +238,8 @@ def execute(run: Path, config: dict, dataset: Dataset, stop: Stop) -> int:
 
 
 def learn(
-    run: Path, config: dict, dataset: Dataset, cfg: RunConfig, judge: Judge, stop: Stop
+    run: Path, config: dict, dataset: Dataset, cfg: RunConfig, judge: Judge, api: ApiConfig,
+    stop: Stop,
 ) -> int:
     """All stages, the GOPO steps, and both agents on disk: the table reads its rows from there."""
     method, options = algorithm_of(config)
@@ -252,7 +254,10 @@ def learn(
     prepare_warm_expert(run, gopo, cfg.seed)
     if agent and not rewards.no_expert and cfg.strategy_steps:
         prepare_strategy(run, gopo, cfg.strategy_steps, cfg.seed)
+    gopo.reach(api)
     done = train(run, gopo, cfg, cfg.steps, stop)
+    for client in gopo.clients:
+        print_client(client)
     if is_main():
         # It comes last: where it is, both agents are of the same step.
         (run / "expert.safetensors").unlink(missing_ok=True)

@@ -114,6 +114,7 @@ class Form:
     high: int
     criteria: Mapping[str, str]
     steps: Sequence[str]
+    reading: str = READING                       # what the fields of the data are
 
     def system(self, extra: str = "") -> str:
         """The instructions: the same for every reply, so that a server can cache them."""
@@ -124,7 +125,7 @@ class Form:
         paragraphs = [
             f"You judge one reply of a customer service agent. {self.purpose}",
             DATA_RULE.format(task="judge"),
-            READING,
+            self.reading,
             extra,
             "\n".join([f"Criteria, each a whole number {scale}:", *criteria]),
             "\n".join(["Evaluation steps:", *steps]),

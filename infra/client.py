@@ -117,23 +117,24 @@ class Client:
 
     def ask(self, prompts: Sequence[Messages], parse: Callable[[Answer], T], *,
             max_tokens: int = 256, temperature: float = 0.0, logprobs: bool = False,
-            attempts: int = 2, seed: int | None = None,
+            attempts: int = 2, seed: int | Sequence[int] | None = None,
             names: Sequence[str] = ()) -> list[T | None]:
         """parse(answer) for each prompt, in their order; None where there was no usable answer.
 
         parse     turns an Answer into a T, or raises ValueError; then the model is asked again
                   with the words of the error, `attempts` times in all; runs in several threads
         logprobs  ask for log-probabilities; a server that refuses them is asked without
-        seed      sent if given; equal prompts are sent once, so that several samples of one
-                  prompt need several seeds
+        seed      sent if given, one for all or one for each; equal prompts with one seed are sent
+                  once, so that several samples of one prompt need several seeds
         names     what each prompt is about (file, dialogue, turn), to name those without an answer
         raises    ApiError (BudgetSpent) when asking on is of no use; answers under way are first
                   waited for, and cached
         """
         bodies = {}
         keys = []
-        for messages in prompts:
-            body = self._body(messages, max_tokens, temperature, seed)
+        seeds = seed if isinstance(seed, Sequence) else [seed] * len(prompts)
+        for messages, own in zip(prompts, seeds, strict=True):
+            body = self._body(messages, max_tokens, temperature, own)
             keys.append(canonical(body))
             bodies[keys[-1]] = body
         self._count("asked", len(bodies))

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 
 import numpy as np
@@ -25,10 +25,12 @@ from torch import Tensor
 
 from data import Prepared, Reply, Request, Skill
 from lm.config import BUILT, LMConfig
+from lm.deciding import DecidingGuard, DecidingRules
 from lm.guard import Ban, Guard, Rules
 from lm.passes import Passes, ReplyStates
 from lm.reader import Reader
 from lm.suited import end_tokens, window_of
+from text import split_decision
 
 # B replies, L tokens of a reply, V vocabulary, S states, D width of a hidden state
 BLOCK = 64
@@ -112,7 +114,7 @@ class Drawn:
 @dataclass
 class _Row:
     """One reply while it is being decoded."""
-    guard: Guard
+    guard: Guard | DecidingGuard
     ids: list[int] = field(default_factory=list)
     logp: list[float] = field(default_factory=list)
     bans: list[Ban] = field(default_factory=list)
@@ -136,6 +138,12 @@ class _Row:
         return Reply(text, self.ids + added, mask, self.logp, self.bans, dropped)
 
 
+def deciding(reply: Reply) -> Reply:
+    """A reply that was asked for a decision, its words without it."""
+    decision, words, _ = split_decision(reply.text)
+    return replace(reply, text=words, decision=decision, tagged=reply.text)
+
+
 class _Decoding:
     """Replies that are being decoded together.
 
@@ -154,7 +162,7 @@ class _Decoding:
         self.chance = torch.cat(uniforms).to(device)                         # [B, steps]
         self.rows: list[_Row] = []
         for p in prepared:
-            self.rows += [_Row(Guard(p.rules)) for _ in range(group)]
+            self.rows += [_Row(p.rules.guard()) for _ in range(group)]
         self.at = list(range(len(self.rows)))                                # position -> row
         # Positions that are still being decoded.
         self.live = [i for i in self.at if not self.rows[i].full(self.budget)]
@@ -262,10 +270,13 @@ class ConstrainedLM(Reader, Passes):
         replies = []
         for i, p in enumerate(prepared):
             rows = decoding.rows[i * group:(i + 1) * group]
-            replies.append([row.reply(p.constraints.dropped) for row in rows])
+            said = [row.reply(p.constraints.dropped) for row in rows]
+            if p.request.decisions:
+                said = [deciding(reply) for reply in said]
+            replies.append(said)
         return replies
 
-    def static_bans(self, rules: Sequence[Rules]) -> Tensor:
+    def static_bans(self, rules: Sequence[Rules | DecidingRules]) -> Tensor:
         """[S, V] True where a state's rules ban a token whatever the text so far."""
         banned = torch.zeros(len(rules), len(self.vocab.pieces), dtype=torch.bool)
         for row, r in zip(banned, rules):

@@ -22,6 +22,7 @@ import numpy as np
 
 from data import SLOT, DataError, Skill
 from lm.constraints import SEAMS, Constraints, compile_constraints, normalise
+from text import TAG
 
 # ("ban", ids that may not come) or ("allow", the only ids that may)
 Ban = tuple[str, np.ndarray]
@@ -101,7 +102,11 @@ class Vocabulary:
             if i < len(pieces):
                 pieces[i] = text.encode()
         padding = [b""] * (size - len(pieces))
-        control = [i for i, text in added.items() if not SLOT.fullmatch(text)]
+        # A decision's tag may be written, where nothing forbids it.
+        control = []
+        for i, text in added.items():
+            if not SLOT.fullmatch(text) and not TAG.fullmatch(text):
+                control.append(i)
         return cls(pieces + padding, ends, control)
 
     def containing(self, phrase: str) -> np.ndarray:
@@ -216,6 +221,9 @@ class Rules:
     def says_forbidden(self, normalised: str) -> bool:
         return any(phrase in normalised for phrase in self.phrases)
 
+    def guard(self) -> Guard:
+        return Guard(self)
+
     def inside(self, opened: bytes) -> np.ndarray:
         """The ids that may follow in a slot of which `opened` is written."""
         return np.setdiff1d(self.vocab.continuing(opened, self.names), self.static)
@@ -294,14 +302,25 @@ class Guard:
 
         They are the rest of an open slot (it was cut), then each required phrase that was not said.
         """
-        added = []
-        if self.inside is not None:
-            added += self._insert(self._slot_rest())
+        added = self.close_slot()
         for phrase in self.rules.must_say:
             if _bare(phrase) not in _bare(self.text):
-                spelled = (self._seam(phrase) + phrase).encode()
-                added += self._insert(self.vocab.spell(spelled))
+                added += self.insert(self._seam(phrase) + phrase)
         return added
+
+    def close_slot(self) -> list[int]:
+        """Ids to insert so that no slot is left open."""
+        if self.inside is None:
+            return []
+        return self._insert(self._slot_rest())
+
+    def insert(self, text: str) -> list[int]:
+        """Ids of this text, which now stands in the reply."""
+        return self._insert(self.vocab.spell(text.encode()))
+
+    def may_insert(self, text: str) -> bool:
+        """Whether the text completes nothing forbidden."""
+        return not self.rules.says_forbidden(self._seen() + normalise(text))
 
     def _slot_rest(self) -> list[int]:
         opened = self.inside
@@ -313,7 +332,7 @@ class Guard:
         """compile_constraints made sure that one of them is inside no forbidden phrase."""
         seams = SEAMS if self.written else ("", *SEAMS)
         for seam in seams:
-            if not self.rules.says_forbidden(self._seen() + normalise(seam + phrase)):
+            if self.may_insert(seam + phrase):
                 return seam
         raise AssertionError(f"no seam before {phrase!r}, which should have been dropped")
 

@@ -51,13 +51,14 @@ ANSWER = {
 
 # ------------------------------------------------------------------------------ built here
 def build_tiny(texts: Iterable[str], slot_names: Iterable[str], seed: int, width: int = 192,
-               layers: int = 3, vocabulary: int = 1024):
+               layers: int = 3, vocabulary: int = 1024, tags: Sequence[str] = ()):
     """(model, tokenizer): Qwen3's architecture at 1.4 M parameters, with random weights.
 
     texts       what the byte-level BPE is trained on
     slot_names  each slot `{price_1}` is one token
+    tags        so is each of these, the decisions of an agent that takes one
     """
-    tokenizer = _tokenizer(texts, slot_names, vocabulary)
+    tokenizer = _tokenizer(texts, slot_names, vocabulary, tags)
     torch.manual_seed(seed)
     config = Qwen3Config(
         vocab_size=-(-len(tokenizer) // 64) * 64,
@@ -76,7 +77,8 @@ def build_tiny(texts: Iterable[str], slot_names: Iterable[str], seed: int, width
     return Qwen3ForCausalLM(config), tokenizer
 
 
-def _tokenizer(texts: Iterable[str], slot_names: Iterable[str], vocabulary: int):
+def _tokenizer(texts: Iterable[str], slot_names: Iterable[str], vocabulary: int,
+               tags: Sequence[str] = ()):
     bpe = Tokenizer(BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -87,6 +89,7 @@ def _tokenizer(texts: Iterable[str], slot_names: Iterable[str], vocabulary: int)
     bpe.train_from_iterator(texts, trainer)
     names = sorted(set(slot_names))
     bpe.add_tokens([AddedToken(f"{{{name}}}", normalized=False) for name in names])
+    bpe.add_tokens([AddedToken(tag, normalized=False) for tag in tags])
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=bpe, pad_token="<|pad|>", eos_token="<|end|>", chat_template=CHAT,
         additional_special_tokens=SPECIAL[2:],
@@ -98,7 +101,7 @@ def _tokenizer(texts: Iterable[str], slot_names: Iterable[str], vocabulary: int)
 # ------------------------------------------------------------------------------ loaded
 def load_model(name: str, texts: Iterable[str] = (), slot_names: Iterable[str] = (),
                seed: int = 0, quantise: str = "none", precision: str = "fp32",
-               device: str = "cpu", frozen: bool = False):
+               device: str = "cpu", frozen: bool = False, tags: Sequence[str] = ()):
     """(model, tokenizer).  "tiny" and "nano" are built; anything else is loaded.
 
     quantise  "nf4": every linear layer but the head in 4 bits, computing in the run's precision;
@@ -108,7 +111,7 @@ def load_model(name: str, texts: Iterable[str] = (), slot_names: Iterable[str] =
               template, fewer embeddings than tokens
     """
     if name in BUILT:
-        return build_tiny(texts, slot_names, seed, *BUILT[name])
+        return build_tiny(texts, slot_names, seed, *BUILT[name], tags=tags)
     in_16_bits = precision == "bf16" and (frozen or quantise == "nf4")
     dtype = torch.bfloat16 if in_16_bits else torch.float32
     # `device_map` is a string: with several processes each has its own GPU.

@@ -16,13 +16,18 @@ from contextlib import contextmanager
 from data import SLOT, DataError, Prepared, Request, Skill, base, fit_of, sayable
 from lm.config import BUILT, LMConfig
 from lm.constraints import Constraints, compile_constraints
-from lm.guard import Vocabulary
+from lm.deciding import Decider, DecidingRules, Offers
+from lm.guard import Rules, Vocabulary
 from lm.suited import refuse_longer
 
 Message = Mapping[str, str]
 TASK = (
     "You are a customer service agent. Answer in one short message. "
     "Follow these skills, in this order:"
+)
+DECIDE = (
+    "Begin with your decision: <chat>, or <voucher> to issue the one voucher of a dialogue, which "
+    "costs money. Only after <voucher> may you say that a voucher is issued, and then you must."
 )
 FACTS = "Facts; write the name in braces, as in {price_1}, where its value should stand:"
 
@@ -35,6 +40,8 @@ class Reader:
         """width: of the model's logits; ends: ids that end a reply."""
         # Tokens that the model reads; None: no bound is known.
         self.window: int | None = None
+        # What requests that ask for a decision need.
+        self.decider: Decider | None = None
         self.tokenizer = tokenizer
         self.skills = dict(skills)
         self.must_not_say = tuple(must_not_say)
@@ -49,9 +56,25 @@ class Reader:
 
     def _prepared(self, request: Request) -> Prepared:
         constraints = self.constraints(request)
-        enforced = constraints if self.lm.constraints == "hard" else None
         ids = self.prompt(request, constraints)
-        return Prepared(request, ids, self.vocab.rules(enforced), constraints)
+        return Prepared(request, ids, self._rules(request, constraints), constraints)
+
+    def _rules(self, request: Request, constraints: Constraints) -> Rules | DecidingRules:
+        """The constraints, compiled for decoding."""
+        if self.lm.constraints == "soft":
+            return self.vocab.rules(None)
+        if request.decisions:
+            return self.decider.rules(request)
+        return self.vocab.rules(constraints)
+
+    def decide_by(self, offers: Offers) -> None:
+        """From now on requests may ask for a decision.
+
+        offers  Dataset.offers
+        """
+        self.decider = Decider(
+            self.vocab, self.encode, self.skills, self.must_not_say, offers,
+            self.lm.max_new_tokens)
 
     def constraints(self, request: Request) -> Constraints:
         skills = [self.skills[name] for name in request.skills]
@@ -120,6 +143,8 @@ class Reader:
         if tiny:
             lines += self._brief(request.context)
         else:
+            if request.decisions:
+                lines.append(DECIDE)
             lines.append(FACTS)
             lines += self._facts(request.context)
         return "\n".join(lines)

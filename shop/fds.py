@@ -32,6 +32,7 @@ from shop.customer import taught
 from shop.fds_bounds import bounds, print_bounds, table_of, verdicts
 from shop.fds_catalogue import NAME, business_context
 from shop.fds_customer import HORIZON, INTENTS, Desk
+from shop.fds_ear import hear_offers
 from shop.fds_person import DIFFICULTIES
 from shop.mgshop import shown
 
@@ -82,6 +83,7 @@ def load(
         horizon=HORIZON,
         must_not_say=tuple(book(NAME)["must_not_say"]),
         template=wording,
+        offers=hear_offers,
         note=(
             f"{NAME} ({difficulty}) is a simulated store after that of InteractCS-RL: "
             "no figure here is comparable to the paper's."),

@@ -26,7 +26,6 @@ from shop import fds_catalogue
 from shop.agenda import Need, Persona
 from shop.catalogue import phrasings
 from shop.customer import Shop
-from shop.decision import split_decision
 from shop.ear import Act, Ear
 from shop.fds_catalogue import NAME, Focus, excuses, orders, report, search
 from shop.fds_ear import hear
@@ -34,6 +33,7 @@ from shop.fds_person import UPSET, draw_hidden, upset
 from shop.fds_planner import VOUCHER, Case, plan
 from shop.reactions import WRONG_NAME, Event, Reaction
 from shop.stars import End, mark, of_delivery
+from text import split_decision
 
 HORIZON = 15                                     # turns [paper: T_max 15]
 # share of v that a voucher brings: agreed to before; unasked; before the cause was clear

@@ -102,6 +102,8 @@ ALTERNATIVES = {
         r"\b(?:get|receive|have)\b[^.,;?!]*\b(?:money back|refund)\b",
     ),
 }
+NAMED = re.compile(VOUCHER, re.I)
+OFFERS = {"propose_voucher", "issue_voucher"}
 PATTERNS = {kind: "|".join(alternatives) for kind, alternatives in ALTERNATIVES.items()}
 COMPILED = {kind: re.compile(pattern, re.I) for kind, pattern in PATTERNS.items()}
 # A negation before these acts in the clause refuses them.  The others carry theirs.
@@ -156,6 +158,18 @@ def _heard(text: str, values: tuple[tuple[str, str, str], ...]) -> tuple[Act, ..
         found += [(match.start() + at, act) for at, act in here]
     found.sort(key=_position)
     return tuple(act for _, act in found)
+
+
+def hear_offers(text: str, context: dict[str, str]) -> set[str]:
+    """Which acts about a voucher a customer hears in words with slots; most name none, and cost
+    nothing.
+
+    >>> hear_offers("I have credited a coupon to you.", {})
+    {'issue_voucher'}
+    """
+    if not NAMED.search(text):
+        return set()
+    return {act.kind for act in hear(fill(text, context), context)} & OFFERS
 
 
 def _position(found: Found) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from data import DataError
-from gopo import algorithm_of, expert_config
+from gopo import algorithm_of, decides, expert_config
 from infra.files import whole, whole_folder
 from infra.runs import read_config
 from lm.config import flat
@@ -84,6 +84,10 @@ def _other_words(base: Path, theirs: Mapping, ours: Mapping) -> list[str]:
     """Stages of the language model that the base learned in another way."""
     other, own = flat(theirs), flat(ours)
     left = []
+    if decides(theirs) != decides(ours):
+        left += FOLLOWING["untrained"]
+        print(f"--base {base}: one of both begins its replies with a decision: not taken from it: "
+              f"{', '.join(left)}")
     for stage, keys in SAME_LM.items():
         differ = [key for key in keys if other.get(key, own[key]) != own[key]]
         if differ:

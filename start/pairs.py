@@ -10,21 +10,37 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import data
-from data import MAX_SKILLS, Dataset, Dialogue, Request, base, sayable, slots
+from data import (
+    DECISION,
+    DECISIONS,
+    MAX_SKILLS,
+    Dataset,
+    Dialogue,
+    Request,
+    Turn,
+    base,
+    sayable,
+    slots,
+)
 from expert_learner import logged_history
+from text import with_decision
 
 Pair = tuple[Request, str]
 UNFOUND = 0.05                                   # of the warm start's pairs, again with empty B_t
 
 
-def warm_pairs(dialogues: Sequence[Dialogue], history_turns: int | None = None) -> list[Pair]:
+def warm_pairs(
+    dialogues: Sequence[Dialogue], history_turns: int | None = None, decides: bool = False
+) -> list[Pair]:
     """(s^A_t, human or teacher reply) of every turn that has a reply.
 
     history_turns  None: of the dual agent, which reads U_t, the skills and B_t;
                    k: of a single agent, which reads the last k turns of H_t, u_t and e_t
                    instead of skills
+    decides        each reply begins with its decision d_t: whether the turn issued a voucher
     """
     pairs = []
     for dialogue in dialogues:
@@ -36,8 +52,38 @@ def warm_pairs(dialogues: Sequence[Dialogue], history_turns: int | None = None) 
             else:
                 said = logged_history(dialogue, max(0, i - history_turns), i)
                 request = Request(turn.user, (), turn.context, said, turn.intent, turn.emotion)
-            pairs.append((request, turn.reply))
+            pair = (request, turn.reply)
+            if decides:
+                pair = decided(request, turn.reply, turn.skills, was_issued(dialogue.turns[:i]))
+            pairs.append(pair)
     return pairs
+
+
+def was_issued(turns: Sequence[Turn]) -> bool:
+    """Whether one of these turns issued a voucher."""
+    return any(DECISION in (turn.skills or ()) for turn in turns)
+
+
+def decided(
+    request: Request, reply: str, skills: Sequence[str] | None, issued: bool
+) -> tuple[Request, str]:
+    """The pair of an agent that says its decision first.
+
+    skills  those of the reply
+    issued  a voucher was issued before
+    """
+    taken = "voucher" if DECISION in (skills or ()) and not issued else "chat"
+    return may_decide(request, issued), with_decision(taken, reply)
+
+
+def may_decide(request: Request, issued: bool, control: bool = False) -> Request:
+    """The request, asking for a decision; what was issued stands in B_t, to be read.
+
+    control  of a control copy (systems/cmpo.py): it may not decide for a voucher, and does not know
+    """
+    note = {"_voucher": "issued" if issued else "none"}
+    decisions = DECISIONS if not issued and not control else DECISIONS[:1]
+    return replace(request, context=request.context | note, decisions=decisions)
 
 
 def unfound_pairs(dataset: Dataset, pairs: Sequence[Pair], seed: int) -> list[Pair]:
@@ -58,8 +104,8 @@ def unfound_pairs(dataset: Dataset, pairs: Sequence[Pair], seed: int) -> list[Pa
     return found
 
 
-def mixed_pairs(dataset: Dataset, count: int, seed: int,
-                history_turns: int | None = None) -> list[Pair]:
+def mixed_pairs(dataset: Dataset, count: int, seed: int, history_turns: int | None = None,
+                decides: bool = False) -> list[Pair]:
     """Pretraining pairs of mixed quality for the tiny model.
 
     With a phrase book: random skills for a logged state; the reply drops, adds or reorders skills
@@ -67,7 +113,7 @@ def mixed_pairs(dataset: Dataset, count: int, seed: int,
     replies belong to another turn.
     """
     rng = random.Random(seed)
-    logged = warm_pairs(dataset.train, history_turns)
+    logged = warm_pairs(dataset.train, history_turns, decides)
     if not logged:
         return []
     pairs = []
@@ -90,8 +136,14 @@ def _by_phrase_book(rng: random.Random, request: Request, dataset: Dataset, sing
         said = [skill for skill in said if rng.random() < 0.6]
         said += rng.sample(pool, rng.randint(0, min(2, len(pool))))
         rng.shuffle(said)
+    if request.decisions and "voucher" not in request.decisions:
+        said = [skill for skill in said if skill != DECISION]
     text = dataset.template(list(dict.fromkeys(said)), request.context, rng)
     text = _other_candidate(rng, text, request.context)
+    if request.decisions:
+        # as careless with the decision as with the words
+        taken = "voucher" if DECISION in said else "chat"
+        text = with_decision(taken, text)
     if single:
         return request, text
     return Request(request.user, asked, request.context), text

@@ -18,7 +18,7 @@ import torch
 import data
 from data import DataError, Dataset, opt
 from expert import ExpertConfig
-from gopo import ALGORITHMS, algorithm, algorithm_of, expert_config
+from gopo import ALGORITHMS, algorithm, algorithm_of, decides, expert_config
 from hosted.judge import hosted_model, judge_for
 from infra.client import ApiConfig
 from infra.domain import as_trained
@@ -157,7 +157,7 @@ def parse_flags(argv: Sequence[str] | None, description: str) -> Configs:
     for own in found[len(SHARED):]:
         if type(own) is method.Options:
             configs = replace(configs, options=own)
-    if method.single:
+    if method.single or (method.decides and configs.run.replies == "lm"):
         configs = replace(configs, gopo=replace(configs.gopo, no_expert=True))
     return configs
 
@@ -194,7 +194,9 @@ def settle(config: dict[str, Any], dataset: Dataset) -> dict[str, Any]:
         warm = replace(warm, warm_dialogues=len(dataset.train))
     live = dataset.environment is not None
     gopo = recorded(GopoConfig, config["gopo"]).settled(live, speaks)
-    rollouts = run["strategy_steps"] if speaks and run["strategy_steps"] else run["steps"]
+    rollouts = run["steps"]
+    if speaks and run["strategy_steps"] and not decides(config):
+        rollouts = run["strategy_steps"]
     expert = expert_config(config).settled(live, rollouts)
     return config | {
         "run": run,
@@ -353,6 +355,9 @@ def refuse_unearned(dataset: Dataset, config: dict[str, Any]) -> None:
     # what the data lacks comes first: no flag would help
     method.refuse_unsuited(dataset, cfg, speaks)
     method.refuse_options(dataset, options, speaks)
+    if speaks:
+        method.refuse_words(dataset, configs_of(config)[0], options)
+    method.refuse_unreachable(dataset, options, recorded(ApiConfig, config.get("api", {})))
     if not speaks or cfg.no_expert or not config["run"]["strategy_steps"]:
         return
     try:

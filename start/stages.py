@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from data import Dataset
 from expert import Expert, ExpertConfig
-from gopo import Gopo, strategy_only
+from gopo import Gopo, decides, strategy_only
 from infra.files import whole_folder
 from infra.processes import barrier, is_main, main_says
 from infra.runs import (
@@ -118,15 +118,17 @@ def prepare_agent(run: Path, dataset: Dataset, config: dict) -> CustomerServiceA
     if not main_says((run / "untrained").exists()):
         agent = new_agent(dataset, config)
         if agent.lm.model in BUILT and warm.pretrain_steps:
-            pairs = mixed_pairs(dataset, warm.sft_batch * warm.pretrain_steps, seed, history_turns)
+            count = warm.sft_batch * warm.pretrain_steps
+            pairs = mixed_pairs(dataset, count, seed, history_turns, decides(config))
             supervised(
                 agent, pairs, warm.pretrain_steps, warm, seed=seed,
                 progress="pretraining on talk of mixed quality")
         save_agent(agent, run / "untrained", "pretraining")
     if not main_says((run / "warm_start").exists()):
         agent = agent or load_agent(run / "untrained", dataset, config)
-        read = warm_pairs(dataset.train[:warm.warm_dialogues], history_turns)
-        dev = warm_pairs(dataset.dev, history_turns) or read
+        logs = dataset.train[:warm.warm_dialogues]
+        read = warm_pairs(logs, history_turns, decides(config))
+        dev = warm_pairs(dataset.dev, history_turns, decides(config)) or read
         unfound = unfound_pairs(dataset, read, seed)
         warm_start(agent, read + unfound, dev[:256], warm, seed + 1)
         save_agent(agent, run / "warm_start", "the warm start")
@@ -144,12 +146,14 @@ def save_agent(agent: CustomerServiceAgent, folder: Path, stage: str) -> None:
 def new_agent(dataset: Dataset, config: dict) -> CustomerServiceAgent:
     """The model before any training here: built, or loaded, with an adapter that is still idle."""
     from csagent import CustomerServiceAgent
+    from lm.deciding import TAGS
     from lm.models import load_model, with_adapter
     lm, cfg, _ = configs_of(config)
     seed, precision, device = config["run"]["seed"], config["precision"], config["device"]
+    tags = TAGS if decides(config) else ()
     model, tokenizer = load_model(
         lm.model, vocabulary_texts(dataset), slot_names(dataset), seed, lm.quantise, precision,
-        device, frozen=lm.lora_rank > 0)
+        device, frozen=lm.lora_rank > 0, tags=tags)
     if lm.lora_rank:
         model = with_adapter(model, lm.lora_rank, seed)
     return CustomerServiceAgent(

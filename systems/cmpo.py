@@ -23,25 +23,28 @@ Exercise: add --control_copies 0 --decision_anchor 0, and follow `dead_groups` a
 from __future__ import annotations
 
 import copy
-import importlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from data import DECISION, DataError, Dataset, Episode, ExpertState
+from data import DECISION, DataError, Dataset, Episode, Request, begin
 from expert import Expert, Picks
 from gopo import Gopo, GopoConfig, Seeds
+from infra.api import ApiConfig
+from infra.client import Client
 from infra.processes import all_mean, all_sum, world_size
 from perception import reading
 from policies import keyed
+from start.pairs import may_decide
 from surrogate import clipped_gain
 from systems.cmpo_config import UNREAD, CMPOConfig
+from systems.cmpo_words import Words, refuse_soft_controls
 from systems.decision import decision_log_odds, exact_kl, uniform_anchor
+from systems.hosted_parts import Hosted, genrm_of
 from systems.interactcs import (
     CONTROLLERS,
     Price,
@@ -53,9 +56,9 @@ from systems.interactcs import (
     turn_rewards,
     turn_weights,
 )
+from systems.shown import Shown
+from systems.talks import Talk, Turns, paid
 
-# dataset -> whose rules know its acts
-GENRMS = {"fds": "shop.genrm:RuleGenRM"}
 PROPOSAL = "propose_voucher"                     # leads to it: withheld from a control copy as well
 WARM_UP = 0.1                                    # of all steps, in which the step size rises
 ANCHOR_END = 0.2                                 # share of the anchor's weight at the end
@@ -67,52 +70,12 @@ WOUND_UP = "the integral has been at its limit for 10 steps: --lambda_max is too
 
 # B turns, S positions of a sequence, K skills
 
-# --- what was played ------------------------------------------------------------------------------
-
-@dataclass
-class Talk:
-    """One dialogue of a group, as CMPO sees it."""
-    episode: Episode
-    group: int
-    control: bool                                # it could offer no voucher
-    issued: list[int]                            # [T] d_t
-    R_O: float | None                            # None: no mark was given
-    process: list[float | None]                  # [T] R_P,t
-
-    @property
-    def scored(self) -> bool:
-        return self.R_O is not None and None not in self.process
-
-
-@dataclass
-class Turns:
-    """The turns of several dialogues, flat."""
-    states: list[ExpertState] = field(default_factory=list)
-    skills: list[tuple[str, ...]] = field(default_factory=list)
-    advantage: list[float] = field(default_factory=list)
-    dialogue: list[int] = field(default_factory=list)
-
-    def could(self, skill: str) -> list[bool]:
-        """In which turns a skill could have been chosen."""
-        return [skill not in state.banned for state in self.states]
-
-
-def genrm_of(name: str, dataset: Dataset) -> Any:
-    """Who marks single turns (Eq. 6): `score` of what a judge sees -> S_j; or None."""
-    if name == "none":
-        return None
-    if dataset.name not in GENRMS:
-        raise DataError(
-            f"--genrm rules has no rules for {dataset.name}, only for {', '.join(GENRMS)}: add "
-            "--genrm none")
-    module, _, found = GENRMS[dataset.name].partition(":")
-    return getattr(importlib.import_module(module), found)(dataset.skills)
-
 
 class CMPO(Gopo):
     """Gopo's loop, with groups of dialogues, a price, and Eq. 9 in the place of Eq. 7."""
     Options = CMPOConfig
     samples = True
+    decides = True
     usual = {"steps": 300, "eval_every": 50, "save_every": 50}
     unread = UNREAD
 
@@ -129,14 +92,19 @@ class CMPO(Gopo):
 
     @classmethod
     def refuse_options(cls, dataset: Dataset, options: CMPOConfig, speaks: bool) -> None:
-        if speaks:
-            raise DataError(
-                "--algo cmpo learns the strategy alone until now: add --replies template")
         if world_size() > options.customers:
             raise DataError(
                 f"--customers {options.customers} is fewer than the {world_size()} processes: "
                 "every one needs a customer")
         genrm_of(options.genrm, dataset)
+
+    @classmethod
+    def refuse_words(cls, dataset: Dataset, lm: Any, options: CMPOConfig) -> None:
+        if dataset.offers is None:
+            raise DataError(
+                "--algo cmpo with a language model needs to know which words issue a voucher: "
+                f"{dataset.name} does not say; use --dataset fds, or --replies template")
+        refuse_soft_controls(lm.constraints, options.control_copies)
 
     def __init__(
         self, dataset, expert, agent, judge, cfg: GopoConfig, speaker=None, options=None
@@ -148,11 +116,30 @@ class CMPO(Gopo):
         # the frozen warm start, by which every run of `train` begins; never written to disk
         self.reference: Expert | None = None
         self.genrm = genrm_of(self.options.genrm, dataset)
+        self.hosted: Hosted | None = None        # customers or a process judge that are models
+        self.marked: dict[int, list] = {}        # marks of a hosted judge, by the episode's number
         self.withheld = tuple(name for name in (DECISION, PROPOSAL) if name in dataset.skills)
+        self.words: Words | None = None
+        if agent:
+            agent.decide_by(dataset.offers)
+            self.words = Words(agent, self.options)
+
+    @classmethod
+    def refuse_unreachable(cls, dataset: Dataset, options: CMPOConfig, api: ApiConfig) -> None:
+        Hosted(options, dataset, api).close()
+
+    def reach(self, api: ApiConfig) -> None:
+        self.hosted = Hosted(self.options, self.dataset, api)
+
+    @property
+    def clients(self) -> Sequence[Client]:
+        return self.hosted.clients if self.hosted else ()
 
     def freeze(self) -> None:
         """Keeps the policy as it is now as the reference of Eq. 9, unless there is one."""
-        if self.reference is None:
+        if self.words:
+            self.words.freeze()
+        elif self.reference is None:
             self.reference = copy.deepcopy(self.expert).requires_grad_(False)
 
     # --- (1) playing ----------------------------------------------------------------------------
@@ -167,7 +154,7 @@ class CMPO(Gopo):
         episodes = []
         for customer in customers:
             for place in range(G):
-                episode, = self.episodes(split, [customer], seed)
+                episode, = self.practice(split, [customer], seed)
                 episode.number = customer * G + place
                 if place >= free:
                     episode.withheld = self.withheld
@@ -175,6 +162,12 @@ class CMPO(Gopo):
                     self._other_luck(episode, place)
                 episodes.append(episode)
         return episodes
+
+    def practice(self, split: str, customers: Sequence[int], seed: int) -> list[Episode]:
+        """Dialogues to learn from, before their first turn."""
+        if self.hosted and self.hosted.customers:
+            return begin(self.hosted.customers.play, split, customers, seed)
+        return self.episodes(split, customers, seed)
 
     def _other_luck(self, episode: Episode, place: int) -> None:
         if not hasattr(episode.env, "luck"):
@@ -190,15 +183,45 @@ class CMPO(Gopo):
             # the phrase book's wording is luck as well
             def words(number: int, turn: int, drawn=words) -> torch.Generator:
                 return drawn(number // self.options.copies, turn)
-        return self.play(
+        played = self.play(
             self.copies("train", numbers, seed), self.chooser(keyed(seeds.skills)), draws=words,
             judge_by=self.cfg.judge_by)
+        self.ask_marks(played)
+        return played
+
+    def ask_marks(self, played: Sequence[Episode]) -> None:
+        """A hosted judge marks all turns at once, here: where it is gone, no process learns."""
+        if not (self.hosted and self.hosted.genrm):
+            return
+        judged = []
+        for episode in played:
+            judged += [step.judged for step in episode.steps]
+        marks = iter(self.hosted.genrm.score(judged))
+        self.marked = {e.number: [next(marks) for _ in e.steps] for e in played}
+
+    def ask_decision(self, episode: Episode, request: Request) -> None:
+        """The decision d_t before the words, where a language model speaks; at most one voucher."""
+        if not self.words:
+            return
+        issued = DECISION in episode.seen.banned or self._said_issued(episode)
+        control = DECISION in episode.withheld
+        asked = may_decide(request, issued, control)
+        request.context, request.decisions = asked.context, asked.decisions
+        if control:
+            request.unheard = self.withheld
+
+    def _said_issued(self, episode: Episode) -> bool:
+        """Whether a reply of a talk that nobody plays was heard as issuing (`Answer.respond`)."""
+        said = [reply for _, reply in episode.state().history]
+        return any(DECISION in self.dataset.offers(reply, {}) for reply in said)
 
     # --- (2) rewards ----------------------------------------------------------------------------
 
     def talk(self, episode: Episode) -> Talk:
         """A dialogue with what Eqs. 5 and 6 need of it."""
         issued = [int(DECISION in step.skills) for step in episode.steps]
+        if self.words:
+            issued = paid(episode)
         control = DECISION in episode.withheld
         group = episode.number // self.options.copies
         return Talk(episode, group, control, issued, self.ended(episode), self.process(episode))
@@ -216,10 +239,12 @@ class CMPO(Gopo):
 
     def process(self, episode: Episode) -> list[float | None]:
         """R_P,t of each turn; 0 where nobody marks turns."""
-        if self.genrm is None:
+        marks = self.marked.get(episode.number)
+        if marks is None and self.genrm is None:
             return [0.0] * len(episode.steps)
-        marks = self.genrm.score([step.judged for step in episode.steps])
-        return [process_credit(row) for row in marks]
+        if marks is None:
+            marks = self.genrm.score([step.judged for step in episode.steps])
+        return [None if row is None else process_credit(row) for row in marks]
 
     def comparable(self, talks: Sequence[Talk]) -> list[Talk]:
         """Dialogues that were scored, in groups of at least two such."""
@@ -261,7 +286,8 @@ class CMPO(Gopo):
         talks = [self.talk(episode) for episode in played]
         kept = self.comparable(talks)
         row = self.told(talks, kept)
-        row |= self.update(self.turns(kept, self.advantages(kept)), len(kept))
+        turns = self.turns(kept, self.advantages(kept))
+        row |= self.speak_better(turns, len(kept)) if self.words else self.update(turns, len(kept))
         self.price = CONTROLLERS[self.options.control](
             self.price, row["voucher_rate"], self.gains)
         row["voucher_rate_ema"] = self.price.rate
@@ -275,6 +301,8 @@ class CMPO(Gopo):
                 flat.skills.append(step.skills)
                 flat.advantage.append(advantage)
                 flat.dialogue.append(number)
+                if self.words:
+                    flat.spoken.add(step.prepared, step.replies[0], advantage, number)
         return flat
 
     def update(self, turns: Turns, dialogues: int) -> dict[str, float | None]:
@@ -292,17 +320,29 @@ class CMPO(Gopo):
         self.expert.rollouts += 1
         return shown.row()
 
+    def speak_better(self, turns: Turns, dialogues: int) -> dict[str, float | None]:
+        """AdamW on Eq. 9 where a language model speaks."""
+        n, decisions = all_sum(dialogues, turns.spoken.open())
+        if not n:
+            return Shown(decisions, "grad_norm").row()
+        shown = self.words.learn(turns.spoken, n, decisions, self.schedule())
+        self.expert.rollouts += 1
+        return shown.row()
+
     def schedule(self) -> float:
         """Sets the step size of this step; returns the anchor's weight.  Both fall by a cosine."""
         cfg, options = self.expert.cfg, self.options
+        optimiser, highest = self.learner.optimiser, cfg.expert_lr
+        if self.words:
+            optimiser, highest = self.agent.optimizer, self.agent.cfg.agent_lr
         total = cfg.expert_decay or 1
         done = min(int(self.expert.rollouts), total)
         rising = max(1, round(WARM_UP * total))
         falling = 0.5 * (1 + math.cos(math.pi * max(0, done - rising) / max(1, total - rising)))
-        lr = cfg.expert_lr * (options.lr_end + (1 - options.lr_end) * falling)
+        lr = highest * (options.lr_end + (1 - options.lr_end) * falling)
         if done < rising:
-            lr = cfg.expert_lr * (done + 1) / rising
-        for group in self.learner.optimiser.param_groups:
+            lr = highest * (done + 1) / rising
+        for group in optimiser.param_groups:
             group["lr"] = lr
         return options.decision_anchor * (ANCHOR_END + (1 - ANCHOR_END) * falling)
 
@@ -443,28 +483,3 @@ class CMPO(Gopo):
         self.freeze()
         super().restore(parts)
         self.price = Price.of(parts["price"]["price"])
-
-
-class Shown:
-    """What an update reports, summed over processes at the end."""
-
-    def __init__(self, decisions: float):
-        self.decisions = decisions               # turns of all processes that could issue a voucher
-        self.sums = dict.fromkeys(("loss", "kl", "clipped", "entropy_decision"), 0.0)
-        self.norm: float | None = None
-
-    def add(self, **terms: Tensor) -> None:
-        for name, term in terms.items():
-            self.sums[name] += float(term.detach())
-
-    def decide(self, log_voucher: Tensor, log_chat: Tensor) -> None:
-        """The entropy of the two-way decision, nats."""
-        p, rest = log_voucher.detach().exp(), log_chat.detach().exp()
-        entropy = -(p * log_voucher.detach() + rest * log_chat.detach())
-        self.add(entropy_decision=entropy.nan_to_num().sum() / self.decisions)
-
-    def row(self) -> dict[str, float | None]:
-        if self.norm is None:
-            return dict.fromkeys([*self.sums, "grad_norm_expert"])
-        names = list(self.sums)
-        return dict(zip(names, all_sum(*self.sums.values()))) | {"grad_norm_expert": self.norm}

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from data import opt
+from hosted.judge import hosted_model
 from infra.flags import refuse_below, refuse_not_positive, refuse_other_words
 from systems.interactcs import CONTROLLERS, Gains
 
@@ -16,7 +17,6 @@ WORDS = {
     "scale": ("batch", "group", "none"),
     "ratio": ("turn", "token"),
     "customer_noise": ("paired", "own"),
-    "genrm": ("rules", "none"),
 }
 
 NO_CRITIC = "CMPO compares the copies of a customer and has no critic; leave it out"
@@ -85,7 +85,11 @@ class CMPOConfig:
     process_weight: float = opt(
         0.5, "CMPO: weight of the process credit of Eq. 6 [release: 2 on the scale 1..5]")
     genrm: str = opt(
-        "rules", "CMPO: who marks single turns for Eq. 6: rules, or none")
+        "rules", "CMPO: who marks single turns for Eq. 6: rules, none, or api:MODEL, a model of "
+        "the server at --api_base")
+    customer: str = opt(
+        "rules", "CMPO: who the customers are in training: rules, or api:MODEL, a model that plays "
+        "those of fds; tables are always played with rules")
     customers: int = opt(
         16, "CMPO: customers in a step; each has --copies dialogues [paper: 32]")
     copies: int = opt(
@@ -115,6 +119,14 @@ class CMPOConfig:
 
     def __post_init__(self):
         refuse_other_words(self, WORDS)
+        if self.genrm not in ("rules", "none"):
+            hosted_model(self.genrm, "--genrm", "rules, none")
+        if self.customer != "rules":
+            hosted_model(self.customer, "--customer", "rules")
+            if self.genrm == "rules":
+                raise ValueError(
+                    "--customer api:MODEL speaks freely, and --genrm rules reads the phrase book "
+                    "alone: add --genrm api:MODEL, or none")
         refuse_not_positive(self, "lambda_max", "rate_ema", "cmpo_clip")
         refuse_below(self, {
             "lambda0": 0, "k_p": 0, "k_i": 0, "k_d": 0, "dual_gain": 0, "session_weight": 0,

@@ -10,14 +10,19 @@ import random
 
 import torch
 
+from csagent import CustomerServiceAgent
 from data import Dataset, Dialogue, Episode, Labels, Observation, Outcome, Skill, Turn
 from expert import ExpertConfig
 from judge import RuleJudge
+from lm.config import AgentConfig, LMConfig
+from lm.deciding import TAGS
+from lm.models import build_tiny
 from play import GopoConfig
 from policies import keyed
 from start.warm_expert import warm_expert
 from systems.cmpo import CMPO
 from systems.cmpo_config import CMPOConfig
+from text import split_decision
 
 SKILLS = {
     "explain": Skill("explain", examples=("This is why.",)),
@@ -48,12 +53,16 @@ class Customer:
         rng = self.rng("person")
         self.eager = rng.random() < 0.3
         self.issued = 0
+        self.valid = True
         self.turn = 0
         return self.observe()
 
     def step(self, reply: str) -> Observation:
         self.turn += 1
-        self.issued += "in your account" in reply
+        self.heard = reply
+        decision, words, valid = split_decision(reply)
+        self.valid = self.valid and valid
+        self.issued += "issue_voucher" in offers(words, {}) and decision != "chat"
         return self.observe()
 
     def stars(self) -> int:
@@ -64,7 +73,8 @@ class Customer:
         over = self.turn >= self.turns
         satisfaction = self.stars() if over else None
         outcome = Outcome(
-            over, vouchers=self.issued, satisfaction=satisfaction, valid=self.issued <= 1)
+            over, vouchers=self.issued, satisfaction=satisfaction,
+            valid=self.issued <= 1 and self.valid)
         words = EAGER if self.eager else CALM
         user = self.rng("words", self.turn).choice(words)
         banned = ("issue_voucher",) if self.issued else ()
@@ -75,6 +85,16 @@ class Customer:
 
 def template(skills, context, rng) -> str:
     return " ".join(SKILLS[name].examples[0] for name in skills) or "Hm."
+
+
+def offers(text: str, context: dict) -> set[str]:
+    """The acts about a voucher that a customer hears."""
+    heard = set()
+    if "in your account" in text:
+        heard.add("issue_voucher")
+    if "a voucher help" in text:
+        heard.add("propose_voucher")
+    return heard
 
 
 def logged(split: str, number: int) -> Dialogue:
@@ -103,7 +123,7 @@ def load(data_dir=None, turns: int = TURNS) -> Dataset:
         made[split] = [logged(split, number) for number in range(count)]
     return Dataset(
         "small", SKILLS, ("complain",), ("neutral",), **made, environment=environment,
-        template=template, horizon=turns, note="a tiny shop for tests")
+        template=template, horizon=turns, offers=offers, note="a tiny shop for tests")
 
 
 # --- CMPO on it -----------------------------------------------------------------------------------
@@ -118,6 +138,19 @@ def made(steps: int = 40, warm: bool = True, turns: int = 3, **flags) -> CMPO:
     if warm:
         warm_expert(expert, shop, 0)
     return CMPO(shop, expert, None, RuleJudge(shop.skills), GopoConfig(), options=options)
+
+
+def made_of_words(**flags) -> CMPO:
+    """CMPO on the tiny shop with a small language model that has read nothing."""
+    shop = load()
+    torch.manual_seed(0)
+    options = CMPOConfig(**({"customers": 4, "genrm": "none", "cmpo_epochs": 1} | flags))
+    expert = CMPO.new_policy(shop, ExpertConfig(width=24, history=1, expert_decay=40), options)
+    model, tokenizer = build_tiny([*EAGER, *CALM, "This is why."] * 9, (), 0, 64, 2, 320, TAGS)
+    lm, cfg = LMConfig(max_new_tokens=32), AgentConfig(agent_lr=5e-3)
+    agent = CustomerServiceAgent(model, tokenizer, shop.skills, (), cfg, lm)
+    return CMPO(
+        shop, expert, agent, RuleJudge(shop.skills), GopoConfig(no_expert=True), options=options)
 
 
 def practised(cmpo: CMPO, customers=(3, 4, 5), seed: int = 1) -> list[Episode]:

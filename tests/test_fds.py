@@ -9,13 +9,13 @@ from data import DataError, best_candidate, fill, slots
 from shop import fds, fds_second_ear
 from shop.agenda import EMOTIONS, OPENER
 from shop.catalogue import book, phrasings, skill_pool, template
-from shop.decision import split_decision
 from shop.fds_catalogue import LEVELS, business_context, excuses, orders, profiles, report
 from shop.fds_customer import HORIZON, INTENTS, Desk
 from shop.fds_person import DIFFICULTIES, MIX, VALUES
 from shop.fds_planner import VOUCHER, plan
 from shop.stars import End, mark, of_delivery, of_shop
 from tests.customers import by_chance, over, played
+from text import split_decision
 
 SPLITS = ("train", "dev", "test")
 POOL = list(skill_pool("fds"))
