@@ -61,6 +61,7 @@ class Gopo(Player):
     plays = True                                 # False: learns from logs alone (supervised)
     samples = False                              # its policy is also evaluated as it is drawn
     usual: Mapping[str, int] = {}                # its own defaults of --steps and the like
+    candidates = 4                               # its own default of --group
     policy: type = Expert                        # what chooses the skills
     Options: type | None = None
 
@@ -123,6 +124,21 @@ class Gopo(Player):
     @classmethod
     def prepare_policy(cls, policy: Expert, dataset: Dataset) -> None:
         """Called after perception is trained and before anything is played; GOPO does nothing."""
+
+    @classmethod
+    def more_pairs(
+        cls, dataset: Dataset, pairs: Sequence[Any], options: Any, seed: int
+    ) -> list[Any]:
+        """What the language model's warm start reads besides logged `pairs`; GOPO: nothing."""
+        return []
+
+    @classmethod
+    def warm_key(cls, options: Any) -> Any:
+        """What decides `more_pairs`: runs that differ in it share no warm start."""
+        return None
+
+    def begin(self, run: Path, seed: int) -> None:
+        """Called once after the warm start, before a checkpoint is read; GOPO does nothing."""
 
     def chooser(self, draws: Draws | None = None, greedy: bool = False) -> Choose:
         """Who chooses the skills; see `by_policy`."""
@@ -327,6 +343,7 @@ ALGORITHMS = {
     "memento": "baselines.memento:Memento",
     "imitation": "baselines.imitation:Imitation",
     "cmpo": "systems.cmpo:CMPO",
+    "more": "systems.more_train:MORE",
 }
 
 

@@ -252,6 +252,7 @@ def learn(
     prepare_warm_expert(run, gopo, cfg.seed)
     if agent and not rewards.no_expert and cfg.strategy_steps:
         prepare_strategy(run, gopo, cfg.strategy_steps, cfg.seed)
+    gopo.begin(run, cfg.seed)
     done = train(run, gopo, cfg, cfg.steps, stop)
     if is_main():
         # It comes last: where it is, both agents are of the same step.

@@ -90,7 +90,16 @@ def _other_words(base: Path, theirs: Mapping, ours: Mapping) -> list[str]:
             left += FOLLOWING[stage]
             print(f"--base {base} has another --{differ[0]}: not taken from it: "
                   f"{', '.join(FOLLOWING[stage])}")
+    if _read_besides(theirs) != _read_besides(ours) and "warm_start" not in left:
+        left += FOLLOWING["warm_start"]
+        print(f"--base {base} read something else besides the logs: not taken from it: warm_start")
     return left
+
+
+def _read_besides(config: Mapping[str, Any]) -> Any:
+    """What the warm start reads besides the logs."""
+    method, options = algorithm_of(dict(config))
+    return method.warm_key(options)
 
 
 def take_base(base: Path, run: Path, stages: Sequence[str]) -> None:

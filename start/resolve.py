@@ -46,9 +46,9 @@ class RunConfig:
     """What is trained, on what, and where it is written."""
     algo: str = opt(
         "gopo", f"how is learned: {', '.join(ALGORITHMS)}; sft and ppo are single agents, without "
-        "an Expert (baselines/); cmpo serves under a budget (systems/)")
+        "an Expert (baselines/); cmpo serves under a budget, more has several rewards (systems/)")
     dataset: str = opt(
-        "mgshop", "mgshop, tmallbrand-a, tmallbrand-b or fds (simulated shops), multiwoz or star "
+        "mgshop", "mgshop, tmallbrand-a, tmallbrand-b, fds or sale (simulated), multiwoz or star "
         "(real dialogues), or the path of your own logs, logs.jsonl")
     replies: str = opt(
         "lm", "lm: a language model writes them; template: the shop's phrase book does, and "
@@ -162,7 +162,8 @@ def settle(config: dict[str, Any], dataset: Dataset) -> dict[str, Any]:
     """
     run = dict(config["run"])
     speaks = run["replies"] == "lm"
-    usual = DEFAULTS[run["replies"]] | algorithm(run.get("algo", "gopo")).usual
+    method = algorithm(run.get("algo", "gopo"))
+    usual = DEFAULTS[run["replies"]] | method.usual
     for name, value in usual.items():
         if run[name] is None:
             run[name] = value
@@ -171,6 +172,8 @@ def settle(config: dict[str, Any], dataset: Dataset) -> dict[str, Any]:
     if run["difficulty"] is None and run["dataset"] == "fds":
         run["difficulty"] = "hard"
     lm, agent, warm = configs_of(config)
+    if config["agent"].get("group") is None:
+        agent = replace(agent, group=method.candidates)
     if warm.warm_dialogues is None:
         warm = replace(warm, warm_dialogues=len(dataset.train))
     live = dataset.environment is not None
