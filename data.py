@@ -386,35 +386,45 @@ def load(
     conduct: bool = False,
     split: str | None = None,
     difficulty: str | None = None,
+    sale_rates: str | None = None,
 ) -> Dataset:
     """A dataset by name (a key of `DATASETS`) or by path (`logs.jsonl`).
 
     conduct  multiwoz: with EmoWOZ's labels (non-commercial)
     split    star: "dialogue", or "task" with tasks in test that training never saw
     difficulty  fds: "hard" or "easy", the mix of customers
+    sale_rates  sale: "clean" or "paper", the yearly rates of its profiles
     """
-    if conduct and name != "multiwoz":
-        raise DataError(f"--conduct adds EmoWOZ's labels to multiwoz; {name} has none")
-    if split and name != "star":
-        raise DataError(f"--split chooses how star is split; {name} has one split")
-    if difficulty and name != "fds":
-        raise DataError(f"--difficulty chooses the customers of fds; {name} has one mix")
+    options = _options(
+        name, conduct=conduct, split=split, difficulty=difficulty, rates=sale_rates)
     if name.endswith(".jsonl"):
         return importlib.import_module("corpora.jsonl").load_jsonl(Path(name))
     if name not in DATASETS:
         raise DataError(
             f"--dataset {name}: unknown; use one of {', '.join(DATASETS)}, "
             "or the path of your own logs ending in .jsonl")
-    options: dict[str, Any] = {}
-    if conduct:
-        options["conduct"] = True
-    if split:
-        options["split"] = split
-    if difficulty:
-        options["difficulty"] = difficulty
     module, function = DATASETS[name].split(":")
     make = getattr(importlib.import_module(module), function)
     return make(Path(data_dir), **options)
+
+
+# option -> the dataset that has it, and what is said to any other
+OPTIONS = {
+    "conduct": ("multiwoz", "--conduct adds EmoWOZ's labels to multiwoz; {} has none"),
+    "split": ("star", "--split chooses how star is split; {} has one split"),
+    "difficulty": ("fds", "--difficulty chooses the customers of fds; {} has one mix"),
+    "rates": ("sale", "--sale_rates chooses the rates of sale; {} has none"),
+}
+
+
+def _options(name: str, **given: Any) -> dict[str, Any]:
+    """The options that were given; DataError if the dataset does not have one of them."""
+    chosen = {option: value for option, value in given.items() if value}
+    for option in chosen:
+        owner, refusal = OPTIONS[option]
+        if name != owner:
+            raise DataError(refusal.format(name))
+    return chosen
 
 
 def load_used(config: dict[str, Any], data_dir: str | Path | None = None) -> Dataset:
@@ -422,4 +432,5 @@ def load_used(config: dict[str, Any], data_dir: str | Path | None = None) -> Dat
     folder = data_dir or config["data_dir"]
     conduct = config.get("conduct", False)
     return load(
-        config["dataset"], folder, conduct, config.get("split"), config.get("difficulty"))
+        config["dataset"], folder, conduct, config.get("split"), config.get("difficulty"),
+        config.get("sale_rates"))

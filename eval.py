@@ -13,14 +13,16 @@ Try it:  python eval.py --run runs/mgshop-gopo-0 --episodes 100 --show 1
          a model of a server as judge (--judge api:MODEL needs --api_base):
          python eval.py --run RUN --judge api:MODEL --api_base http://127.0.0.1:8000/v1
          the paper's tables, see experiments/paper.py:
-         python eval.py --paper --dataset mgshop --seeds 5"""
+         python eval.py --paper --dataset mgshop --seeds 5
+         MORE's study on the simulated world sale, see experiments/more_study.py:
+         python eval.py --paper --dataset sale --seeds 5"""
 from __future__ import annotations
 
 import contextlib
 import io
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -195,6 +197,8 @@ def run_paper(measured: MeasureConfig, paper: PaperConfig, api: ApiConfig) -> in
             "--judge api:, --cs_agent and --expert need --api_base, the address of the server, "
             "e.g. http://127.0.0.1:8000/v1")
     name = measured.dataset or "mgshop"
+    if name == "sale":
+        return run_sale(measured, paper)
     seeds = paper.seeds
     episodes = measured.episodes
     if paper.quick:
@@ -217,6 +221,24 @@ def run_paper(measured: MeasureConfig, paper: PaperConfig, api: ApiConfig) -> in
         workers = 2 if paper.model in BUILT else 1
     said = command("eval.py", *sys.argv[1:])
     return conduct(settings, workers, api, measured.data_dir, said)
+
+
+def run_sale(measured: MeasureConfig, paper: PaperConfig) -> int:
+    """MORE's study; its rows are single agents, judged by rules."""
+    from experiments.more_rows import ROWS, Settings
+    from experiments.more_study import OUT, conduct
+    hosted = measured.cs_agent or measured.expert or measured.judge != "rules"
+    if hosted or paper.train_on:
+        raise DataError(
+            "--paper --dataset sale has rows of its own (docs/more.md): leave out --train_on, "
+            "--judge, --cs_agent and --expert")
+    calls, seeds = measured.episodes, paper.seeds
+    if paper.quick:
+        calls, seeds = min(calls, 100), 1
+    settings = Settings(model=paper.model, calls=calls)
+    if paper.steps:
+        settings = replace(settings, steps=paper.steps)
+    return conduct(settings, range(seeds), list(ROWS), OUT)
 
 
 def check(

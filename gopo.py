@@ -340,6 +340,7 @@ ALGORITHMS = {
     "gopo": "gopo:Gopo",
     "sft": "baselines.sft:SFT",
     "ppo": "baselines.ppo:PPO",
+    "dpo": "baselines.dpo:DPO",
     "memento": "baselines.memento:Memento",
     "imitation": "baselines.imitation:Imitation",
     "cmpo": "systems.cmpo:CMPO",

@@ -6,7 +6,7 @@ line of ROWS."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -28,6 +28,7 @@ from start.pairs import mixed_pairs, warm_pairs
 from start.stages import new_agent
 from start.supervised import supervised
 from systems.more_config import MoreConfig
+from systems.more_train import MORE
 
 MORE_ROW = "MORE"
 HISTORY = ExpertConfig().history
@@ -85,6 +86,7 @@ ROWS: dict[str, Row] = {
     "scaffold sentences, no scaffold steps": Row(
         {"more_scaffold_steps": 0, "more_scaffold_warm": 0.5}),
     "scaffold alone": Row(learns=False),
+    "DPO": Row(NOT_REASONING, "dpo", tables="A"),
     "PPO": Row(NOT_REASONING, "ppo", tables="A"),
 }
 for _name in ("NAT", "RSN", "FID", "COV", "RUD", "RGE"):
@@ -192,11 +194,11 @@ class Maker:
         if row.algo != "more":
             own = method.Options() if method.Options else WarmConfig()
         gopo = method(self.dataset, policy, agent, judge_for(self.dataset), cfg, options=own)
-        if row.algo == "more":
+        if isinstance(gopo, MORE):
             self._scaffold(gopo, seed, name)
         return gopo
 
-    def _scaffold(self, more: Any, seed: int, name: str) -> None:
+    def _scaffold(self, more: MORE, seed: int, name: str) -> None:
         """The reasoning stage, made once a seed for rows that begin it alike."""
         options = more.options
         if options.more_scaffold_steps and not options.more_merge and name != "untrained":
@@ -230,7 +232,3 @@ def trained(agent: CustomerServiceAgent) -> dict[str, Tensor]:
 def put(agent: CustomerServiceAgent, weights: Mapping[str, Tensor]) -> None:
     agent.model.load_state_dict(weights, strict=False)
 
-
-def common(settings: Settings) -> dict[str, Any]:
-    """What a cell must have been made with."""
-    return asdict(replace(settings))

@@ -16,7 +16,7 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ import numpy as np
 
 import data
 from data import DataError, Dataset
-from experiments.more_rows import MEAN, MORE_ROW, ROWS, Maker, Settings, common, trained
+from experiments.more_rows import MEAN, MORE_ROW, ROWS, Maker, Settings, trained
 from experiments.more_tables import say
 from experiments.strategy import checked, slug
 from gopo import Gopo
@@ -144,7 +144,7 @@ def study(
 def cell_in(maker: Maker, out: Path, name: str, seed: int) -> Cell:
     """A cell of the folder; made if it is not there."""
     path = out / slug(name) / f"{seed}.json"
-    made_with = {"row": name} | common(maker.settings)
+    made_with = {"row": name, "settings": asdict(maker.settings)}
     if not path.exists():
         lambdas = None
         if ROWS[name].flags.get("more_weights") == MEAN:

@@ -93,7 +93,8 @@ class LMConfig:
 class AgentConfig:
     """How the Customer Service Agent learns by Eqs. 9a-9d."""
     group: int | None = opt(
-        None, "replies per state; their mean reward is the baseline; default 4, 8 with --algo more")
+        None, "replies per state; their mean reward is the baseline; default 4, 8 with --algo "
+        "more and dpo")
     agent_lr: float = opt(2e-4, "AdamW step size of the policy gradient")
     micro_batch: int | None = opt(
         None,

@@ -21,7 +21,8 @@ WARM = "warm_expert.safetensors"
 STAGES = (UNTRAINED, WARM, *STRATEGY, "untrained", "warm_start")
 # Part of config.json -> settings that must be equal, or the base is refused.
 SAME = {
-    "run": ("dataset", "seed", "replies", "conduct", "split", "difficulty"),
+    "run": ("dataset", "seed", "replies", "conduct", "split", "difficulty",
+            "sale_rates"),
     "gopo": ("no_expert",),
     "expert": ("width", "history", "sentences", "hide_ngrams", "encoder"),
 }

@@ -30,11 +30,13 @@ from tqdm import tqdm
 from data import DataError, Dataset, Dialogue, Episode, Facts, Judged, Prepared, Reply, Request
 from expert_learner import logged_history
 from gopo import Gopo, GopoConfig
+from hosted.judge import LLMJudge
 from infra.processes import world_size
 from infra.runs import Log, load_tensors, refuse_ruined, save_tensors
 from policies import keyed
 from systems.more import LEAST_STD, centred, group_advantage, mix, owa, rank_weights, spreads
 from systems.more_config import MoreConfig
+from systems.more_judge import LLMRewards
 from systems.more_norms import cosines, gradient_norms
 from systems.more_rewards import RuleRewards, numbers
 from systems.more_tasks import Tasks, accuracy, fixed_tasks, is_right, task_pairs
@@ -82,12 +84,14 @@ class MORE(Gopo):
     single = True
     plays = False
     candidates = 8
+    rewards_flag = "more_rewards"
     usual = {"steps": 120, "eval_every": 40, "save_every": 20}
 
     @classmethod
     def refuse_unsuited(cls, dataset: Dataset, cfg: GopoConfig, speaks: bool) -> None:
         if world_size() > 1:
-            raise DataError("--algo more runs in one process until now: start it without torchrun")
+            raise DataError(
+                "--algo more and dpo run in one process until now: start without torchrun")
         super().refuse_unsuited(dataset, cfg, speaks)
 
     @classmethod
@@ -98,8 +102,8 @@ class MORE(Gopo):
         unknown = [name for name in options.names if name in NEED_FACTS]
         if unknown and dataset.facts is None:
             raise DataError(
-                f"--more_rewards {','.join(unknown)}: {dataset.name} has no facts to check them "
-                "by; give others, as --more_rewards NAT,RUD,RGE,BLEU")
+                f"--{cls.rewards_flag} {','.join(unknown)}: {dataset.name} has no facts to check "
+                f"them by; give others, as --{cls.rewards_flag} NAT,RUD,RGE,BLEU")
 
     @classmethod
     def more_pairs(
@@ -131,7 +135,12 @@ class MORE(Gopo):
             self.grpo = Learner(agent, self.options)
 
     def marker_of(self, names: Sequence[str]) -> Any:
-        """Who marks replies: `rate(items, facts)` -> a mark for each name, or None."""
+        """Who marks replies: `rate(items, facts)` -> a mark for each name, or None.
+
+        With --judge api:MODEL it is that model, else rules.
+        """
+        if isinstance(self.judge, LLMJudge):
+            return LLMRewards(self.judge, names)
         return RuleRewards(names)
 
     # --- before the steps -----------------------------------------------------------------------
@@ -329,7 +338,7 @@ class MORE(Gopo):
             words += [len(reply.text.split()) for reply in group]
         row |= {"numbers": float(np.mean(held)), "reply_words": float(np.mean(words))}
         self.numbers = self.numbers or row["numbers"]
-        row["unscored"] = float(R.isnan().float().mean())
+        row["unscored"] = float(rewards.isnan().any(0).float().mean())
         row["mixed"] = mixed_share(R)
         row["weak"] = mixed_share(R, WEAK, above=False)
         return row
