@@ -412,6 +412,7 @@ def load(
     split: str | None = None,
     difficulty: str | None = None,
     warm_generosity: float | None = None,
+    sale_rates: str | None = None,
 ) -> Dataset:
     """A dataset by name (a key of `DATASETS`) or by path (`logs.jsonl`).
 
@@ -419,43 +420,41 @@ def load(
     split    star: "dialogue", or "task" with tasks in test that training never saw
     difficulty  fds: "hard" or "easy", the mix of customers
     warm_generosity  fds: share of the customers to whom the teacher of the logs gives a voucher
+    sale_rates  sale: "clean" or "paper", the yearly rates of its profiles
     """
-    _refuse_foreign(name, conduct, split, difficulty, warm_generosity)
+    options = _options(
+        name, conduct=conduct or None, split=split, difficulty=difficulty,
+        generosity=warm_generosity, rates=sale_rates)
     if name.endswith(".jsonl"):
         return importlib.import_module("corpora.jsonl").load_jsonl(Path(name))
     if name not in DATASETS:
         raise DataError(
             f"--dataset {name}: unknown; use one of {', '.join(DATASETS)}, "
             "or the path of your own logs ending in .jsonl")
-    asked = {
-        "conduct": conduct or None,
-        "split": split or None,
-        "difficulty": difficulty or None,
-        "generosity": warm_generosity,
-    }
-    options = {key: value for key, value in asked.items() if value is not None}
     module, function = DATASETS[name].split(":")
     make = getattr(importlib.import_module(module), function)
     return make(Path(data_dir), **options)
 
 
-def _refuse_foreign(
-    name: str,
-    conduct: bool,
-    split: str | None,
-    difficulty: str | None,
-    warm_generosity: float | None,
-) -> None:
-    """DataError for an option that belongs to another dataset."""
-    if conduct and name != "multiwoz":
-        raise DataError(f"--conduct adds EmoWOZ's labels to multiwoz; {name} has none")
-    if split and name != "star":
-        raise DataError(f"--split chooses how star is split; {name} has one split")
-    if difficulty and name != "fds":
-        raise DataError(f"--difficulty chooses the customers of fds; {name} has one mix")
-    if warm_generosity is not None and name != "fds":
-        raise DataError(
-            f"--warm_generosity is of the planner who wrote the logs of fds; {name} has none")
+# option -> the dataset that has it, and what is said to any other
+OPTIONS = {
+    "conduct": ("multiwoz", "--conduct adds EmoWOZ's labels to multiwoz; {} has none"),
+    "split": ("star", "--split chooses how star is split; {} has one split"),
+    "difficulty": ("fds", "--difficulty chooses the customers of fds; {} has one mix"),
+    "generosity": (
+        "fds", "--warm_generosity is of the planner who wrote the logs of fds; {} has none"),
+    "rates": ("sale", "--sale_rates chooses the rates of sale; {} has none"),
+}
+
+
+def _options(name: str, **given: Any) -> dict[str, Any]:
+    """The options that were given; DataError if the dataset does not have one of them."""
+    chosen = {option: value for option, value in given.items() if value is not None}
+    for option in chosen:
+        owner, refusal = OPTIONS[option]
+        if name != owner:
+            raise DataError(refusal.format(name))
+    return chosen
 
 
 def load_used(config: dict[str, Any], data_dir: str | Path | None = None) -> Dataset:
@@ -464,4 +463,4 @@ def load_used(config: dict[str, Any], data_dir: str | Path | None = None) -> Dat
     conduct = config.get("conduct", False)
     return load(
         config["dataset"], folder, conduct, config.get("split"), config.get("difficulty"),
-        config.get("warm_generosity"))
+        config.get("warm_generosity"), config.get("sale_rates"))

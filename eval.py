@@ -16,7 +16,9 @@ Try it:  python eval.py --run runs/mgshop-gopo-0 --episodes 100 --show 1
          the paper's tables, see experiments/paper.py:
          python eval.py --paper --dataset mgshop --seeds 5
          those of InteractCS-RL, at the level of strategy, see experiments/budget.py:
-         python eval.py --paper --dataset fds"""
+         python eval.py --paper --dataset fds
+         MORE's study on the simulated world sale, see experiments/more_study.py:
+         python eval.py --paper --dataset sale --seeds 5"""
 from __future__ import annotations
 
 import contextlib
@@ -223,6 +225,8 @@ def run_paper(measured: MeasureConfig, paper: PaperConfig, api: ApiConfig) -> in
         return run_budget(measured, paper)
     if paper.difficulty:
         raise DataError(f"--difficulty chooses the customers of fds; {name} has one mix")
+    if name == "sale":
+        return run_sale(measured, paper)
     seeds = paper.seeds
     episodes = measured.episodes
     if paper.quick:
@@ -268,6 +272,24 @@ def run_budget(measured: MeasureConfig, paper: PaperConfig) -> int:
     study = Study(
         Path(folder), paper.difficulty or "hard", seeds, paper.steps or STEPS, episodes)
     return conduct(study, paper.workers or 2, command("eval.py", *sys.argv[1:]))
+
+
+def run_sale(measured: MeasureConfig, paper: PaperConfig) -> int:
+    """MORE's study; its rows are single agents, judged by rules."""
+    from experiments.more_rows import ROWS, Settings
+    from experiments.more_study import OUT, conduct
+    hosted = measured.cs_agent or measured.expert or measured.judge != "rules"
+    if hosted or paper.train_on:
+        raise DataError(
+            "--paper --dataset sale has rows of its own (docs/more.md): leave out --train_on, "
+            "--judge, --cs_agent and --expert")
+    calls, seeds = measured.episodes, paper.seeds
+    if paper.quick:
+        calls, seeds = min(calls, 100), 1
+    settings = Settings(model=paper.model, calls=calls)
+    if paper.steps:
+        settings = replace(settings, steps=paper.steps)
+    return conduct(settings, range(seeds), list(ROWS), OUT)
 
 
 def check(

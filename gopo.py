@@ -65,6 +65,7 @@ class Gopo(Player):
     # its language model begins each reply with a decision, and is then a single agent
     decides = False
     clients: Sequence[Client] = ()               # of its own hosted models
+    candidates = 4                               # its own default of --group
     policy: type = Expert                        # what chooses the skills
     Options: type | None = None
 
@@ -138,6 +139,21 @@ class Gopo(Player):
     @classmethod
     def prepare_policy(cls, policy: Expert, dataset: Dataset) -> None:
         """Called after perception is trained and before anything is played; GOPO does nothing."""
+
+    @classmethod
+    def more_pairs(
+        cls, dataset: Dataset, pairs: Sequence[Any], options: Any, seed: int
+    ) -> list[Any]:
+        """What the language model's warm start reads besides logged `pairs`; GOPO: nothing."""
+        return []
+
+    @classmethod
+    def warm_key(cls, options: Any) -> Any:
+        """What decides `more_pairs`: runs that differ in it share no warm start."""
+        return None
+
+    def begin(self, run: Path, seed: int) -> None:
+        """Called once after the warm start, before a checkpoint is read; GOPO does nothing."""
 
     def chooser(self, draws: Draws | None = None, greedy: bool = False) -> Choose:
         """Who chooses the skills; see `by_policy`."""
@@ -339,9 +355,11 @@ ALGORITHMS = {
     "gopo": "gopo:Gopo",
     "sft": "baselines.sft:SFT",
     "ppo": "baselines.ppo:PPO",
+    "dpo": "baselines.dpo:DPO",
     "memento": "baselines.memento:Memento",
     "imitation": "baselines.imitation:Imitation",
     "cmpo": "systems.cmpo:CMPO",
+    "more": "systems.more_train:MORE",
 }
 
 

@@ -1,7 +1,8 @@
-"""The clipped gain of Schulman et al. 2017 (their Eq. 7), which three learners share.
+"""The clipped gain of Schulman et al. 2017 (their Eq. 7), which four learners share.
 
 Eq. 7 of the Expert sums it over the picks of a turn (expert.py), PPO averages it over tokens
-(baselines/ppo_equations.py), and CMPO over the turns of a dialogue (systems/interactcs.py).
+(baselines/ppo_equations.py), and so does MORE (systems/more.py); CMPO averages over the turns of a
+dialogue (systems/interactcs.py).
 Only how they add it up differs, so this file holds what is the same."""
 from __future__ import annotations
 

@@ -255,6 +255,7 @@ def learn(
     if agent and not rewards.no_expert and cfg.strategy_steps:
         prepare_strategy(run, gopo, cfg.strategy_steps, cfg.seed)
     gopo.reach(api)
+    gopo.begin(run, cfg.seed)
     done = train(run, gopo, cfg, cfg.steps, stop)
     for client in gopo.clients:
         print_client(client)

@@ -92,7 +92,9 @@ class LMConfig:
 @dataclass(frozen=True)
 class AgentConfig:
     """How the Customer Service Agent learns by Eqs. 9a-9d."""
-    group: int = opt(4, "replies per state; their mean reward is the baseline")
+    group: int | None = opt(
+        None, "replies per state; their mean reward is the baseline; default 4, 8 with --algo "
+        "more and dpo")
     agent_lr: float = opt(2e-4, "AdamW step size of the policy gradient")
     micro_batch: int | None = opt(
         None,
@@ -127,7 +129,7 @@ class AgentConfig:
 
     def settled_for(self, model: str) -> AgentConfig:
         """The config in which every default that depends on the model is a number."""
-        return with_defaults(self, {"micro_batch": 4 if model in BUILT else 1})
+        return with_defaults(self, {"group": 4, "micro_batch": 4 if model in BUILT else 1})
 
 
 @dataclass(frozen=True)

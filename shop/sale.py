@@ -23,13 +23,14 @@ import json
 import random
 import re
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from data import Dataset, Dialogue, Facts, Judged, Request, Turn
+from data import DataError, Dataset, Dialogue, Facts, Judged, Request, Turn
 from shop.sale_bounds import bounds, print_bounds, verdicts
 from shop.sale_caller import HORIZON, MOVES, Caller
 from shop.sale_logs import FLAWS, logged_call, taught_call
-from shop.sale_profile import Profile, draw_cell, draw_profile, profile_of, skill_pool
+from shop.sale_profile import RATES, Profile, draw_cell, draw_profile, profile_of, skill_pool
 
 __all__ = ["FLAWS", "Caller", "Task", "facts", "load", "tasks"]
 
@@ -159,9 +160,9 @@ MAC = {
 PNR = ("interest", "left", "within")
 
 
-def tasks(split: str, rng: random.Random) -> Task:
+def tasks(split: str, rng: random.Random, rates: str = "clean") -> Task:
     """One task about a new profile of the split; every key is equally likely."""
-    profile = draw_profile(rng, split)
+    profile = draw_profile(rng, split, rates)
     key = rng.choice([*MAC, *PNR])
     if key in MAC:
         form, words = MAC[key]
@@ -197,7 +198,11 @@ def load(data_dir: Path | None = None, rates: str = "clean") -> Dataset:
 
     data_dir  unused: the book comes with the code
     rates     "clean": a small model can learn the interest; "paper": two decimals, see sale_profile
+    raises    DataError for other rates
     """
+    if rates not in RATES:
+        raise DataError(f"--sale_rates must be one of {', '.join(RATES)}, got {rates!r}")
+
     def environment(split: str, number: int, seed: int) -> Caller:
         return Caller(seed, split, number, rates=rates)
 
@@ -217,7 +222,7 @@ def load(data_dir: Path | None = None, rates: str = "clean") -> Dataset:
         horizon=HORIZON,
         note=NOTE,
         facts=facts,
-        tasks=tasks,
+        tasks=partial(tasks, rates=rates),
     )
 
 

@@ -48,7 +48,7 @@ def careless_agent(
     answers = [act for act in acts if act != "invite"]
     profile = caller.profile
     if rng.random() < flaws["wrong"]:
-        profile = with_another(profile, answers, rng)
+        profile = with_another(profile, answers, rng, caller.rates)
     parts = []
     if rng.random() < flaws["robotic"]:
         parts.append(rng.choice(book()["stock"]))
@@ -76,14 +76,16 @@ def _invitation(caller: Caller, rng: random.Random, repeated: float) -> str:
     return caller.worded(("invite",), rng)
 
 
-def with_another(profile: Profile, acts: list[str], rng: random.Random) -> Profile:
+def with_another(
+    profile: Profile, acts: list[str], rng: random.Random, rates: str = "clean"
+) -> Profile:
     """The profile with one value of another customer, one that an act of the reply says."""
     sources = [SOURCE[act] for act in acts if act in SOURCE]
     if not sources:
         return profile
     slot = rng.choice(sources)
     while True:
-        other = getattr(draw_profile(rng, "train"), slot)
+        other = getattr(draw_profile(rng, "train", rates), slot)
         if slot == "expiry":
             # of the same month, for the days left are counted within it
             other = profile.today[:3] + other[3:]

@@ -21,7 +21,8 @@ WARM = "warm_expert.safetensors"
 STAGES = (UNTRAINED, WARM, *STRATEGY, "untrained", "warm_start")
 # Part of config.json -> settings that must be equal, or the base is refused.
 SAME = {
-    "run": ("dataset", "seed", "replies", "conduct", "split", "difficulty", "warm_generosity"),
+    "run": ("dataset", "seed", "replies", "conduct", "split", "difficulty", "warm_generosity",
+            "sale_rates"),
     "gopo": ("no_expert",),
     "expert": ("width", "history", "sentences", "hide_ngrams", "encoder"),
 }
@@ -94,7 +95,16 @@ def _other_words(base: Path, theirs: Mapping, ours: Mapping) -> list[str]:
             left += FOLLOWING[stage]
             print(f"--base {base} has another --{differ[0]}: not taken from it: "
                   f"{', '.join(FOLLOWING[stage])}")
+    if _read_besides(theirs) != _read_besides(ours) and "warm_start" not in left:
+        left += FOLLOWING["warm_start"]
+        print(f"--base {base} read something else besides the logs: not taken from it: warm_start")
     return left
+
+
+def _read_besides(config: Mapping[str, Any]) -> Any:
+    """What the warm start reads besides the logs."""
+    method, options = algorithm_of(dict(config))
+    return method.warm_key(options)
 
 
 def take_base(base: Path, run: Path, stages: Sequence[str]) -> None:

@@ -45,10 +45,11 @@ DEFAULTS = {
 class RunConfig:
     """What is trained, on what, and where it is written."""
     algo: str = opt(
-        "gopo", f"how is learned: {', '.join(ALGORITHMS)}; sft and ppo are single agents, without "
-        "an Expert (baselines/); cmpo serves under a budget (systems/)")
+        "gopo", f"how is learned: {', '.join(ALGORITHMS)}; sft, ppo and dpo are single agents, "
+        "without an Expert (baselines/); cmpo serves under a budget, more has several rewards "
+        "(systems/)")
     dataset: str = opt(
-        "mgshop", "mgshop, tmallbrand-a, tmallbrand-b or fds (simulated shops), multiwoz or star "
+        "mgshop", "mgshop, tmallbrand-a, tmallbrand-b, fds or sale (simulated), multiwoz or star "
         "(real dialogues), or the path of your own logs, logs.jsonl")
     replies: str = opt(
         "lm", "lm: a language model writes them; template: the shop's phrase book does, and "
@@ -80,6 +81,9 @@ class RunConfig:
         None, "fds only: share of the customers to whom the planner of the logs, blind to cost, "
         "gives a voucher that is worth anything, in [0, 1]; default .48: V of the logs is then "
         "about .45, as that of the paper's SFT")
+    sale_rates: str | None = opt(
+        None, "sale only: clean (3.65 k percent, which a small model can learn) or paper (3.6 to "
+        "23.9, two decimals to compute); default clean for tiny and nano, paper for others")
     resume: str | None = opt(
         None, "go on with this run directory; its config.json is used, of the flags only --steps "
         "and those of the API count")
@@ -181,7 +185,8 @@ def settle(config: dict[str, Any], dataset: Dataset) -> dict[str, Any]:
     """
     run = dict(config["run"])
     speaks = run["replies"] == "lm"
-    usual = DEFAULTS[run["replies"]] | algorithm(run.get("algo", "gopo")).usual
+    method = algorithm(run.get("algo", "gopo"))
+    usual = DEFAULTS[run["replies"]] | method.usual
     for name, value in usual.items():
         if run[name] is None:
             run[name] = value
@@ -190,6 +195,8 @@ def settle(config: dict[str, Any], dataset: Dataset) -> dict[str, Any]:
     if run["dataset"] == "fds":
         run |= _of_fds(run)
     lm, agent, warm = configs_of(config)
+    if config["agent"].get("group") is None:
+        agent = replace(agent, group=method.candidates)
     if warm.warm_dialogues is None:
         warm = replace(warm, warm_dialogues=len(dataset.train))
     live = dataset.environment is not None
@@ -291,6 +298,7 @@ def resolve(configs: Configs, held: ExitStack) -> tuple[Path, dict, Dataset]:
 
 def started(configs: Configs, held: ExitStack) -> tuple[Path, dict, Dataset]:
     """A new run: everything that can be refused is refused before the directory is touched."""
+    configs = with_rates(configs)
     cfg = configs.run
     if cfg.output_dir:
         refuse_occupied(Path(cfg.output_dir), cfg.overwrite)
@@ -325,6 +333,15 @@ def started(configs: Configs, held: ExitStack) -> tuple[Path, dict, Dataset]:
         if cfg.base:
             take_base(Path(cfg.base), run, shared)
     return run, config, dataset
+
+
+def with_rates(configs: Configs) -> Configs:
+    """The flags with the rates of `sale` filled in: they decide what its customers are."""
+    run = configs.run
+    if run.dataset != "sale" or run.sale_rates:
+        return configs
+    rates = "clean" if configs.lm.model in BUILT else "paper"
+    return replace(configs, run=replace(run, sale_rates=rates))
 
 
 def data_of(run: Mapping[str, Any], trained: str | None) -> Dataset:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from data import Dataset
 from expert import Expert, ExpertConfig
-from gopo import Gopo, decides, strategy_only
+from gopo import Gopo, algorithm_of, decides, strategy_only
 from infra.files import whole_folder
 from infra.processes import barrier, is_main, main_says
 from infra.runs import (
@@ -130,7 +130,9 @@ def prepare_agent(run: Path, dataset: Dataset, config: dict) -> CustomerServiceA
         read = warm_pairs(logs, history_turns, decides(config))
         dev = warm_pairs(dataset.dev, history_turns, decides(config)) or read
         unfound = unfound_pairs(dataset, read, seed)
-        warm_start(agent, read + unfound, dev[:256], warm, seed + 1)
+        method, options = algorithm_of(config)
+        further = method.more_pairs(dataset, read, options, seed)
+        warm_start(agent, read + unfound + further, dev[:256], warm, seed + 1)
         save_agent(agent, run / "warm_start", "the warm start")
     agent = agent or load_agent(run / "warm_start", dataset, config)
     agent.freeze_embedding([reply for _, reply in warm_pairs(dataset.train, history_turns)])

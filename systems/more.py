@@ -30,7 +30,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from baselines.ppo_equations import clipped_surrogate
+from surrogate import clipped_gain
 
 # S prompts, M candidates of each, B = S M replies in that order, n rewards, L tokens of a reply
 
@@ -127,9 +127,8 @@ def grpo_loss(
     -1.2
     """
     _check_grpo(logp, ref_logp, advantage, beta, average)
-    spread = advantage[:, None].expand_as(logp)
     if average == "token":
-        loss = clipped_surrogate(logp, old_logp, spread, mask, clip)
+        loss = -_clipped_mean(logp, old_logp, advantage, mask, clip)
         if ref_logp is None or not beta:
             return loss
         return loss + beta * kl_to_reference(logp, ref_logp, mask)
@@ -140,6 +139,19 @@ def grpo_loss(
         each.append(grpo_loss(
             logp[one], old_logp[one], ref, advantage[one], mask[one], clip, beta))
     return torch.stack(each).mean()
+
+
+def _clipped_mean(
+    logp: Tensor, old_logp: Tensor, advantage: Tensor, mask: Tensor, clip: float
+) -> Tensor:
+    """The clipped gain of each drawn token, averaged over the mask."""
+    if old_logp.shape != logp.shape or mask.shape != logp.shape or not mask.any():
+        shapes = [tuple(x.shape) for x in (logp, old_logp, mask)]
+        raise ValueError(
+            f"grpo_loss wants equal shapes and a mask that is not empty, got {shapes}")
+    keep = mask.bool()
+    log_ratio = logp[keep] - old_logp[keep].detach()                                 # [N]
+    return clipped_gain(log_ratio, advantage[:, None].expand_as(logp)[keep], clip).mean()
 
 
 def _check_grpo(

@@ -42,14 +42,26 @@ def reward_gradients(
              of one reward sum to ghat_j
     raises   ValueError on shapes, or more parts than prompts
     """
-    weights = _weights(logp, rewards, parts)                                         # [parts, n, B]
+    weights = reward_weights(rewards, parts)
+    _refuse_other_count(logp, rewards)
+    return inner_products(backward_rows(weights, logp, mask, params), parts)
+
+
+def backward_rows(
+    weights: Tensor, logp: Tensor, mask: Tensor, params: Sequence[Tensor]
+) -> Tensor:
+    """Gradients of sum_i w_i log pi(y_i), one backward pass for each row of weights.
+
+    weights  [k, B]; a row of zeros costs no pass
+    logp     [B, L] with its graph, which is kept
+    returns  [k, P]; those of several micro-batches add up
+    """
     log_pi = torch.where(mask.bool(), logp, torch.zeros_like(logp)).sum(1)           # [B]
-    rows = [_gradient(row, log_pi, params) for row in weights.flatten(0, 1)]
-    return _inner(torch.stack(rows), parts)
+    return torch.stack([_gradient(row, log_pi, params) for row in weights])
 
 
 def _gradient(weights: Tensor, log_pi: Tensor, params: Sequence[Tensor]) -> Tensor:
-    """Gradient of sum_i w_i log pi(y_i), flat; no backward pass where every weight is 0.  [P]"""
+    """[P] flat."""
     if not weights.any():
         return log_pi.new_zeros(sum(p.numel() for p in params))
     found = torch.autograd.grad(
@@ -72,24 +84,39 @@ def head_gradients(
     rewards  [n, S, M] with S M = B
     returns  [parts, n, parts, n], as `reward_gradients`; needs parts x n matrices of V D numbers
     """
-    weights = _weights(ids, rewards, parts).to(hidden.dtype)                         # [parts, n, B]
+    weights = reward_weights(rewards, parts)
+    _refuse_other_count(ids, rewards)
+    return inner_products(head_rows(weights, logits, hidden, ids, mask), parts)
+
+
+def head_rows(
+    weights: Tensor, logits: Tensor, hidden: Tensor, ids: Tensor, mask: Tensor
+) -> Tensor:
+    """`backward_rows` of the output matrix alone, without a backward pass.
+
+    weights  [k, B]
+    returns  [k, V D]; those of several micro-batches add up
+    """
     keep = mask.bool()
     error = -logits.detach()[keep].softmax(-1)                                       # [N, V]
     error[torch.arange(len(error)), ids[keep]] += 1
     states = hidden.detach()[keep]                                                   # [N, D]
     reply = torch.arange(len(ids), device=ids.device)[:, None].expand_as(ids)[keep]  # [N]
     rows = []
-    for row in weights.flatten(0, 1):
+    for row in weights.to(hidden.dtype):
         rows.append((error.T @ (row[reply, None] * states)).flatten())               # [V D]
-    return _inner(torch.stack(rows), parts)
+    return torch.stack(rows)
 
 
-def _weights(replies: Tensor, rewards: Tensor, parts: int) -> Tensor:
-    """w of ghat_j = grad sum_i w_ij log pi(y_i): [parts, n, B], 0 outside the part's prompts."""
+def reward_weights(rewards: Tensor, parts: int = 1) -> Tensor:
+    """w of ghat_j = grad sum_i w_ij log pi(y_i), 0 outside the part's prompts.
+
+    rewards  [n, S, M]; NaN = unscored
+    returns  [parts n, B], part by part
+    raises   ValueError on shapes, or more parts than prompts
+    """
     check_rewards("a gradient", rewards)
     n, S, M = rewards.shape
-    if S * M != len(replies):
-        raise ValueError(f"{len(replies)} replies, but rewards for {S} x {M}")
     if not 1 <= parts <= S:
         raise ValueError(f"parts is between 1 and the {S} prompts, got {parts}")
     weights = -centred(rewards) / (S * M)
@@ -98,10 +125,17 @@ def _weights(replies: Tensor, rewards: Tensor, parts: int) -> Tensor:
     for part in range(parts):
         inside = (part_of == part)[:, None].to(weights.dtype)
         rows.append((weights * inside).reshape(n, S * M))
-    return torch.stack(rows)
+    return torch.cat(rows)
 
 
-def _inner(rows: Tensor, parts: int) -> Tensor:
+def _refuse_other_count(replies: Tensor, rewards: Tensor) -> None:
+    S, M = rewards.shape[1:]
+    if S * M != len(replies):
+        raise ValueError(f"{len(replies)} replies, but rewards for {S} x {M}")
+
+
+def inner_products(rows: Tensor, parts: int) -> Tensor:
+    """<g, g'> of gradients [parts n, P], part by part: [parts, n, parts, n]."""
     n = len(rows) // parts
     return (rows @ rows.T).reshape(parts, n, parts, n)
 

@@ -28,6 +28,7 @@ from shop.sale_profile import (
     skill_pool,
     split_of,
 )
+from start.resolve import parse_flags, with_rates
 from systems.more_rewards import RuleRewards, scaffold_format, scaffold_reward
 
 ADA = Profile("Ms", "Adams", "07", "50000", "7.30", "20", "06-03", "06-12")
@@ -446,3 +447,32 @@ def test_command_line(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(sys, "argv", ["sale.py", "--bounds", "--episodes", "0"])
     with pytest.raises(SystemExit):
         sale.main()
+
+
+# --- rates ----------------------------------------------------------------------------------------
+
+def test_rates_of_the_papers_kind_reach_logs_customers_and_tasks(monkeypatch):
+    monkeypatch.setattr(sale, "SIZES", {"train": 20, "dev": 1, "test": 1})
+    dataset = data.load("sale", sale_rates="paper")
+    seen = {turn.context["_apr"] for dialogue in dataset.train for turn in dialogue.turns}
+    rng = random.Random(0)
+    seen |= {dataset.tasks("train", rng).request.context["_apr"] for _ in range(20)}
+    seen.add(dataset.play("dev", 0).reset().context["_apr"])
+    assert seen <= set(RATES["paper"])
+    assert not seen <= set(RATES["clean"])
+
+
+def test_other_rates_and_other_datasets_are_refused():
+    with pytest.raises(DataError, match="--sale_rates must be one of clean, paper, got 'low'"):
+        data.load("sale", sale_rates="low")
+    with pytest.raises(DataError, match="--sale_rates chooses the rates of sale; mgshop has none"):
+        data.load("mgshop", sale_rates="paper")
+
+
+@pytest.mark.parametrize("flags, rates", [
+    ([], "clean"), (["--model", "org/large"], "paper"), (["--sale_rates", "paper"], "paper")])
+def test_a_large_model_meets_the_papers_rates(flags, rates):
+    configs = parse_flags(["--dataset", "sale", "--algo", "more", *flags], "")
+    assert with_rates(configs).run.sale_rates == rates
+    other = parse_flags(["--dataset", "mgshop"], "")
+    assert with_rates(other).run.sale_rates is None
