@@ -139,7 +139,7 @@ class _Row:
 class _Decoding:
     """Replies that are being decoded together.
 
-    Those that ended are skipped, and dropped from the batch once they are half of it.  A position
+    Those that ended are skipped, and dropped from the batch once they are a quarter of it.  A position
     in the batch therefore says little: `at` gives the row of each."""
 
     def __init__(self, speaker: ConstrainedLM, prepared: Sequence[Prepared], group: int,
@@ -168,7 +168,7 @@ class _Decoding:
         for number in range(self.budget):
             if not self.live:
                 return
-            if len(self.live) <= len(self.at) // 2:
+            if 4 * len(self.live) <= 3 * len(self.at):
                 self._drop_ended()
             self._step(number)
 
