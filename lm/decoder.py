@@ -139,8 +139,8 @@ class _Row:
 class _Decoding:
     """Replies that are being decoded together.
 
-    Those that ended are skipped, and dropped from the batch once they are a quarter of it.  A position
-    in the batch therefore says little: `at` gives the row of each."""
+    Those that ended are skipped, and dropped from the batch once they are a quarter of it.  A
+    position in the batch therefore says little: `at` gives the row of each."""
 
     def __init__(self, speaker: ConstrainedLM, prepared: Sequence[Prepared], group: int,
                  heat: float, generators: Sequence[torch.Generator | None]):
