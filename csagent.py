@@ -323,7 +323,7 @@ class CustomerServiceAgent(ConstrainedLM):
         L_p = 0.0
         scored = [i for i, x in enumerate(batch) if is_scored(x)]
         if scored:
-            logp = token_logp(logits[scored], ids[scored])                           # [b, L]
+            logp = token_logp(logits, ids)[scored]                                   # [b, L]
             rewarded = [batch[i] for i in scored]
             term, L_p = self._policy_terms(
                 logp, mask[scored], rewarded, distance[scored], totals

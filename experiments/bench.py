@@ -1,25 +1,39 @@
-"""Two measurements of the Customer Service Agent: its speed, and what the hard constraint is worth.
+"""How fast everything is, beside transformers and older code; what a hard constraint is worth.
 
-Speeds are ratios of one interleaved run, for machines are noisy; nothing here is a test.
-Try it:  python -m experiments.bench --speed               sampling against `transformers.generate`,
+Machines are noisy.  Therefore what is compared takes turns in one run, each state of the code in a
+process of its own (bench_rows.py), and CPU seconds stand beside those of the clock.  Nothing here
+is a test.
+Try it:  python -m experiments.bench                       the table of speed, of this code
+         python -m experiments.bench --against v1 --quick  beside that of another commit
+         python -m experiments.bench --speed               sampling against `transformers.generate`,
                                                            update against a plain padded fp32 step
          python -m experiments.bench --violations 20000    replies of a randomly initialised model
                                                            under random rules, hard and soft"""
 from __future__ import annotations
 
 import argparse
+import contextlib
+import json
+import os
 import random
 import re
+import shutil
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from csagent import SLOTS, CustomerServiceAgent, demo_agent
-from data import Prepared, Reply, Request, Skill
+from data import DataError, Prepared, Reply, Request, Skill
+from infra.terminal import forgive
 from lm.constraints import violations
 from lm.precision import pick_precision
 
@@ -135,6 +149,160 @@ def speed(rounds: int = 7) -> None:
     )
 
 
+# ------------------------------------------------------------------------------ the table
+HOUSE = Path(__file__).parent.parent
+WORKER = Path(__file__).with_name("bench_rows.py")
+# Row -> what it is called, in what it is told (1e6: microseconds a unit; 1: seconds), and the aim
+# as a ratio to the other commit; the last four to transformers, or none.
+TABLE: dict[str, tuple[str, str, float, str]] = {
+    "joint_16": ("joint step, 16 dialogues", "us a token", 1e6, "2"),
+    "joint_64": ("joint step, 64 dialogues", "us a token", 1e6, "3, to 16 dialogues"),
+    "strategy_stage": ("strategy stage, one epoch", "us a turn", 1e6, "3"),
+    "playing": ("playing alone, phrase book", "us a turn", 1e6, "3"),
+    "supervised": ("supervised step, 64 replies", "s", 1, "2"),
+    "evaluation": ("evaluation with the LM", "s", 1, "3"),
+    "help": ("train.py --help", "s", 1, "under 2 s"),
+    "import": ("import gopo", "s", 1, "under 2 s"),
+    "sampling": ("sampling 64 x 48", "s", 1, ""),
+    "update": ("update of the same", "s", 1, ""),
+    "plain_sampling": ("sampling, transformers' generate", "s", 1, "3.4 of ours"),
+    "plain_update": ("update, plain padded step", "s", 1, "4 of ours"),
+}
+COMMANDS = {"help": ["train.py", "--help"], "import": ["-c", "import gopo"]}
+Figure = Mapping[str, float]                     # "cpu" and "wall" seconds a unit
+
+
+class Code:
+    """A state of the project's code, and a process in its folder that does rows."""
+
+    def __init__(self, folder: Path, model: Path, customers: int, threads: int):
+        self.folder = folder
+        self.plain = folder == HOUSE
+        self.environment = environment(threads)
+        self.process = subprocess.Popen(
+            [sys.executable, WORKER, model, str(customers)], cwd=folder, env=self.environment,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def measure(self, row: str) -> Figure:
+        if row in COMMANDS:
+            return self._command(COMMANDS[row])
+        self.process.stdin.write(f"{row}\n")
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline()
+        if not answer:
+            raise DataError(f"{row}: the process in {self.folder} ended, see above for its reason")
+        found = json.loads(answer)
+        return {name: found[name] / found["units"] for name in ("cpu", "wall")}
+
+    def _command(self, words: list[str]) -> Figure:
+        before, start = os.times(), time.perf_counter()
+        subprocess.run([sys.executable, *words], cwd=self.folder, env=self.environment,
+                       check=True, stdout=subprocess.DEVNULL)
+        after, wall = os.times(), time.perf_counter() - start
+        user = after.children_user - before.children_user
+        system = after.children_system - before.children_system
+        return {"cpu": user + system, "wall": wall}
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def environment(threads: int) -> dict[str, str]:
+    alone = {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE", "TQDM_DISABLE": "1"}
+    return os.environ | alone
+
+
+@contextlib.contextmanager
+def worktree(commit: str) -> Iterator[Path]:
+    """A folder with the code of this commit; afterwards it is gone."""
+    if shutil.which("git") is None:
+        raise DataError("--against needs git, which is not installed here")
+    with tempfile.TemporaryDirectory() as above:
+        folder = Path(above) / "code"
+        git = ["git", "-C", str(HOUSE), "worktree"]
+        made = subprocess.run([*git, "add", "--detach", str(folder), commit],
+                              capture_output=True, text=True)
+        if made.returncode:
+            said = made.stderr.strip().splitlines() or ["nothing"]
+            raise DataError(f"--against {commit}: git says: {said[-1]}")
+        try:
+            yield folder
+        finally:
+            subprocess.run([*git, "remove", "--force", str(folder)], capture_output=True)
+
+
+def table(against: str | None, model: str | None, quick: bool, threads: int,
+          chosen: list[str]) -> None:
+    """Every row, in turns: this code, then the other commit's."""
+    rounds, customers, steps = (1, 16, 20) if quick else (3, 100, 60)
+    with contextlib.ExitStack() as held:
+        folders = [HOUSE]
+        if against:
+            folders.append(held.enter_context(worktree(against)))
+        learned = Path(model or held.enter_context(tempfile.TemporaryDirectory()))
+        if not model:
+            subprocess.run([sys.executable, WORKER, "teach", learned, str(steps)], cwd=HOUSE,
+                           env=environment(threads), check=True)
+        codes = []
+        for folder in folders:
+            codes.append(Code(folder, learned.resolve(), customers, threads))
+            held.callback(codes[-1].close)
+        found = in_turns(codes, chosen, rounds)
+    print(f"{rounds} rounds, {threads} threads, {customers} customers evaluated; CPU seconds, "
+          "median (least to most), of the clock in brackets")
+    for row in chosen:
+        others = found[row][1:]
+        if row == "joint_64":
+            others = found.get("joint_16", found[row])[1:]
+        print(line_of(row, found[row][0], others))
+
+
+def in_turns(codes: list[Code], rows: list[str], rounds: int) -> dict[str, list[list[Figure]]]:
+    """Row -> for each state of the code its figures; a first round, which warms up, is left out."""
+    found: dict[str, list[list[Figure]]] = {}
+    bar = tqdm(total=(rounds + 1) * len(rows), desc="rows")
+    for number in range(rounds + 1):
+        for row in rows:
+            doing = [code for code in codes if code.plain or not row.startswith("plain")]
+            figures = found.setdefault(row, [[] for _ in doing])
+            for code, figure in zip(doing, figures):
+                measured = code.measure(row)
+                if number:
+                    figure.append(measured)
+            bar.update()
+    bar.close()
+    return found
+
+
+def line_of(row: str, ours: list[Figure], others: list[list[Figure]]) -> str:
+    """A row of the table: ours, the other's, and how many times as long that takes, CPU and clock.
+
+    others  the other commit's figures, if any
+    """
+    name, unit, factor, aim = TABLE[row]
+    parts = [f"{name:34} {unit:10}", cell(ours, factor)]
+    for other in others:
+        parts.append(cell(other, factor))
+        for kind in ("cpu", "wall"):
+            parts.append(f"{middle(other, kind) / middle(ours, kind):.2f}x")
+    if aim:
+        parts.append(f"(aim {aim})")
+    return "  ".join(parts)
+
+
+def middle(figures: list[Figure], kind: str) -> float:
+    return median(figure[kind] for figure in figures)
+
+
+def cell(figures: list[Figure], factor: float) -> str:
+    spent = sorted(factor * figure["cpu"] for figure in figures)
+    clock = factor * middle(figures, "wall")
+    digits = 0 if factor > 1 else 2
+    return (f"{median(spent):7.{digits}f} ({spent[0]:.{digits}f} to {spent[-1]:.{digits}f}) "
+            f"[{clock:.{digits}f}]")
+
+
 # ------------------------------------------------------------------------------ violations
 def random_phrase(agent: CustomerServiceAgent, rng: random.Random, parts: int) -> str:
     """Cut from the model's own tokens and Chinese characters, case and spaces shuffled."""
@@ -181,28 +349,46 @@ def broken_replies(mode: str, n: int, seed: int) -> int:
     return broken
 
 
-def main() -> None:
+def parser_of_flags() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description="Speed and constraint measurements with a random tiny model.",
-        allow_abbrev=False,
-    )
+        description="Speed, and what a hard constraint is worth.", allow_abbrev=False)
+    parser.add_argument("--against", metavar="COMMIT", help="measure this commit beside ours")
     parser.add_argument(
-        "--speed", action="store_true", help="ratios against plain transformers, fp32 and bf16"
-    )
+        "--rows", nargs="+", choices=TABLE, default=list(TABLE), metavar="ROW",
+        help=f"of the table, instead of all: {', '.join(TABLE)}")
+    parser.add_argument(
+        "--model", metavar="FOLDER", help="a trained tiny, RUN/csagent, instead of one that is "
+        "taught for a minute before")
+    parser.add_argument("--threads", type=int, default=1, help="of every process (default 1)")
+    parser.add_argument("--quick", action="store_true", help="one round, 16 customers")
+    parser.add_argument(
+        "--speed", action="store_true", help="ratios against plain transformers, fp32 and bf16")
     parser.add_argument(
         "--violations", type=int, metavar="N",
-        help="count rule-breaking replies among N, at temperatures 0.5, 1 and 2",
-    )
+        help="count rule-breaking replies among N, at temperatures 0.5, 1 and 2")
     parser.add_argument(
-        "--seed", type=int, default=0, help="of weights, rules and sampling (default 0)"
-    )
-    args = parser.parse_args()
+        "--seed", type=int, default=0,
+        help="of weights, rules and sampling of --violations (default 0)")
+    return parser
+
+
+def main() -> int:
+    forgive()
+    args = parser_of_flags().parse_args()
     if args.violations:
         count = violation_study(args.violations, args.seed)
         print(f"replies of {args.violations} that break a rule: {count}")
-    if args.speed or not args.violations:
+    if args.speed:
         speed()
+    if args.violations or args.speed:
+        return 0
+    try:
+        table(args.against, args.model, args.quick, args.threads, args.rows)
+    except DataError as error:
+        print(f"bench.py: {error}", file=sys.stderr)
+        return 2
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

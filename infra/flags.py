@@ -3,11 +3,13 @@
 A typo is an error, never ignored, and no prefix of a flag is accepted."""
 from __future__ import annotations
 
+from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser, ArgumentTypeError
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, Field, fields
 from difflib import get_close_matches
 from math import inf
-from typing import Any, TypeVar
+from types import NoneType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from data import DataError
 
@@ -86,30 +88,81 @@ def _broken(letter: str) -> bool:
     return (letter < " " and not letter.isspace()) or "\ud800" <= letter <= "\udfff"
 
 
-def parser_of(configs: Sequence[type], description: str) -> Any:
+class FlagParser(ArgumentParser):
+    """One flag for each field of some config dataclasses.
+
+    As transformers' HfArgumentParser, which takes longer to import than all of train.py."""
+
+    def __init__(self, configs: Sequence[type], description: str):
+        super().__init__(allow_abbrev=False, description=description,
+                         formatter_class=ArgumentDefaultsHelpFormatter)
+        self.configs = configs
+        for config in configs:
+            kinds = get_type_hints(config)
+            for field in fields(config):
+                self._add(field, kinds[field.name])
+
+    def _add(self, field: Field, kind: Any) -> None:
+        """A flag and what it takes: a number, a word, several of them, or for a bool nothing."""
+        default = field.default
+        if default is MISSING:
+            default = field.default_factory()
+        takes: dict[str, Any] = {"type": _of_one_kind(kind)}
+        if takes["type"] is bool:
+            takes = {"type": truth, "nargs": "?", "const": True}
+        elif get_origin(kind) is list:
+            takes = {"type": get_args(kind)[0], "nargs": "+"}
+        names = dict.fromkeys([f"--{field.name}", f"--{field.name.replace('_', '-')}"])
+        self.add_argument(*names, default=default, help=field.metadata.get("help"), **takes)
+
+
+def _of_one_kind(kind: Any) -> Any:
+    """`int` of `int | None`."""
+    kinds = [part for part in get_args(kind) if part is not NoneType]
+    return kinds[0] if len(kinds) == 1 and get_origin(kind) is not list else kind
+
+
+def truth(word: str) -> bool:
+    """What is written behind a flag that needs nothing: yes or no.
+
+    >>> truth("yes"), truth("0")
+    (True, False)
+    """
+    if word.lower() in ("yes", "true", "t", "y", "1"):
+        return True
+    if word.lower() in ("no", "false", "f", "n", "0"):
+        return False
+    raise ArgumentTypeError(f"expected yes or no, got {word!r}")
+
+
+def parser_of(configs: Sequence[type], description: str) -> FlagParser:
     """A parser with one flag for each field of the config dataclasses."""
-    from transformers import HfArgumentParser  # slow to import, and only commands need it
-    return HfArgumentParser(list(configs), allow_abbrev=False, description=description)
+    return FlagParser(configs, description)
 
 
-def parse(parser: Any, argv: Sequence[str] | None) -> tuple:
-    """The filled-in dataclasses; what one of them refuses is said as argparse says it."""
+def parse(parser: FlagParser, argv: Sequence[str] | None) -> tuple:
+    """The filled-in dataclasses; what one of them refuses is said as argparse says it.
+
+    Arguments that were added to the parser, if any, come last, as argparse returns them."""
+    found, rest = parser.parse_known_args(argv)
+    configs = []
     try:
-        *configs, rest = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
+        for config in parser.configs:
+            values = {field.name: vars(found).pop(field.name) for field in fields(config)}
+            configs.append(config(**values))
         if rest:
             raise ValueError(_unknown(rest[0], configs))
         for config in configs:
-            if is_dataclass(config):
-                refuse_extreme(config)
+            refuse_extreme(config)
     except (ValueError, OverflowError) as error:
         parser.error(str(error))
-    return tuple(configs)
+    return (*configs, found) if vars(found) else tuple(configs)
 
 
 def _unknown(word: str, configs: Sequence[Any]) -> str:
     """What is said of a word that is no flag; names the flag that looks most like it."""
     names = []
-    for config in filter(is_dataclass, configs):
+    for config in configs:
         names += [f"--{field.name}" for field in fields(config)]
     near = get_close_matches(word.partition("=")[0], names, 1)
     hint = f"; did you mean {near[0]}?" if near else ""

@@ -147,8 +147,8 @@ def deciding(reply: Reply) -> Reply:
 class _Decoding:
     """Replies that are being decoded together.
 
-    Those that ended are skipped, and dropped from the batch once they are half of it.  A position
-    in the batch therefore says little: `at` gives the row of each."""
+    Those that ended are skipped, and dropped from the batch once they are a quarter of it.  A
+    position in the batch therefore says little: `at` gives the row of each."""
 
     def __init__(self, speaker: ConstrainedLM, prepared: Sequence[Prepared], group: int,
                  heat: float, generators: Sequence[torch.Generator | None]):
@@ -176,7 +176,7 @@ class _Decoding:
         for number in range(self.budget):
             if not self.live:
                 return
-            if len(self.live) <= len(self.at) // 2:
+            if 4 * len(self.live) <= 3 * len(self.at):
                 self._drop_ended()
             self._step(number)
 

@@ -84,10 +84,7 @@ class RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """x [.., n], its norm over n; weight [n] or [heads, n]; eps is added to the mean square."""
-        wide = x.float()
-        square = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square() / x.shape[-1]
-        over_rms = (square + eps).rsqrt()                                            # [.., 1]
-        u = wide * over_rms
+        u, over_rms = in_units(x, eps)
         ctx.save_for_backward(u, over_rms, weight)
         ctx.dtype = x.dtype
         return weight * u.to(x.dtype)
@@ -103,9 +100,21 @@ class RMSNorm(torch.autograd.Function):
         return of_x.to(ctx.dtype), of_weight, None
 
 
+def in_units(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """x / rms(x), [.., n] in fp32, and 1 / rms(x), [.., 1]."""
+    wide = x.float()
+    square = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square() / x.shape[-1]
+    over_rms = (square + eps).rsqrt()
+    return wide * over_rms, over_rms
+
+
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x [.., n] at a root mean square of 1, then times the weight, [n] or [heads, n]."""
-    return RMSNorm.apply(x, weight, eps)
+    if torch.is_grad_enabled():
+        return RMSNorm.apply(x, weight, eps)
+    # A token's norms are so small that what autograd notes down would take longer than they do.
+    u, _ = in_units(x, eps)
+    return weight * u.to(x.dtype)
 
 
 class Stack:

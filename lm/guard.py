@@ -216,7 +216,9 @@ class Rules:
         # Tokens kept free for each phrase and its seam.
         self.room = {phrase: len(vocab.spell(phrase.encode())) + 5 for phrase in c.must_say}
         self.reserve = sum(self.room.values())
-        self.inside = cache(self.inside)
+        # Few beginnings of phrases occur, and every token asks.
+        for name in ("inside", "completing", "begun"):
+            setattr(self, name, cache(getattr(self, name)))
 
     def says_forbidden(self, normalised: str) -> bool:
         return any(phrase in normalised for phrase in self.phrases)
@@ -227,6 +229,24 @@ class Rules:
     def inside(self, opened: bytes) -> np.ndarray:
         """The ids that may follow in a slot of which `opened` is written."""
         return np.setdiff1d(self.vocab.continuing(opened, self.names), self.static)
+
+    def begun(self, tail: str, text: str) -> str:
+        """The longest first part of a phrase with which tail + text ends; "" if there is none.
+
+        It is all of a text that matters: what completes a phrase later began there or behind."""
+        seen = tail + text
+        for n in range(min(self.window, len(seen)), 0, -1):
+            if seen[-n:] in self.rests:
+                return seen[-n:]
+        return ""
+
+    def completing(self, seen: str) -> np.ndarray:
+        """The ids that would complete a phrase after `seen`."""
+        found = []
+        for n in range(1, min(self.window, len(seen)) + 1):
+            rests = self.rests.get(seen[-n:], ())
+            found += [self.vocab.starting(rest) for rest in rests]
+        return np.concatenate(found) if found else NOTHING
 
 
 # ------------------------------------------------------------------------------ one reply
@@ -239,7 +259,7 @@ class Guard:
         self.rules = rules
         self.vocab = rules.vocab
         self.written: list[bytes] = []
-        # Normalised text so far, its last `rules.window` characters.
+        # The end of the normalised text with which a phrase begins.
         self.tail = ""
         # Bytes of an incomplete character.
         self.pending = b""
@@ -260,12 +280,7 @@ class Guard:
         Exact for tokens that have a text of their own."""
         if self.inside is not None:
             return "allow", self.rules.inside(self.inside)
-        seen = self._seen()
-        found = []
-        for n in range(1, min(self.rules.window, len(seen)) + 1):
-            rests = self.rules.rests.get(seen[-n:], ())
-            found += [self.vocab.starting(rest) for rest in rests]
-        return "ban", np.concatenate(found) if found else NOTHING
+        return "ban", self.rules.completing(self._seen())
 
     def completes(self, token: int) -> bool:
         """Would this *part of a character* complete a forbidden phrase?
@@ -285,8 +300,7 @@ class Guard:
         if text is None or self.pending:
             decoded, self.pending = _decode(self.pending + piece)
             text = normalise(decoded)
-        window = self.rules.window
-        self.tail = (self.tail + text)[-window:] if window else ""
+        self.tail = self.rules.begun(self.tail, text)
         in_slot = self.inside is not None or b"{" in piece
         if in_slot and not self.rules.free:
             self.inside = _walk(piece, self.inside, self.rules.names)[1]
