@@ -49,7 +49,8 @@ class RunConfig:
         "an Expert (baselines/); cmpo serves under a budget (systems/)")
     dataset: str = opt(
         "mgshop", "mgshop, tmallbrand-a, tmallbrand-b or fds (simulated shops), multiwoz or star "
-        "(real dialogues), or the path of your own logs, logs.jsonl")
+        "(real dialogues), or your own: logs.jsonl, shop.json (docs/shop.md), or a function that "
+        "returns a data.Dataset, package.module:function")
     replies: str = opt(
         "lm", "lm: a language model writes them; template: the shop's phrase book does, and "
         "strategy alone is learned in minutes")
@@ -337,7 +338,10 @@ def name_of(configs: Configs) -> str:
     algo = configs.run.algo
     if algo == "gopo" and configs.gopo.no_expert:
         algo = "alone"
-    return f"{Path(configs.run.dataset).stem}-{algo}-{configs.run.seed}"
+    dataset = configs.run.dataset
+    if data.is_function(dataset):
+        dataset = dataset.partition(":")[2]      # a folder's name holds no colon on Windows
+    return f"{Path(dataset).stem}-{algo}-{configs.run.seed}"
 
 
 def resumed(run: Path, configs: Configs, held: ExitStack) -> tuple[Path, dict, Dataset]:
