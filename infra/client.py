@@ -117,8 +117,8 @@ class Client:
 
     def ask(self, prompts: Sequence[Messages], parse: Callable[[Answer], T], *,
             max_tokens: int = 256, temperature: float = 0.0, logprobs: bool = False,
-            attempts: int = 2, seed: int | None = None,
-            names: Sequence[str] = ()) -> list[T | None]:
+            attempts: int = 2, seed: int | None = None, names: Sequence[str] = (),
+            more: Sequence[Mapping[str, Any]] = ()) -> list[T | None]:
         """parse(answer) for each prompt, in their order; None where there was no usable answer.
 
         parse     turns an Answer into a T, or raises ValueError; then the model is asked again
@@ -127,13 +127,15 @@ class Client:
         seed      sent if given; equal prompts are sent once, so that several samples of one
                   prompt need several seeds
         names     what each prompt is about (file, dialogue, turn), to name those without an answer
+        more      other fields of each request; --api_extra counts for more
         raises    ApiError (BudgetSpent) when asking on is of no use; answers under way are first
                   waited for, and cached
         """
         bodies = {}
         keys = []
-        for messages in prompts:
-            body = self._body(messages, max_tokens, temperature, seed)
+        for i, messages in enumerate(prompts):
+            own = more[i] if more else {}
+            body = self._body(messages, max_tokens, temperature, seed, own)
             keys.append(canonical(body))
             bodies[keys[-1]] = body
         self._count("asked", len(bodies))
@@ -204,9 +206,10 @@ class Client:
     # --- one prompt -----------------------------------------------------------------------------
 
     def _body(self, messages: Messages, max_tokens: int, temperature: float,
-              seed: int | None) -> dict[str, Any]:
+              seed: int | None, more: Mapping[str, Any]) -> dict[str, Any]:
         body = {"model": self.model, "messages": messages, "max_tokens": max_tokens,
                 "temperature": temperature, "seed": seed}
+        body |= more
         body |= self._extra
         return {name: value for name, value in body.items() if value is not None}
 
