@@ -6,7 +6,7 @@ prompt names a customer, and the completion holds all that both sides say after 
 `env_mask` is 1 where the model spoke, so that it is never trained on the customer's words.
 
 TRL is not required by anything else here: pip install trl  (1.16 was tried).
-Try it:  python -m experiments.trl_grpo --steps 8"""
+Try it:  python -m experiments.trl_grpo --steps 4"""
 from __future__ import annotations
 
 import argparse
@@ -29,7 +29,9 @@ from tse import tse
 
 LONGEST = 48                                     # tokens of a reply
 WINDOW = 3600                                    # tokens of a dialogue that the model still reads
-HELD_OUT = 40                                    # test customers
+HELD_OUT = 20                                    # test customers
+TAUGHT = 100                                     # dialogues of the teacher, of each three turns
+TURNS = 3
 
 
 class Talk:
@@ -76,7 +78,8 @@ class Talk:
 @torch.no_grad()
 def play(model: Any, talks: Sequence[Talk], sample: bool) -> None:
     """All talks to their ends, turn by turn, those that go on in one batch."""
-    while going := [talk for talk in talks if not talk.over]:
+    going = list(talks)
+    while going:
         tokenizer = going[0].tokenizer
         ids = [talk.prompt + talk.completion for talk in going]
         batch = tokenizer.pad({"input_ids": ids}, padding_side="left", return_tensors="pt")
@@ -92,6 +95,7 @@ def play(model: Any, talks: Sequence[Talk], sample: bool) -> None:
             if tokenizer.eos_token_id in row:
                 length = row.index(tokenizer.eos_token_id) + 1
             talk.reply(row[:length], chances[:length])
+        going = [talk for talk in going if not talk.over]
 
 
 # --- what TRL calls -------------------------------------------------------------------------------
@@ -123,7 +127,7 @@ def taught_pairs(dataset: Any, dialogues: int) -> dict[str, list]:
     rows: dict[str, list] = {"prompt": [], "completion": []}
     for dialogue in dataset.train[:dialogues]:
         said: list[dict] = []
-        for turn in dialogue.turns:
+        for turn in dialogue.turns[:TURNS]:
             facts = [f"{name}: {value}" for name, value in turn.context.items()]
             text = "\n".join([turn.user, "", *facts]).strip()
             said = [*said, {"role": "user", "content": text}]
@@ -152,9 +156,9 @@ def run(steps: int, sft_steps: int, seed: int, folder: Path) -> list[dict]:
         "use_cpu": True, "bf16": False, "report_to": "none", "seed": seed, "save_strategy": "no",
         "disable_tqdm": True, "gradient_checkpointing": False, "output_dir": str(folder),
     }
-    taught = Dataset.from_dict(taught_pairs(shop, 400))
+    taught = Dataset.from_dict(taught_pairs(shop, TAUGHT))
     sft = SFTConfig(
-        max_steps=sft_steps, per_device_train_batch_size=16, learning_rate=3e-3, max_length=1024,
+        max_steps=sft_steps, per_device_train_batch_size=8, learning_rate=3e-3, max_length=1024,
         logging_steps=max(1, sft_steps // 4), **common)
     SFTTrainer(model=model, args=sft, train_dataset=taught, processing_class=tokenizer).train()
     print(f"after reading the teacher: TSE {held_out(model, tokenizer):.3f} on {HELD_OUT} test "
@@ -162,7 +166,7 @@ def run(steps: int, sft_steps: int, seed: int, folder: Path) -> list[dict]:
     flush()
     prompts = [[{"role": "user", "content": f"customer {n}"}] for n in range(1000)]
     grpo = GRPOConfig(
-        max_steps=steps, per_device_train_batch_size=32, num_generations=8, learning_rate=3e-4,
+        max_steps=steps, per_device_train_batch_size=16, num_generations=8, learning_rate=3e-4,
         max_completion_length=WINDOW, logging_steps=1, **common)
     trainer = GRPOTrainer(
         model=model, args=grpo, train_dataset=Dataset.from_dict({"prompt": prompts}),
@@ -181,8 +185,8 @@ def run(steps: int, sft_steps: int, seed: int, folder: Path) -> list[dict]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], allow_abbrev=False)
-    parser.add_argument("--steps", type=int, default=8, help="steps of GRPO (default 8)")
-    parser.add_argument("--sft_steps", type=int, default=150, help="steps of SFT before (150)")
+    parser.add_argument("--steps", type=int, default=4, help="steps of GRPO (default 4)")
+    parser.add_argument("--sft_steps", type=int, default=60, help="steps of SFT before (60)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     try:
