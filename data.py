@@ -3,7 +3,8 @@
 The symbols of the paper (Sec. 3.2) and the fields that carry them: U_t `user`, u_t `intent`,
 e_t `emotion`, B_t `context`, T (the teacher's sequence) `skills`, the human reply `reply`.
 Nothing here learns, and nothing here knows the content of a dataset: `load("mgshop")` imports
-shop/mgshop.py by its name in `DATASETS`, and `load("logs.jsonl")` reads your own logs.
+shop/mgshop.py by its name in `DATASETS`, and `load("logs.jsonl")` reads your own logs; your own
+shops and functions are named in the same way.
 
 A slot is a name in braces, `{price_1}`.  Replies are written with slots, which are filled from B_t
 when the customer is shown the reply.  B_t may hold several candidates (`product_1`, `product_2`,
@@ -14,6 +15,7 @@ names that begin with an underscore, are for agents to read and never for a repl
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -339,6 +341,8 @@ class Dataset:
     offers: Callable[[str, dict[str, str]], set[str]] | None = None
     # (split, rng) -> one reasoning task about a profile, if the dataset has profiles (MORE)
     tasks: Callable[..., Any] | None = None
+    # a hash of what a dataset of your own is made of: what was trained on another is refused
+    made_of: str = ""
 
     def play(self, split: str, number: int, seed: int = 0) -> Environment:
         """Dialogue `number` of a split: a simulated customer, or a logged dialogue replayed."""
@@ -405,6 +409,34 @@ def begin(start: Callable, split: str, numbers: Sequence[int], seed: int) -> lis
     return episodes
 
 
+# --- datasets by name -----------------------------------------------------------------------------
+
+def is_logs(dataset: str) -> bool:
+    return dataset.endswith(".jsonl")
+
+
+def is_shop(dataset: str) -> bool:
+    """Whether a dataset is named by the book of a shop of one's own."""
+    return dataset.endswith(".json")
+
+
+def is_function(dataset: str) -> bool:
+    """Whether a dataset is named by the function that makes it.
+
+    >>> is_function("my.shops:make"), is_function("mgshop"), is_function("C:/logs.jsonl")
+    (True, False, False)
+    """
+    return re.fullmatch(r"\w+(?:\.\w+)*:\w+", dataset) is not None
+
+
+# whether a name is of such a kind, and module and function that load it
+OWN_KINDS = (
+    (is_logs, "corpora.jsonl", "load_logs"),
+    (is_shop, "shop.mgshop", "load_file"),
+    (is_function, "corpora.function", "load_function"),
+)
+
+
 def load(
     name: str,
     data_dir: str | Path = "data",
@@ -414,7 +446,9 @@ def load(
     warm_generosity: float | None = None,
     sale_rates: str | None = None,
 ) -> Dataset:
-    """A dataset by name (a key of `DATASETS`) or by path (`logs.jsonl`).
+    """A dataset by name (a key of `DATASETS`) or of your own.
+
+    Your own are logs (`logs.jsonl`), a shop (`my_shop.json`), a function (`package.module:make`).
 
     conduct  multiwoz: with EmoWOZ's labels (non-commercial)
     split    star: "dialogue", or "task" with tasks in test that training never saw
@@ -425,12 +459,13 @@ def load(
     options = _options(
         name, conduct=conduct or None, split=split, difficulty=difficulty,
         generosity=warm_generosity, rates=sale_rates)
-    if name.endswith(".jsonl"):
-        return importlib.import_module("corpora.jsonl").load_jsonl(Path(name))
+    for is_such, module, function in OWN_KINDS:
+        if is_such(name):
+            return getattr(importlib.import_module(module), function)(name)
     if name not in DATASETS:
         raise DataError(
-            f"--dataset {name}: unknown; use one of {', '.join(DATASETS)}, "
-            "or the path of your own logs ending in .jsonl")
+            f"--dataset {name}: unknown; use one of {', '.join(DATASETS)}, the path of your own "
+            "logs (.jsonl) or of your own shop (.json), or a function, package.module:function")
     module, function = DATASETS[name].split(":")
     make = getattr(importlib.import_module(module), function)
     return make(Path(data_dir), **options)

@@ -34,7 +34,7 @@ from gopo import Gopo, load_gopo
 from hosted.judge import LLMJudge, hosted_model, judge_for
 from infra.client import ApiConfig
 from infra.files import refuse_unwritable, write_json
-from infra.flags import given, parse, parser_of, refuse_below
+from infra.flags import given, parse, parser_of, refuse_below, refuse_other_words
 from infra.locks import reading_from
 from infra.runs import read_config, read_rows
 from infra.terminal import command, flush, forgive
@@ -68,8 +68,8 @@ class MeasureConfig:
         "rules", "who judges: rules, or api:MODEL, a model of the server at --api_base; it also "
         "fills in G-Eval")
     cs_agent: str | None = opt(
-        None, "adds a row in which api:MODEL writes the replies, with the rules in its prompt as "
-        "soft constraints")
+        None, "adds a row in which api:MODEL writes the replies, with the rules in its prompt, and "
+        "in the request where the server enforces them (--constraints)")
     expert: str | None = opt(
         None, "adds a row in which api:MODEL picks the skills; with --cs_agent, both parts are "
         "hosted (--paper: by one model)")
@@ -102,9 +102,13 @@ class RunConfig:
         0, "print this many dialogues of the trained agents with states, constraints and reward "
         "parts")
     chat: bool = opt(False, "you play the customer in the terminal")
+    constraints: str = opt(
+        "hard", "of the --cs_agent: hard: its server enforces the rules of each turn, as far as it "
+        "can (it is tried once); soft: the prompt asks for them, and no more")
 
     def __post_init__(self):
         refuse_below(self, {"seed": 0, "show": 0, "trials": 0})
+        refuse_other_words(self, {"constraints": ("hard", "soft")})
 
 
 @dataclass(frozen=True)
@@ -317,14 +321,15 @@ def check(
 
 
 def hosted_rows(
-    run: Path, dataset: Dataset, judge: Judge, measured: MeasureConfig, api: ApiConfig
+    run: Path, dataset: Dataset, judge: Judge, measured: MeasureConfig, api: ApiConfig,
+    constraints: str,
 ) -> dict[str, Callable[[], tuple[Gopo, Choose]]]:
     """The row in which hosted models take part, if one was asked for."""
     expert, cs_agent = measured.expert, measured.cs_agent
     if not expert and not cs_agent:
         return {}
     name = f"{expert or 'gopo'} + {cs_agent or 'gopo'}"
-    return {name: partial(hosted_gopo, run, dataset, judge, expert, cs_agent, api)}
+    return {name: partial(hosted_gopo, run, dataset, judge, expert, cs_agent, api, constraints)}
 
 
 def measure_run(measured: MeasureConfig, one: RunConfig, api: ApiConfig) -> None:
@@ -372,7 +377,7 @@ def measured_rows(
     one: RunConfig, api: ApiConfig,
 ) -> tuple[dict[str, Row], str]:
     """The table, and the dialogues that `--show` asks for, as text."""
-    more = hosted_rows(run, dataset, judge, measured, api)
+    more = hosted_rows(run, dataset, judge, measured, api, one.constraints)
     trained = trained_row(config)
     text = io.StringIO()
 

@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data import MAX_SKILLS, ExpertState, opt
+from infra.devices import exact
 from infra.flags import refuse_below, refuse_not_positive
 from perception import Perception, Reader
 from surrogate import clipped_gain
@@ -222,8 +223,9 @@ def conditional_entropy(log_p: Tensor) -> Tensor:
 
 def draw(log_p: Tensor, uniform: Tensor) -> Tensor:
     """[B, K + 1], [B] -> [B]: the first entry whose cumulative probability exceeds `uniform`."""
-    cumulative = log_p.detach().double().exp().cumsum(-1)
-    return (cumulative <= uniform[:, None] * cumulative[:, -1:]).sum(-1)
+    cumulative = exact(log_p.detach()).exp().cumsum(-1)
+    found = (cumulative <= exact(uniform)[:, None] * cumulative[:, -1:]).sum(-1)
+    return found.to(log_p.device)
 
 
 # --- policy and critic ---------------------------------------------------------------------------
@@ -410,7 +412,7 @@ class Expert(nn.Module):
             uniforms = torch.stack([torch.rand(MAX_SKILLS, generator=g) for g in generator])
         else:
             uniforms = torch.rand(batch, MAX_SKILLS, generator=generator)
-        return uniforms.view(batch, MAX_SKILLS).double().to(self.device)
+        return uniforms.view(batch, MAX_SKILLS).to(self.device)
 
     # --- scoring --------------------------------------------------------------------------------
 

@@ -14,16 +14,17 @@ from typing import NamedTuple
 
 import numpy as np
 from sacrebleu.metrics import BLEU
-from tqdm import tqdm
 
 import data
 from data import Dataset, Episode, Form, Step, begin
 from gopo import Gopo, algorithm_of, load_gopo
 from hosted.agents import HostedAgent, HostedExpert
+from hosted.enforced import enforced_by
 from hosted.judge import hosted_model
 from infra.client import ApiConfig, Client
 from infra.domain import as_trained
 from infra.locks import refuse_growing
+from infra.progress import bar
 from infra.runs import read_config
 from judge import Judge
 from lm.config import BUILT
@@ -188,14 +189,13 @@ def _play(
     """
     size = at_once(gopo, len(customers))
     draws = keyed(seed)
-    title = f"evaluating {label}"
-    bar = tqdm(total=len(customers), desc=title, unit="dialogue", leave=False)
-    with bar, reading(gopo.expert):              # every text is read once
+    played = bar(f"evaluating {label}", len(customers), unit="dialogue", leave=False)
+    with played, reading(gopo.expert):           # every text is read once
         for first in range(0, len(customers), size):
             part = customers[first:first + size]
             gopo.play(
                 part, choose, temperature=temperature, draws=draws, judge_by=judge_by,
-                progress=bar.update)
+                progress=played.update)
     return customers
 
 
@@ -350,15 +350,18 @@ def hosted_gopo(
     expert: str | None,
     cs_agent: str | None,
     api: ApiConfig,
+    constraints: str = "soft",
 ) -> tuple[Gopo, Choose]:
     """Hosted models in place of one agent of the run, or of both (Tables 2, 3, 6, 7).
 
-    Constraints are soft there.
+    constraints  "hard": enforced by the server of the --cs_agent, as far as it does that; "soft":
+                 only asked for, as in the paper's tables
     """
     speaker = None
     if cs_agent:
         client = Client(hosted_model(cs_agent, "--cs_agent", "nothing"), api)
-        speaker = HostedAgent(client, dataset)
+        way = enforced_by(client) if constraints == "hard" else None
+        speaker = HostedAgent(client, dataset, enforced=way)
     gopo = load_gopo(run, dataset, judge=judge, speaker=speaker)
     if not expert:
         return gopo, gopo.chooser(greedy=True)

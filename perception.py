@@ -29,9 +29,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from data import Dataset, ExpertState, Turn
+from infra.progress import bar
 from lm.encoder import encoder_of
 from text import WORD
 
@@ -374,12 +374,14 @@ class Perception(nn.Module):
         optimiser = torch.optim.Adam(self.parameters(), lr, fused=True)
         rounds = epochs if self.heads else 0
         with reading(self, HideNgrams(hidden, seed)):
-            for _ in tqdm(range(rounds), desc="perception", leave=False):
-                for rows in torch.randperm(len(turns), generator=generator).split(batch):
-                    loss = self._loss([turns[i] for i in rows])
-                    optimiser.zero_grad()
-                    loss.backward()
-                    optimiser.step()
+            with bar("perception", rounds, leave=False) as steps:
+                for _ in range(rounds):
+                    for rows in torch.randperm(len(turns), generator=generator).split(batch):
+                        loss = self._loss([turns[i] for i in rows])
+                        optimiser.zero_grad()
+                        loss.backward()
+                        optimiser.step()
+                    steps.update()
         return self.accuracy(list(chain.from_iterable(d.turns for d in dataset.test)))
 
     def _loss(self, turns: list[Turn]) -> Tensor:

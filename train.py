@@ -31,14 +31,17 @@ from gopo import Gopo, algorithm_of, expert_config
 from hosted.judge import LLMJudge, judge_for
 from infra.client import ApiConfig, ApiError
 from infra.curves import plot_curves
+from infra.devices import here
 from infra.domain import save_domain
 from infra.files import NO_SPACE, write_json
 from infra.flags import recorded
 from infra.garbage import long_lived
 from infra.processes import any_process, barrier, is_main, join, leave
+from infra.progress import bar, whole_run
 from infra.runs import (
     Alarms,
     Log,
+    last_step,
     load_checkpoint,
     read_config,
     read_rows,
@@ -47,10 +50,12 @@ from infra.runs import (
     save_tensors,
 )
 from infra.terminal import command, flush, forgive
+from infra.watch import watch
 from judge import Judge
-from measure import evaluate_run, training_row
+from measure import evaluate_run, rows_of, training_row
 from play import GopoConfig
 from show import print_client, print_table
+from start.plan import planned
 from start.resolve import RunConfig, parse_flags, resolve_together
 from start.stages import (
     look,
@@ -89,12 +94,13 @@ class Stop:
 class Record:
     """What a run writes while it trains.  Of several processes the first writes."""
 
-    def __init__(self, run: Path, gopo: Gopo, start: int):
+    def __init__(self, run: Path, gopo: Gopo, start: int, report_to: str):
         self.run = run
         self.gopo = gopo
         self.start = start
-        self.rows = Log(run / "metrics.jsonl", start)
-        self.looks = Log(run / "evals.jsonl", start)
+        self.reporter = watch(report_to, run, "joint", start)
+        self.rows = Log(run / "metrics.jsonl", start, self.reporter.rows("train"))
+        self.looks = Log(run / "evals.jsonl", start, self.reporter.rows("dev"))
         self.times = Log(run / "timing.jsonl", start)
         self.samples = Log(run / "dialogues.jsonl", start)
         self.alarms = Alarms(more=gopo.signs)
@@ -144,15 +150,16 @@ def train(run: Path, gopo: Gopo, cfg: RunConfig, steps: int, stop: Stop) -> int:
     if found := load_checkpoint(run):
         start = found[0]
         gopo.restore(found[1])
-    record = Record(run, gopo, start)
+    record = Record(run, gopo, start, cfg.report_to)
     record.catch_up(steps, cfg.eval_every)
     stop.wait = True
     done = start
-    with tqdm(total=steps, initial=start, desc="GOPO", unit="step") as bar:
+    with bar("joint steps", steps, initial=start) as shown:
         for done in range(start + 1, steps + 1):
             clock = time.perf_counter()
             played, learned = one_step(gopo, done, cfg.seed, record)
             row = training_row(done, gopo, played, learned)
+            record.reporter.dialogues("train", done, played)
             record.step(row, time.perf_counter() - clock)
             # The signal may reach one process a step later than another.
             ending = any_process(stop.asked)
@@ -161,10 +168,11 @@ def train(run: Path, gopo: Gopo, cfg: RunConfig, steps: int, stop: Stop) -> int:
             if done % cfg.eval_every == 0 or done == steps:
                 record.look(done)
             barrier()
-            bar.update()
-            bar.set_postfix(shown(row), refresh=False)
+            shown.set_postfix(**in_short(row), refresh=False)
+            shown.update()
             if ending:
                 break
+    record.reporter.close()
     stop.wait = False
     return done
 
@@ -180,8 +188,8 @@ def one_step(gopo: Gopo, number: int, seed: int, record: Record):
         raise
 
 
-def shown(row: dict[str, float | None]) -> dict[str, str]:
-    """What the progress bar says."""
+def in_short(row: dict[str, float | None]) -> dict[str, str]:
+    """What the line of progress says of a step."""
     known = [key for key in ("reward", "tse", "loss") if row.get(key) is not None]
     return {key: f"{row[key]:.2f}" for key in known}
 
@@ -225,15 +233,16 @@ def execute(run: Path, config: dict, dataset: Dataset, stop: Stop) -> int:
         save_domain(dataset, run / "dataset.json")
     api = recorded(ApiConfig, config.get("api", {}))
     judge = judge_for(dataset, cfg.judge, api)
-    done = learn(run, config, dataset, cfg, judge, api, stop)
-    leave()                                      # one process is enough for the table
-    if not is_main():
-        return 0
-    draw_curves(run)
-    if done < cfg.steps:
-        print(f"stopped at step {done} of {cfg.steps}; go on with: {resuming(run)}")
-    else:
-        finish(run, dataset, cfg, judge)
+    with whole_run(run.name, planned(run, config, dataset, last_step(run))):
+        done = learn(run, config, dataset, cfg, judge, api, stop)
+        leave()                                  # one process is enough for the table
+        if not is_main():
+            return 0
+        draw_curves(run)
+        if done < cfg.steps:
+            print(f"stopped at step {done} of {cfg.steps}; go on with: {resuming(run)}")
+        else:
+            finish(run, dataset, cfg, judge)
     return 0
 
 
@@ -253,7 +262,7 @@ def learn(
     gopo = method(dataset, expert, agent, judge, rewards, options=options)
     prepare_warm_expert(run, gopo, cfg.seed)
     if agent and not rewards.no_expert and cfg.strategy_steps:
-        prepare_strategy(run, gopo, cfg.strategy_steps, cfg.seed)
+        prepare_strategy(run, gopo, cfg.strategy_steps, cfg.seed, cfg.report_to)
     gopo.reach(api)
     gopo.begin(run, cfg.seed)
     done = train(run, gopo, cfg, cfg.steps, stop)
@@ -274,7 +283,9 @@ def finish(run: Path, dataset: Dataset, cfg: RunConfig, judge: Judge) -> None:
     live = dataset.environment is not None
     if cfg.eval_episodes:
         # Seed 0: the same customers whatever was trained.
-        table = evaluate_run(run, dataset, cfg.eval_episodes, 0, judge)
+        with bar("the table", len(rows_of(run, dataset)), unit="row", leave=False) as rows:
+            table = evaluate_run(
+                run, dataset, cfg.eval_episodes, 0, judge, look=lambda *_: rows.update())
         write_json(run / "results.json", table)
         total = cfg.eval_episodes
         if not live:
@@ -348,9 +359,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         device = configs.run.device
         if configs.run.resume:
             device = read_config(Path(configs.run.resume), "--resume")["device"]
-        if device != "cpu":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        join(device)
+        join(here(device))
         with contextlib.ExitStack() as held:     # above all the run directory's lock
             run, config, dataset = resolve_together(configs, held)
             held.enter_context(long_lived())

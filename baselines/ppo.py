@@ -55,6 +55,7 @@ from torch.nn.utils.rnn import pad_sequence
 from baselines.ppo_equations import clipped_surrogate, demo, token_gae, token_rewards, value_loss
 from data import DataError, Episode, Prepared, Reply, Step, opt
 from gopo import Gopo, GopoConfig
+from infra.devices import exact
 from infra.processes import all_mean, all_sum, sum_gradients
 from infra.runs import adam_state, load_adam_state, load_into
 from policies import Speaker
@@ -367,9 +368,9 @@ def _flat(turns: list[list[Spoken]]) -> list[Spoken]:
 
 def _moments(x: Tensor) -> tuple[float, float, float]:
     """Mean, variance and number of the values of all processes."""
-    number, summed = all_sum(len(x), float(x.double().sum()))
+    number, summed = all_sum(len(x), float(exact(x).sum()))
     mean = summed / number
-    squares = all_sum(float((x.double() - mean).square().sum()))[0]
+    squares = all_sum(float((exact(x) - mean).square().sum()))[0]
     return mean, squares / number, number
 
 

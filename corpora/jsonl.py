@@ -46,6 +46,10 @@ SHOWN = 3                                        # of many things of one kind, i
 
 # ---------------------------------------------------------------- the dataset
 
+def load_logs(path: str) -> Dataset:
+    return load_jsonl(Path(path))
+
+
 def load_jsonl(path: Path) -> Dataset:
     """A file of logs as a Dataset whose dialogues are replayed.
 

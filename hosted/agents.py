@@ -1,10 +1,11 @@
 """Any hosted model as Customer Service Agent or as Expert (the paper's Tables 2, 3, 6, 7).
 
 `HostedAgent` writes replies from s^A_t = (U_t, a^E_t, B_t).  The SOP that the skills compile to
-stands in its prompt: these are *soft* constraints.  Nothing is enforced while the server decodes,
-and eval.py counts what a reply breaks.  Values of B_t in its text become slots again, so that its
-replies compare with those of the local agents.  A fact that it invents is no slot: only the
-customer and a judge can notice it.
+stands in its prompt: these are *soft* constraints.  Where the server can enforce them while it
+decodes (hosted/enforced.py), the request carries them as well.  In any case eval.py counts what a
+reply breaks.  Values of B_t in its text become slots again, so that its replies compare with those
+of the local agents.  A fact that it invents is no slot: only the customer and a judge can notice
+it.
 
 `HostedExpert` chooses skills from s^E_t = (H_t, u_t, e_t, a^E_{t-1}) and U_t; like the local Expert
 it never sees B_t.  The local one reads the probabilities of all intents and emotions, a hosted one
@@ -34,6 +35,7 @@ from data import (
     load,
 )
 from expert import ExpertConfig, ExpertState
+from hosted.enforced import fields_for
 from hosted.judge import DATA_RULE, dumps, quoted, record, spoken
 from infra.answers import Answer, parse_json
 from infra.client import Client
@@ -67,7 +69,11 @@ AGENT_END = "The data ends here. Write the reply: the JSON object alone."
 class HostedAgent:
     """A `gopo.Speaker` that asks a server.  Nothing here learns."""
 
-    def __init__(self, client: Client, dataset: Dataset, max_tokens: int = MAX_TOKENS):
+    def __init__(self, client: Client, dataset: Dataset, max_tokens: int = MAX_TOKENS,
+                 enforced: str | None = None):
+        """enforced: how the server enforces the rules of a turn (`enforced_by`); None: it does not
+        """
+        self.enforced = enforced
         self.client = client
         self.dataset = dataset
         self.max_tokens = max_tokens
@@ -88,22 +94,25 @@ class HostedAgent:
         generator    not used: a server draws by itself; sample j of a group is asked with seed j
         """
         requests = [p.request for p in prepared]
-        prompts = [self.prompt(p) for p in prepared]
         if not temperature:
-            texts = self._ask(prompts, requests, 0.0, None)
+            texts = self._ask(prepared, 0.0, None)
             return [[self._reply(text, r)] * group for text, r in zip(texts, requests)]
-        samples = [self._ask(prompts, requests, temperature, seed) for seed in range(group)]
+        samples = [self._ask(prepared, temperature, seed) for seed in range(group)]
         replies = []
         for request, texts in zip(requests, zip(*samples)):
             replies.append([self._reply(text, request) for text in texts])
         return replies
 
-    def _ask(self, prompts: list[Messages], requests: Sequence[Request], temperature: float,
+    def _ask(self, prepared: Sequence[Prepared], temperature: float,
              seed: int | None) -> list[str | None]:
-        """One text for each prompt; None where no usable answer came."""
+        """One text for each turn; None where no usable answer came."""
+        prompts = [self.prompt(p) for p in prepared]
+        names = [p.request.where for p in prepared]
+        more = {}
+        if self.enforced:
+            more["more"] = [fields_for(self.enforced, p.constraints) for p in prepared]
         texts = self.client.ask(prompts, read_reply, max_tokens=self.max_tokens,
-                                temperature=temperature, seed=seed,
-                                names=[request.where for request in requests])
+                                temperature=temperature, seed=seed, names=names, **more)
         self.unanswered += texts.count(None)
         return texts
 

@@ -118,7 +118,7 @@ class Client:
     def ask(self, prompts: Sequence[Messages], parse: Callable[[Answer], T], *,
             max_tokens: int = 256, temperature: float = 0.0, logprobs: bool = False,
             attempts: int = 2, seed: int | Sequence[int] | None = None,
-            names: Sequence[str] = ()) -> list[T | None]:
+            names: Sequence[str] = (), more: Sequence[Mapping[str, Any]] = ()) -> list[T | None]:
         """parse(answer) for each prompt, in their order; None where there was no usable answer.
 
         parse     turns an Answer into a T, or raises ValueError; then the model is asked again
@@ -127,14 +127,16 @@ class Client:
         seed      sent if given, one for all or one for each; equal prompts with one seed are sent
                   once, so that several samples of one prompt need several seeds
         names     what each prompt is about (file, dialogue, turn), to name those without an answer
+        more      other fields of each request; --api_extra counts for more
         raises    ApiError (BudgetSpent) when asking on is of no use; answers under way are first
                   waited for, and cached
         """
         bodies = {}
         keys = []
         seeds = seed if isinstance(seed, Sequence) else [seed] * len(prompts)
-        for messages, own in zip(prompts, seeds, strict=True):
-            body = self._body(messages, max_tokens, temperature, own)
+        others = more or [{}] * len(prompts)
+        for messages, own, fields in zip(prompts, seeds, others, strict=True):
+            body = self._body(messages, max_tokens, temperature, own, fields)
             keys.append(canonical(body))
             bodies[keys[-1]] = body
         self._count("asked", len(bodies))
@@ -205,9 +207,10 @@ class Client:
     # --- one prompt -----------------------------------------------------------------------------
 
     def _body(self, messages: Messages, max_tokens: int, temperature: float,
-              seed: int | None) -> dict[str, Any]:
+              seed: int | None, more: Mapping[str, Any]) -> dict[str, Any]:
         body = {"model": self.model, "messages": messages, "max_tokens": max_tokens,
                 "temperature": temperature, "seed": seed}
+        body |= more
         body |= self._extra
         return {name: value for name, value in body.items() if value is not None}
 

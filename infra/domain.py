@@ -20,6 +20,8 @@ def save_domain(dataset: Dataset, path: Path) -> None:
         "horizon": dataset.horizon,
         "must_not_say": dataset.must_not_say,
     }
+    if dataset.made_of:
+        kept["made_of"] = dataset.made_of
     write_json(path, kept)
 
 
@@ -45,6 +47,7 @@ def read_domain(path: Path) -> Dataset:
         test=[],
         horizon=kept["horizon"],
         must_not_say=tuple(kept["must_not_say"]),
+        made_of=kept.get("made_of", ""),
     )
 
 
@@ -68,6 +71,7 @@ def in_the_order_of(kept: Dataset, dataset: Dataset, whose: str) -> Dataset:
     raises  DataError that names what the run has never learned
     """
     refuse_strange(dataset, kept, whose)
+    refuse_changed(dataset, kept, whose)
     skills = {id: dataset.skills.get(id, skill) for id, skill in kept.skills.items()}
     horizon = kept.horizon if kept.name == dataset.name else dataset.horizon
     return replace(
@@ -94,6 +98,14 @@ def refuse_strange(dataset: Dataset, trained: Dataset, whose: str) -> None:
             said = f"the data changed: {said}; put the data back as they were, or train again"
         if said:
             raise DataError(f"--dataset {dataset.name}: {said}")
+
+
+def refuse_changed(dataset: Dataset, trained: Dataset, whose: str) -> None:
+    """DataError if a shop or a function of one's own is no longer what it was in training."""
+    if dataset.name == trained.name and dataset.made_of != trained.made_of:
+        raise DataError(
+            f"--dataset {dataset.name}: it is not as it was when {whose} was trained; put it back "
+            "as it was, give the new one another name, or train again")
 
 
 def _listed(names: list[str], most: int = 5) -> str:

@@ -21,6 +21,8 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from data import DataError
+
 T = TypeVar("T")
 
 # How long a process waits for the others: they wait while the main process evaluates, and a slow
@@ -40,6 +42,8 @@ def is_main() -> bool:
 
 def join(device: str) -> None:
     """Connects the processes of one launch: with gloo on CPUs, with NCCL on GPUs, one GPU each."""
+    if world_size() > 1 and device == "mps":
+        raise DataError("--device mps is one GPU: start a single process, or take --device cpu")
     if world_size() > 1:
         # imported here: a single process does without it
         from accelerate import PartialState

@@ -30,6 +30,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from data import DataError
+from infra.devices import here
 from infra.files import read_json, refuse_unwritable, whole, whole_folder, write_atomic, write_json
 from infra.locks import LOCK, alone_in
 from infra.processes import is_main
@@ -152,7 +153,7 @@ def _made(folder: Path) -> bool:
 
 def device_of(config: dict) -> str:
     """The device of a run, or the CPU where there is no such device."""
-    return config["device"] if torch.cuda.is_available() else "cpu"
+    return here(config["device"])
 
 
 def versions() -> dict[str, str | None]:
@@ -170,6 +171,10 @@ def versions() -> dict[str, str | None]:
 
 # --- logs ---------------------------------------------------------------------------------------
 
+def ignored(row: Mapping[str, Any]) -> None:
+    """What becomes of a row of which nobody else is told."""
+
+
 class Log:
     """A .jsonl file with one row a step; the first row fixes the columns.
 
@@ -177,9 +182,15 @@ class Log:
     run to run; those are in timing.jsonl.
     """
 
-    def __init__(self, path: Path, keep_until: int | None = None):
-        """keep_until: keep the rows up to this step, of an earlier process; None = keep none."""
+    def __init__(
+        self, path: Path, keep_until: int | None = None, also: Callable[[Mapping], None] = ignored
+    ):
+        """
+        keep_until  keep the rows up to this step, of an earlier process; None = keep none
+        also        is told of each row, in the main process
+        """
         self.path = path
+        self.also = also
         rows = []
         if keep_until is not None:
             rows = [row for row in read_rows(path) if row["step"] <= keep_until]
@@ -196,6 +207,7 @@ class Log:
         if is_main():
             with open(self.path, "a", encoding="utf-8") as file:
                 file.write(json_line(row))
+            self.also(row)
 
 
 def json_line(row: Mapping[str, Any]) -> str:

@@ -64,7 +64,9 @@ def _inverted(p: Tensor, uniform: Tensor) -> Tensor:
     """[B] where the cumulative sum of p [B, V] exceeds its share `uniform` [B] of the total.
 
     In two levels, first among blocks of 64, then within one.  In doubles: a rounded product would
-    reach the total."""
+    reach the total; where the device has none, on the CPU."""
+    if p.device.type == "mps":
+        return _inverted(p.cpu(), uniform.cpu()).to(p.device)
     blocks = F.pad(p, (0, -p.shape[1] % BLOCK)).view(len(p), -1, BLOCK)            # [B, V/64, 64]
     sums = blocks.sum(-1).double().cumsum(-1)
     target = uniform.double()[:, None] * sums[:, -1:]

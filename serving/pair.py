@@ -139,6 +139,7 @@ def load_pair(run: Path, data_dir: str | None = None) -> Pair:
     with reading_from(run):
         used = read_config(run)["run"]
         dataset = None
-        if used["dataset"] in SHOPS or used["replies"] != "lm":
+        own = data.is_shop(used["dataset"]) or data.is_function(used["dataset"])
+        if own or used["dataset"] in SHOPS or used["replies"] != "lm":
             dataset = data.load_used(used, data_dir)
         return Pair(load_gopo(run, dataset), run.resolve().name)

@@ -33,6 +33,8 @@ SHOPS = {
 }
 # the food-delivery store (fds.py) has a book too, and a catalogue and customers of its own
 FILES = SHOPS | {"fds": "fds.json"}
+# name -> book of a shop of your own, once own.py has checked it
+OWN: dict[str, dict] = {}
 # where a book is silent
 DEFAULTS = {
     "paper": "Mgshop",
@@ -40,16 +42,23 @@ DEFAULTS = {
     "evasion": "I have nothing on that.",
     "silence": "One moment, please.",
     "order_talk": r"order(?:ed)?|bought|parcel|refund\w*|return\w*|broken|damaged|swap|exchange",
+    "made_of": "",                               # sha256 of the file of a shop of your own
 }
 SENTENCE = re.compile(r"[^.!?]+[.!?]*")
 BOOKS = Path(__file__).with_name("books")
 # which of ten sentences of the customers are in a split
 SHARES = {"train": range(7), "dev": (7,), "test": (8, 9)}
+# the same, dealt out in turn: of three sentences each split has one
+DEALT = (0, 7, 8, 1, 2, 3, 4, 9, 5, 6)
+
+
+def book(name: str = "mgshop") -> dict:
+    """Catalogue and phrases of a shop."""
+    return OWN[name] if name in OWN else _built_in(name)
 
 
 @cache
-def book(name: str = "mgshop") -> dict:
-    """Catalogue and phrases of a shop."""
+def _built_in(name: str) -> dict:
     if name not in FILES:
         raise DataError(f"shop {name!r} is unknown; use one of {', '.join(FILES)}")
     written = (BOOKS / FILES[name]).read_text(encoding="utf-8")
@@ -86,12 +95,24 @@ def phrasings(split: str, kind: str, name: str = "mgshop") -> tuple[tuple[str, .
     new as a whole.  Most of its words are not new, except in lines without alternatives: where such
     a line falls to test, it is unseen altogether.
     """
+    lines = [expand(line) for line in book(name)["customer"][kind]]
+    dealt = _dealt(lines) if name in OWN else {}
     kept = []
-    for line in book(name)["customer"][kind]:
-        variants = tuple(v for v in expand(line) if code(v) % 10 in SHARES[split])
+    for line in lines:
+        variants = tuple(v for v in line if dealt.get(v, code(v) % 10) in SHARES[split])
         if variants:
             kept.append(variants)
     return tuple(kept)
+
+
+def _dealt(lines: Sequence[Sequence[str]]) -> dict[str, int]:
+    """Sentences of a kind, each with its place in SHARES.
+
+    In a book of your own there may be few, and chance could leave a split without any.
+    """
+    sentences = set(itertools.chain(*lines))
+    ranked = sorted(sentences, key=lambda sentence: (code(sentence), sentence))
+    return {sentence: DEALT[rank % 10] for rank, sentence in enumerate(ranked)}
 
 
 def expand(line: str) -> list[str]:

@@ -22,7 +22,7 @@ from dataclasses import replace
 from data import MAX_SKILLS, Dialogue, Labels, Observation, Outcome, Turn, fill
 from shop.agenda import ATTENTION, OPENER, Person
 from shop.catalogue import Focus, search, skill_pool, template, update_focus
-from shop.ear import FACT_OF, Act, Ear, hear
+from shop.ear import FACT_OF, Act, Ear, ear_in, hear
 from shop.reactions import EFFECTS, LONG, WORST, WRONG_NAME, Event, Reaction
 from shop.stars import of_shop
 
@@ -56,7 +56,7 @@ class Shop(Person):
         name: str = "mgshop",
     ):
         super().__init__(seed, split, customer, name)
-        self.ear = ear
+        self.ear = ear_in(name, ear)
         # an act that is no skill of this shop means nothing to its customers
         self.acts = {*skill_pool(name), "promise"}
 

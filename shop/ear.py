@@ -16,7 +16,7 @@ from typing import Callable, NamedTuple
 
 from data import fill
 from shop import second_ear
-from shop.catalogue import BOOKS, SHOPS, skill_pool
+from shop.catalogue import BOOKS, OWN, SHOPS, skill_pool
 
 # slot -> the act of saying it
 FACT_OF = {
@@ -218,6 +218,22 @@ def _disclaimers() -> dict[str, str]:
         for skill in skill_pool(shop).values():
             phrases += [phrase.lower() for phrase in skill.must_say]
     return {phrase: " " * len(phrase) for phrase in phrases}
+
+
+def ear_in(shop: str, ear: Ear) -> Ear:
+    """The ear of a shop's customers: what a shop of your own has to say by law is no act either."""
+    phrases: list[str] = []
+    if shop in OWN:
+        for skill in skill_pool(shop).values():
+            phrases += map(re.escape, skill.must_say)
+    if not phrases:
+        return ear
+    by_law = re.compile("|".join(phrases), re.I)
+
+    def hears(text: str, context: dict[str, str]) -> list[Act]:
+        return ear(by_law.sub(_blank, text), context)
+
+    return hears
 
 
 def hear(text: str, context: dict[str, str]) -> list[Act]:

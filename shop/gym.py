@@ -21,6 +21,7 @@ except ImportError:
 from data import Observation
 from shop.catalogue import SHOPS
 from shop.customer import Shop
+from shop.own import named
 from shop.tools import shown
 from tse import tse
 
@@ -30,13 +31,13 @@ CUSTOMERS = 2**30                                # numbers of training customers
 
 
 class ShopEnv(gymnasium.Env):
-    """shop   one of SHOPS
+    """shop   one of SHOPS, or your own: the path of its book, .json
     split  whose words and goods: train, dev or test
     """
     metadata = {"render_modes": []}
 
     def __init__(self, shop: str = "mgshop", split: str = "train"):
-        self.shop = shop
+        self.shop = named(shop)
         self.split = split
         self.observation_space = gymnasium.spaces.Text(LONGEST, min_length=0, charset=LETTERS)
         self.action_space = gymnasium.spaces.Text(LONGEST, min_length=0, charset=LETTERS)

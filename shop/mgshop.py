@@ -14,7 +14,8 @@ what was trained in one runs in the other.  Goods, prices, disclaimers and every
 
 Try it:  python -m shop.mgshop                        one dialogue of the teacher, annotated
          python -m shop.mgshop --bounds               what trivial policies reach; needs no training
-         python -m shop.mgshop --shop tmallbrand-a    another shop, with or without --bounds"""
+         python -m shop.mgshop --shop tmallbrand-a    another shop, with or without --bounds
+         python -m shop.mgshop --shop my_shop.json    your own, from its book (own.py)"""
 from __future__ import annotations
 
 import argparse
@@ -22,13 +23,14 @@ import json
 from functools import partial
 from pathlib import Path
 
-from data import Dataset, Dialogue, Observation, fill
+from data import DataError, Dataset, Dialogue, Observation, fill
 from shop import second_ear
 from shop.agenda import EMOTIONS
 from shop.bounds import bounds, print_bounds, verdicts
-from shop.catalogue import SHOPS, book, business_context, skill_pool, template
+from shop.catalogue import OWN, SHOPS, book, business_context, skill_pool, template
 from shop.customer import ASKED, HORIZON, Shop, teacher_dialogue
 from shop.ear import Act
+from shop.own import named
 from tse import tse
 
 __all__ = ["HORIZON", "Shop", "load", "load_tmallbrand_a", "load_tmallbrand_b", "teacher_dialogue"]
@@ -66,11 +68,10 @@ def load(data_dir: Path | None = None, name: str = "mgshop") -> Dataset:
     def cross_check(split: str, number: int, seed: int) -> Shop:
         return Shop(seed, split, number, second_ear.hear, name)
 
-    paper = book(name)["paper"]
-    note = (
-        f"{name} is a simulated shop: the paper's {paper} data is not public, "
-        "no figure here is comparable to the paper's."
-    )
+    note = f"{name} is a simulated shop"
+    if name in SHOPS:
+        note += f": the paper's {book(name)['paper']} data is not public"
+    note += ", no figure here is comparable to the paper's."
     return Dataset(
         name,
         skill_pool(name),
@@ -86,7 +87,13 @@ def load(data_dir: Path | None = None, name: str = "mgshop") -> Dataset:
         must_not_say=tuple(book(name)["must_not_say"]),
         template=partial(template, name=name),
         note=note,
+        made_of=book(name)["made_of"],
     )
+
+
+def load_file(path: str) -> Dataset:
+    """A shop of your own, from its book (own.py)."""
+    return load(name=named(path))
 
 
 def load_tmallbrand_a(data_dir: Path | None = None) -> Dataset:
@@ -144,7 +151,8 @@ def arguments() -> argparse.Namespace:
         description="A simulated shop: a dialogue to read, or the bounds table.", allow_abbrev=False
     )
     flag = parser.add_argument
-    flag("--shop", choices=SHOPS, default="mgshop", help="which shop (default mgshop)")
+    which = f"one of {', '.join(SHOPS)} (default mgshop), or your own: the path of its book, .json"
+    flag("--shop", default="mgshop", help=which)
     reached = "what trivial policies reach, with phrase-book replies"
     flag("--bounds", action="store_true", help=reached)
     flag("--episodes", type=int, default=200, help="test customers for --bounds (default 200)")
@@ -153,6 +161,12 @@ def arguments() -> argparse.Namespace:
     args = parser.parse_args()
     if args.episodes < 1:
         parser.error(f"--episodes must be at least 1, got {args.episodes}")
+    try:
+        args.shop = named(args.shop)
+    except DataError as error:
+        parser.error(f"--shop {error}")
+    if args.shop not in (*SHOPS, *OWN):
+        parser.error(f"--shop {args.shop}: write {which}")
     return args
 
 

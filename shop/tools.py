@@ -10,6 +10,7 @@ from typing import Any
 from data import Observation
 from shop.catalogue import template
 from shop.customer import Shop
+from shop.own import named
 from tse import tse
 
 
@@ -22,7 +23,8 @@ def shown(seen: Observation) -> str:
 class ShopTools:
     """One simulated customer at a time, to whom a model talks by calling `reply`."""
 
-    shop = "mgshop"                              # a subclass may name another shop, or split
+    # a subclass may name another shop, or the path of your own, and another split
+    shop = "mgshop"
     split = "train"
 
     def reset(self, **row: Any) -> str:
@@ -34,7 +36,7 @@ class ShopTools:
             raise ValueError(
                 'the training data need a column "customer", a number for each row: '
                 'Dataset.from_dict({"prompt": [...], "customer": [0, 1, ...]})')
-        self._customer = Shop(0, self.split, int(row["customer"]), name=self.shop)
+        self._customer = Shop(0, self.split, int(row["customer"]), name=named(self.shop))
         self._seen = self._customer.reset()
         return shown(self._seen)
 

@@ -21,13 +21,15 @@ from expert import ExpertConfig
 from gopo import ALGORITHMS, algorithm, algorithm_of, decides, expert_config
 from hosted.judge import hosted_model, judge_for
 from infra.client import ApiConfig
+from infra.devices import DEVICES, picked, refuse_absent, refuse_unsuited
 from infra.domain import as_trained
 from infra.files import refuse_unwritable, write_json
-from infra.flags import given, parse, parser_of, recorded, refuse_below
+from infra.flags import given, parse, parser_of, recorded, refuse_below, refuse_other_words
 from infra.locks import alone_in, reading_from, refuse_growing
 from infra.processes import broadcast, is_main
 from infra.runs import last_step, read_config, refuse_occupied, run_directory, versions
 from infra.terminal import command
+from infra.watch import KINDS, refuse_missing
 from lm.config import BUILT, AgentConfig, LMConfig, WarmConfig, configs_of
 from lm.encoder import encoder_of
 from lm.precision import pick_precision
@@ -50,7 +52,8 @@ class RunConfig:
         "(systems/)")
     dataset: str = opt(
         "mgshop", "mgshop, tmallbrand-a, tmallbrand-b, fds or sale (simulated), multiwoz or star "
-        "(real dialogues), or the path of your own logs, logs.jsonl")
+        "(real dialogues), or your own: logs.jsonl, shop.json (docs/shop.md), or a function that "
+        "returns a data.Dataset, package.module:function")
     replies: str = opt(
         "lm", "lm: a language model writes them; template: the shop's phrase book does, and "
         "strategy alone is learned in minutes")
@@ -99,7 +102,12 @@ class RunConfig:
         100, "test dialogues per row of the table at the end; 0 = no table")
     save_every: int | None = opt(
         None, "GOPO steps between checkpoints; default 10, 50 with --algo cmpo")
-    device: str = opt("auto", "cpu, cuda, or auto")
+    report_to: str = opt(
+        "none", "tensorboard or trackio: watch the run there too, with two dialogues a step; "
+        "needs the package of this name")
+    device: str = opt(
+        "auto", "cpu, cuda, mps (Apple's GPU; guarded, but never tried), or auto: cuda where there "
+        "is one, else cpu")
     precision: str = opt(
         "auto", "fp32, bf16, or auto: bf16 where the GPU or the CPU (avx512_bf16, amx_bf16) "
         "computes in it")
@@ -109,16 +117,16 @@ class RunConfig:
             raise ValueError(f"--algo is one of {', '.join(ALGORITHMS)}, got {self.algo!r}")
         if self.replies not in ("lm", "template"):
             raise ValueError(f"--replies is lm or template, got {self.replies!r}")
-        devices = self.device in ("cpu", "cuda", "auto")
-        if not devices or self.precision not in ("fp32", "bf16", "auto"):
+        if self.device not in DEVICES or self.precision not in ("fp32", "bf16", "auto"):
             raise ValueError(
-                "--device is cpu, cuda or auto and --precision fp32, bf16 or auto, "
+                f"--device is one of {', '.join(DEVICES)} and --precision fp32, bf16 or auto, "
                 f"got {self.device!r}, {self.precision!r}")
         if self.judge != "rules":
             hosted_model(self.judge, "--judge", "rules")
         generosity = self.warm_generosity
         if generosity is not None and not 0 <= generosity <= 1:
             raise ValueError(f"--warm_generosity must lie in [0, 1], got {generosity}")
+        refuse_other_words(self, {"report_to": KINDS})
         least = {"steps": 0, "strategy_steps": 0, "seed": 0, "eval_every": 1, "eval_episodes": 0,
                  "save_every": 1}
         refuse_below(self, least)
@@ -228,9 +236,7 @@ def _of_fds(run: Mapping[str, Any]) -> dict[str, Any]:
 def new_config(configs: Configs, dataset: Dataset) -> dict[str, Any]:
     """config.json of a new run."""
     cfg = configs.run
-    device = cfg.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = picked(cfg.device)
     config = {name: asdict(getattr(configs, name)) for name in PARTS}
     config["run"] |= {
         "resume": None,
@@ -303,10 +309,9 @@ def started(configs: Configs, held: ExitStack) -> tuple[Path, dict, Dataset]:
     if cfg.output_dir:
         refuse_occupied(Path(cfg.output_dir), cfg.overwrite)
     refuse_unwritable("--output_dir", Path(cfg.output_dir or "runs"))
-    if cfg.device == "cuda" and not torch.cuda.is_available():
-        raise DataError(
-            "--device cuda: PyTorch finds no GPU here; take --device cpu, or a PyTorch built for "
-            "your GPU")
+    refuse_absent(cfg.device)
+    refuse_unsuited(cfg.device, cfg.precision, configs.lm.quantise, cfg.algo)
+    refuse_missing(cfg.report_to)
     if configs.expert.encoder:
         encoder_of(configs.expert.encoder)       # refused now, not after the stages before it
     dataset = data_of(asdict(cfg), cfg.base)
@@ -388,7 +393,10 @@ def name_of(configs: Configs) -> str:
     algo = configs.run.algo
     if algo == "gopo" and configs.gopo.no_expert:
         algo = "alone"
-    return f"{Path(configs.run.dataset).stem}-{algo}-{configs.run.seed}"
+    dataset = configs.run.dataset
+    if data.is_function(dataset):
+        dataset = dataset.partition(":")[2]      # a folder's name holds no colon on Windows
+    return f"{Path(dataset).stem}-{algo}-{configs.run.seed}"
 
 
 def resumed(run: Path, configs: Configs, held: ExitStack) -> tuple[Path, dict, Dataset]:
@@ -410,6 +418,7 @@ def resumed(run: Path, configs: Configs, held: ExitStack) -> tuple[Path, dict, D
         if configs.run.steps < last_step(run):
             raise DataError(f"--steps {configs.run.steps}: {run} has done {last_step(run)} already")
         config["run"]["steps"] = configs.run.steps
+    refuse_missing(config["run"].get("report_to", "none"))
     dataset = data_of(config["run"], trained_by(run, config))
     judge_for(dataset, config["run"].get("judge", "rules"), recorded(ApiConfig, config["api"]))
     refuse_unearned(dataset, config)

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from tqdm import tqdm
 
 from data import Dataset
 from expert import Expert, ExpertConfig
 from gopo import Gopo, algorithm_of, decides, strategy_only
 from infra.files import whole_folder
 from infra.processes import barrier, is_main, main_says
+from infra.progress import bar
 from infra.runs import (
     Log,
     adam_state,
@@ -27,6 +27,7 @@ from infra.runs import (
     save_tensors,
     system_errors,
 )
+from infra.watch import SILENT, Watch, watch
 from lm.config import BUILT, WarmConfig, configs_of
 from measure import evaluate, training_row
 from start.pairs import Pair, mixed_pairs, slot_names, unfound_pairs, vocabulary_texts, warm_pairs
@@ -122,7 +123,7 @@ def prepare_agent(run: Path, dataset: Dataset, config: dict) -> CustomerServiceA
             pairs = mixed_pairs(dataset, count, seed, history_turns, decides(config))
             supervised(
                 agent, pairs, warm.pretrain_steps, warm, seed=seed,
-                progress="pretraining on talk of mixed quality")
+                progress="pretraining")
         save_agent(agent, run / "untrained", "pretraining")
     if not main_says((run / "warm_start").exists()):
         agent = agent or load_agent(run / "untrained", dataset, config)
@@ -172,13 +173,15 @@ def warm_start(
     before = dev_loss(agent, dev, warm)
     result = supervised(
         agent, pairs, warm.warm_steps, warm, seed=seed, dev=dev,
-        progress="warm start on the training replies")
+        progress="warm start of the LM")
     print(f"warm start: dev loss {before:.3f} -> {result['dev_loss']:.3f} nats per token")
 
 
 # --- the strategy -------------------------------------------------------------------------------
 
-def prepare_strategy(run: Path, gopo: Gopo, steps: int, seed: int) -> None:
+def prepare_strategy(
+    run: Path, gopo: Gopo, steps: int, seed: int, report_to: str = "none"
+) -> None:
     """GOPO of the Expert alone, where dialogues are cheap.  Its Adam goes on into the joint steps.
 
     Rows go to strategy.jsonl, looks at dev customers to strategy_evals.jsonl.
@@ -189,7 +192,9 @@ def prepare_strategy(run: Path, gopo: Gopo, steps: int, seed: int) -> None:
         load_into(gopo.expert, load_tensors(path), str(path))
         load_adam_state(gopo.learner.optimiser, load_tensors(adam))
         return
-    learn_strategy(run, strategy_only(gopo), steps, seed)
+    reporter = watch(report_to, run, "strategy")
+    learn_strategy(run, strategy_only(gopo), steps, seed, reporter)
+    reporter.close()
     refuse_ruined(gopo.expert.state_dict(), "the Expert after the strategy stage", "expert_lr")
     if is_main():
         # Adam's state first, for `path` marks the stage as complete.
@@ -198,18 +203,22 @@ def prepare_strategy(run: Path, gopo: Gopo, steps: int, seed: int) -> None:
     barrier()
 
 
-def learn_strategy(run: Path, gopo: Gopo, steps: int, seed: int) -> None:
+def learn_strategy(
+    run: Path, gopo: Gopo, steps: int, seed: int, reporter: Watch = SILENT
+) -> None:
     """The steps of the strategy stage."""
-    log = Log(run / "strategy.jsonl")
-    looks = Log(run / "strategy_evals.jsonl")
+    log = Log(run / "strategy.jsonl", also=reporter.rows("strategy"))
+    looks = Log(run / "strategy_evals.jsonl", also=reporter.rows("strategy_dev"))
     every = max(1, steps // STRATEGY_LOOKS)
-    with tqdm(range(1, steps + 1), desc="strategy: the Expert alone", unit="step") as bar:
-        for step in bar:
+    with bar("strategy", steps) as shown:
+        for step in range(1, steps + 1):
             played, learned = gopo.step(step, seed, stage=1)
             row = training_row(step, gopo, played, learned)
+            reporter.dialogues("strategy", step, played)
             log.write(row)
             if row["r_expert"] is not None:
-                bar.set_postfix(R_E=f"{row['r_expert']:.2f}", refresh=False)
+                shown.set_postfix(R_E=f"{row['r_expert']:.2f}", refresh=False)
             if is_main() and (step % every == 0 or step == steps):
                 look(gopo, step, looks)
             barrier()
+            shown.update()

@@ -16,11 +16,11 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
 from csagent import CustomerServiceAgent
 from data import Request
 from infra.processes import all_sum, shard
+from infra.progress import bar
 from lm.config import WarmConfig
 
 Pair = tuple[Request, str]
@@ -48,18 +48,19 @@ def supervised(agent: CustomerServiceAgent, pairs: Sequence[Pair], steps: int,
     best = Best(agent.params)
     loss = math.nan
     queue: list[list[Encoded]] = []
-    bar = tqdm(range(1, steps + 1), desc=progress, disable=progress is None, mininterval=1)
-    for step in bar:
-        if not queue:
-            queue = batches(data, warm.sft_batch, rng)
-        optimizer.zero_grad(set_to_none=True)
-        value = backward(agent, queue.pop(), warm)
-        loss = agent.step(optimizer, {"loss": value})["loss"]
-        schedule.step()
-        bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
-        looks = step % max(1, steps // LOOKS) == 0 or step == steps
-        if dev and looks:
-            best.look(dev_loss(agent, dev, warm))
+    with bar(progress or "", steps, disable=progress is None, mininterval=1) as shown:
+        for step in range(1, steps + 1):
+            if not queue:
+                queue = batches(data, warm.sft_batch, rng)
+            optimizer.zero_grad(set_to_none=True)
+            value = backward(agent, queue.pop(), warm)
+            loss = agent.step(optimizer, {"loss": value})["loss"]
+            schedule.step()
+            shown.set_postfix(loss=f"{loss:.3f}", refresh=False)
+            shown.update()
+            looks = step % max(1, steps // LOOKS) == 0 or step == steps
+            if dev and looks:
+                best.look(dev_loss(agent, dev, warm))
     best.restore()
     return {"loss": loss} | ({"dev_loss": best.loss} if dev else {})
 

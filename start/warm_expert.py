@@ -6,11 +6,11 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from data import Dataset
 from expert import Expert
 from expert_learner import ExpertLearner, Labelled, labelled_states
+from infra.progress import bar
 from perception import HideNgrams, reading
 from rewards import esndcg
 
@@ -31,15 +31,17 @@ def warm_expert(expert: Expert, dataset: Dataset, seed: int) -> float | None:
     learner = ExpertLearner(expert, LR)
     best, kept = -1.0, None
     with reading(expert, HideNgrams(expert.cfg.hide_ngrams, seed)):
-        epochs = tqdm(range(expert.cfg.expert_warm), desc="warm start of the Expert", leave=False)
-        for _ in epochs:
-            for rows in torch.randperm(len(train), generator=generator).split(BATCH):
-                learner.imitate([train[i] for i in rows])
-            score = mean_esndcg(expert, dev)
-            epochs.set_postfix(dev_ESNDCG=f"{score:.3f}", refresh=False)
-            if score > best:
-                best = score
-                kept = {name: value.clone() for name, value in expert.state_dict().items()}
+        epochs = expert.cfg.expert_warm
+        with bar("warm start of the Expert", epochs, unit="epoch", leave=False) as steps:
+            for _ in range(epochs):
+                for rows in torch.randperm(len(train), generator=generator).split(BATCH):
+                    learner.imitate([train[i] for i in rows])
+                score = mean_esndcg(expert, dev)
+                steps.set_postfix(dev_ESNDCG=f"{score:.3f}", refresh=False)
+                steps.update()
+                if score > best:
+                    best = score
+                    kept = {name: value.clone() for name, value in expert.state_dict().items()}
     if kept:
         expert.load_state_dict(kept)
     return best

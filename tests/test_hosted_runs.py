@@ -199,7 +199,7 @@ def test_a_gpu_that_is_not_there_is_said_before_training(logs, tmp_path, capsys)
     flags = training(logs, tmp_path / "run")
     flags[flags.index("--device") + 1] = "cuda"
     assert train.main(flags) == 2
-    assert "--device cuda: PyTorch finds no GPU" in capsys.readouterr().err
+    assert "--device cuda: PyTorch finds no GPU of this kind" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 

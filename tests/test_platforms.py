@@ -6,10 +6,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import train
-from infra import locks
+from infra import devices, locks
+from infra.processes import join
+from infra.runs import device_of
 from tests.test_house import HOUSE, MODULES
+from tests.training import refused
 
 BLOCKED = ("fcntl", "resource")
 IMPORT_ALL = """
@@ -56,3 +60,63 @@ def test_peak_memory_in_the_unit_of_the_system(platform, unit, monkeypatch):
     assert train.peak_memory() == "3.0 GiB"
     monkeypatch.setattr(train, "resource", None)
     assert train.peak_memory() == "not known on this system"
+
+
+# --- devices ------------------------------------------------------------------------------------
+
+def test_auto_is_cuda_where_there_is_one_and_never_apples(monkeypatch):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    for cuda, device in ((True, "cuda"), (False, "cpu")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda cuda=cuda: cuda)
+        assert devices.picked("auto") == device
+    assert devices.here("mps") == "mps"
+    assert device_of({"device": "cuda"}) == "cpu"
+
+
+@pytest.mark.parametrize("device", ["cuda", "mps"])
+def test_a_device_that_is_not_there_is_refused(device, monkeypatch, capsys):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    said = refused(["--device", device], capsys)
+    assert f"--device {device}: PyTorch finds no GPU of this kind here; take --device cpu" in said
+    assert devices.here(device) == "cpu"
+
+
+@pytest.mark.parametrize("flags, said", [
+    (["--precision", "bf16"], "--precision bf16: take fp32"),
+    (["--model", "some/model"], "4-bit weights: take --quantise none"),
+    (["--algo", "memento"], "--algo memento, which computes in doubles"),
+])
+def test_what_apples_gpu_cannot_do_is_refused(flags, said, monkeypatch, capsys):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    heard = refused(["--device", "mps", *flags], capsys)
+    assert f"--device mps does not go with {said}" in heard
+
+
+def test_several_processes_do_not_share_apples_gpu(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="start a single process"):
+        join("mps")
+
+
+class Apples(torch.Tensor):
+    """A tensor that says it lies on Apple's GPU, and refuses doubles as one there does."""
+    device = torch.device("mps")
+
+    def double(self):
+        raise TypeError("Cannot convert a MPS Tensor to float64")
+
+    def cpu(self):
+        return self.as_subclass(torch.Tensor)
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+
+def test_what_must_be_exact_is_computed_on_the_cpu_there():
+    x = torch.tensor([[0.25, 0.75]])
+    found = devices.exact(x.as_subclass(Apples))
+    assert type(found) is torch.Tensor
+    assert found.dtype == torch.float64
+    assert devices.exact(x).dtype == torch.float64
