@@ -89,8 +89,10 @@ class Stop:
 class Record:
     """What a run writes while it trains.  Of several processes the first writes."""
 
-    def __init__(self, run: Path, gopo: Gopo, start: int):
+    def __init__(self, run: Path, gopo: Gopo, start: int, customers: int):
+        """customers: of a look at held-out dialogues."""
         self.run = run
+        self.customers = customers
         self.gopo = gopo
         self.start = start
         self.rows = Log(run / "metrics.jsonl", start)
@@ -122,7 +124,7 @@ class Record:
 
     def look(self, step: int) -> None:
         if is_main():
-            tqdm.write(look(self.gopo, step, self.looks))
+            tqdm.write(look(self.gopo, step, self.looks, self.customers))
             draw_curves(self.run)
 
     def catch_up(self, steps: int, every: int) -> None:
@@ -144,7 +146,7 @@ def train(run: Path, gopo: Gopo, cfg: RunConfig, steps: int, stop: Stop) -> int:
     if found := load_checkpoint(run):
         start = found[0]
         gopo.restore(found[1])
-    record = Record(run, gopo, start)
+    record = Record(run, gopo, start, cfg.dev_episodes)
     record.catch_up(steps, cfg.eval_every)
     stop.wait = True
     done = start

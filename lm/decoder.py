@@ -25,13 +25,14 @@ from torch import Tensor
 
 from data import Prepared, Reply, Request, Skill
 from lm.config import BUILT, LMConfig
-from lm.guard import Ban, Guard, Rules
+from lm.guard import Ban, Guard, Rules, ends_a_sentence
 from lm.passes import Passes, ReplyStates
 from lm.reader import Reader
 from lm.suited import end_tokens, window_of
 
 # B replies, L tokens of a reply, V vocabulary, S states, D width of a hidden state
 BLOCK = 64
+SENTENCE = 12                                    # tokens that a short one has
 Generators = torch.Generator | Sequence[torch.Generator] | None
 
 
@@ -118,10 +119,18 @@ class _Row:
     bans: list[Ban] = field(default_factory=list)
 
     def full(self, budget: int) -> bool:
-        """Whether what is left of the budget is needed for phrases that must be said."""
+        """Whether what is left of the budget is needed for phrases that must be said.
+
+        A real model stops sooner, at the end of a sentence, if a further one would be cut."""
         used = len(self.ids)
         most = self.guard.rules.reserve
-        return used + most >= budget and used + self.guard.reserve() >= budget
+        margin = SENTENCE if self.guard.vocab.whole_sentences else 0
+        if used + most + margin < budget:
+            return False
+        left = budget - used - self.guard.reserve()
+        if margin and used and 0 < left <= margin:
+            return ends_a_sentence(self.guard.text)
+        return left <= 0
 
     def add(self, token: int, logp: float, ban: Ban) -> None:
         self.ids.append(token)

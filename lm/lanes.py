@@ -39,10 +39,12 @@ class Lanes:
     """Replies that are being spoken, G to each of S states; row s G + j is lane j of state s."""
 
     def __init__(self, model, prompts: Sequence[list[int]], lanes: int, room: int,
-                 kept: torch.dtype | None = None):
+                 kept: torch.dtype | None = None, shared: int = 0):
         """
-        room  tokens of the longest reply
-        kept  how keys and values are kept; default: as is best on the model's device
+        room    tokens of the longest reply
+        kept    how keys and values are kept; default: as is best on the model's device
+        shared  tokens that all prompts begin with and that are to be read only once; each prompt
+                has at least two more
         """
         self.stack = Stack(model)
         self.device = self.stack.body.norm.weight.device
@@ -54,7 +56,8 @@ class Lanes:
         P = max(1, -(-max(lengths) // ROUND)) * ROUND
         self.cos, self.sin = self.stack.angles(P + room)                             # [P + R, d]
         self.prefix: list[tuple[Tensor, Tensor]] = []   # a layer: [S, K, P, d], twice
-        self._read(prompts, P)
+        self.shared: list[tuple[Tensor, Tensor]] = []   # a layer: [1, K, shared, d], twice
+        self._read(prompts, P, shared)
         padding = torch.arange(P) >= length[:, None]
         # Added to what is looked at: -inf where there is no token.       [S, 1, 1, P]
         self.bias = torch.zeros(padding.shape).masked_fill(padding, -inf)[:, None, None]
@@ -67,21 +70,37 @@ class Lanes:
     def _empty(self, shape: tuple[int, ...]) -> Tensor:
         return torch.empty(shape, dtype=self.kept, device=self.device)
 
-    def _read(self, prompts: Sequence[list[int]], P: int) -> None:
+    def _read(self, prompts: Sequence[list[int]], P: int, shared: int) -> None:
         """Keys and values of all but the last token of each prompt.
 
         Padded on the right, where causality keeps the padding out."""
         rows = [p[:-1] + [0] * (P + 1 - len(p)) for p in prompts]
         ids = torch.tensor(rows, device=self.device)                                 # [S, P]
-        self.stack(ids, (self.cos[:P, None], self.sin[:P, None]), self._attend_within)
+        if shared:
+            self._read_on(ids[:1, :shared], 0)
+            self.shared, self.prefix = self.prefix, []
+        self._read_on(ids[:, shared:], shared)
+
+    def _read_on(self, ids: Tensor, first: int) -> None:
+        """first: position of the first of these tokens [S, L]."""
+        at = slice(first, first + ids.shape[1])
+        self.stack(ids, (self.cos[at, None], self.sin[at, None]), self._attend_within)
 
     def _attend_within(self, number: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor | None:
-        """q [S, P, H, d], k and v [S, P, K, d] -> [S, P, H d]."""
+        """q [S, L, H, d], k and v [S, L, K, d] -> [S, L, H d]; L follow what is shared."""
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        if self.shared:
+            k, v = map(_behind, self.shared[number], (k, v))
         self.prefix.append((k.to(self.kept).contiguous(), v.to(self.kept).contiguous()))
         if number == len(self.stack.layers) - 1:
             return None
-        seen = F.scaled_dot_product_attention(q, k, v.to(k.dtype), is_causal=True, enable_gqa=True)
+        v = v.to(k.dtype)
+        if self.shared:
+            L, P = q.shape[2], k.shape[2]
+            seen_by = torch.ones(L, P, dtype=torch.bool, device=self.device).tril(P - L)
+            seen = F.scaled_dot_product_attention(q, k, v, attn_mask=seen_by, enable_gqa=True)
+        else:
+            seen = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
         return seen.transpose(1, 2).flatten(2)
 
     def step(self, token: Tensor) -> Tensor:
@@ -133,6 +152,11 @@ class Lanes:
         self.length = self.length[states]
         self.G = most
         return rows
+
+
+def _behind(shared: Tensor, own: Tensor) -> Tensor:
+    """[1, K, C, d] and [S, K, L, d] -> [S, K, C + L, d]."""
+    return torch.cat([shared.to(own.dtype).expand(len(own), -1, -1, -1), own], 2)
 
 
 def _picked(x: Tensor, states: Tensor, lanes: Tensor) -> Tensor:

@@ -30,11 +30,14 @@ from infra.runs import last_step, read_config, refuse_occupied, run_directory, v
 from infra.terminal import command
 from lm.config import BUILT, AgentConfig, LMConfig, WarmConfig, configs_of
 from lm.encoder import encoder_of
+from lm.found import located
 from lm.precision import pick_precision
 from play import GopoConfig
 from start.base import check_base, take_base
+from start.laptop import smaller
 
 LARGE = 1 << 30                                  # bytes of weights from which training needs a GPU
+DEV = 40                                         # customers of a look at held-out dialogues
 DEFAULTS = {
     "lm": {"steps": 25, "eval_every": 10, "save_every": 10},
     "template": {"steps": 60, "eval_every": 10, "save_every": 10},
@@ -87,6 +90,7 @@ class RunConfig:
     eval_every: int | None = opt(
         None, "GOPO steps between evaluations on held-out dev customers; default 10, 50 with "
         "--algo cmpo")
+    dev_episodes: int = opt(DEV, "held-out dev customers of such an evaluation")
     eval_episodes: int = opt(
         100, "test dialogues per row of the table at the end; 0 = no table")
     save_every: int | None = opt(
@@ -108,8 +112,8 @@ class RunConfig:
                 f"got {self.device!r}, {self.precision!r}")
         if self.judge != "rules":
             hosted_model(self.judge, "--judge", "rules")
-        least = {"steps": 0, "strategy_steps": 0, "seed": 0, "eval_every": 1, "eval_episodes": 0,
-                 "save_every": 1}
+        least = {"steps": 0, "strategy_steps": 0, "seed": 0, "eval_every": 1, "dev_episodes": 1,
+                 "eval_episodes": 0, "save_every": 1}
         refuse_below(self, least)
 
 
@@ -126,6 +130,7 @@ class Configs:
     warm: WarmConfig
     api: ApiConfig
     options: Any = None                          # the algorithm's own
+    given: frozenset[str] = frozenset()          # names of the flags that were given
 
 
 PARTS = ("run", "gopo", "expert", "lm", "agent", "warm", "api")
@@ -147,6 +152,8 @@ def parse_flags(argv: Sequence[str] | None, description: str) -> Configs:
     for own in found[len(SHARED):]:
         if type(own) is method.Options:
             configs = replace(configs, options=own)
+    names = frozenset(word.partition("=")[0].removeprefix("--") for word in argv)
+    configs = replace(configs, given=names)
     if method.single:
         configs = replace(configs, gopo=replace(configs.gopo, no_expert=True))
     return configs
@@ -189,17 +196,20 @@ def settle(config: dict[str, Any], dataset: Dataset) -> dict[str, Any]:
 
 def new_config(configs: Configs, dataset: Dataset) -> dict[str, Any]:
     """config.json of a new run."""
-    cfg = configs.run
-    device = cfg.device
+    device = configs.run.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = located(configs.lm.model)
+    if device == "cpu" and model not in BUILT and configs.run.replies == "lm":
+        configs = smaller(configs, configs.given, model)
+    cfg = configs.run
     config = {name: asdict(getattr(configs, name)) for name in PARTS}
     config["run"] |= {
         "resume": None,
         "overwrite": False,
         "replies": replies_of(dataset, cfg, configs.gopo),
     }
-    config["lm"]["model"] = located(configs.lm.model)
+    config["lm"]["model"] = model
     config["options"] = asdict(configs.options) if configs.options else None
     config["device"] = device
     config["precision"] = cfg.precision
@@ -208,14 +218,6 @@ def new_config(configs: Configs, dataset: Dataset) -> dict[str, Any]:
     config["threads"] = torch.get_num_threads()
     config["versions"] = versions()
     return settle(config, dataset)
-
-
-def located(model: str) -> str:
-    """A folder by its whole path, for a run is read from anywhere; any other name as it is."""
-    # os.path: False for a name that is too long, where Path raises
-    if model not in BUILT and os.path.isdir(model):
-        return os.path.abspath(model)
-    return model
 
 
 def replies_of(dataset: Dataset, cfg: RunConfig, gopo: GopoConfig) -> str:
