@@ -121,16 +121,20 @@ class _Row:
     def full(self, budget: int) -> bool:
         """Whether what is left of the budget is needed for phrases that must be said.
 
-        A real model stops sooner, at the end of a sentence, if a further one would be cut."""
+        A real model that has one left to say stops sooner, behind a sentence, lest it stand in the
+        middle of the next.
+        """
         used = len(self.ids)
         most = self.guard.rules.reserve
-        margin = SENTENCE if self.guard.vocab.whole_sentences else 0
+        margin = 0
+        if most and self.guard.vocab.whole_sentences:
+            margin = SENTENCE
         if used + most + margin < budget:
             return False
-        left = budget - used - self.guard.reserve()
-        if margin and used and 0 < left <= margin:
+        needed = self.guard.reserve()
+        if needed and used + needed + margin >= budget > used + needed:
             return ends_a_sentence(self.guard.text)
-        return left <= 0
+        return used + needed >= budget
 
     def add(self, token: int, logp: float, ban: Ban) -> None:
         self.ids.append(token)
