@@ -51,6 +51,7 @@ from judge import Judge
 from measure import evaluate_run, training_row
 from play import GopoConfig
 from show import print_client, print_table
+from start import own_judge
 from start.resolve import RunConfig, parse_flags, resolve_together
 from start.stages import (
     look,
@@ -254,6 +255,9 @@ def learn(
     prepare_warm_expert(run, gopo, cfg.seed)
     if agent and not rewards.no_expert and cfg.strategy_steps:
         prepare_strategy(run, gopo, cfg.strategy_steps, cfg.seed)
+    if cfg.judge == own_judge.NAME:
+        # Not before: the strategy stage marks a phrase book's replies by the thousand.
+        gopo.judge = own_judge.judge_by_likelihood(judge, run, dataset, config)
     done = train(run, gopo, cfg, cfg.steps, stop)
     if is_main():
         # It comes last: where it is, both agents are of the same step.

@@ -33,6 +33,7 @@ from lm.encoder import encoder_of
 from lm.found import located
 from lm.precision import pick_precision
 from play import GopoConfig
+from start import own_judge
 from start.base import check_base, take_base
 from start.laptop import smaller
 
@@ -72,8 +73,8 @@ class RunConfig:
         False, "multiwoz only: EmoWOZ 2.0's labels of the system's tone as skills; CC BY-NC 4.0, "
         "not for commercial use")
     judge: str = opt(
-        "rules", "who scores replies (Eq. 8): rules, or api:MODEL, a model of the server at "
-        "--api_base")
+        "rules", "who scores replies (Eq. 8): rules; likelihood, the rules with S_1 by the "
+        "warm-started model; or api:MODEL, a model of the server at --api_base")
     split: str | None = opt(
         None, "star only: dialogue (default), or task: the test tasks are none of the training "
         "ones")
@@ -110,8 +111,8 @@ class RunConfig:
             raise ValueError(
                 "--device is cpu, cuda or auto and --precision fp32, bf16 or auto, "
                 f"got {self.device!r}, {self.precision!r}")
-        if self.judge != "rules":
-            hosted_model(self.judge, "--judge", "rules")
+        if self.judge not in ("rules", own_judge.NAME):
+            hosted_model(self.judge, "--judge", f"rules or {own_judge.NAME}")
         least = {"steps": 0, "strategy_steps": 0, "seed": 0, "eval_every": 1, "dev_episodes": 1,
                  "eval_episodes": 0, "save_every": 1}
         refuse_below(self, least)
@@ -276,6 +277,7 @@ def started(configs: Configs, held: ExitStack) -> tuple[Path, dict, Dataset]:
     judge_for(dataset, cfg.judge, configs.api)
     config = new_config(configs, dataset)
     refuse_unearned(dataset, config)
+    own_judge.refuse_unlearned(dataset, config)
     if config["run"]["replies"] == "lm" and configs.lm.model not in BUILT:
         # imported here: transformers takes seconds, and neither --help nor a strategy needs it
         from start.check import check_model
