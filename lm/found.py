@@ -55,14 +55,14 @@ def _smollm2() -> str:
 
 
 def _hub_answers() -> bool:
-    """Whether the hub gives the model's config, from which on it gives the rest."""
-    from huggingface_hub import hf_hub_download
+    """Whether the hub is reachable and has the model; asked once, for downloads ask many times."""
+    from huggingface_hub import get_session, hf_hub_url
     try:
-        hf_hub_download(HUB, "config.json", etag_timeout=5)
+        answer = get_session().head(hf_hub_url(HUB, "config.json"), timeout=5)
     # Broad for a reason: without a network, libraries raise their own errors, and each its own.
     except Exception:
         return False
-    return True
+    return answer.status_code < 400
 
 
 def packaged() -> Path | None:

@@ -3,6 +3,7 @@ found.  The files are tiny and written here, by the package `gguf`; without it t
 import copy
 import json
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -286,10 +287,10 @@ def nowhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
 
-    def offline(*_, **__):
+    def offline():
         raise OSError("no network")
 
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)
+    monkeypatch.setattr(huggingface_hub, "get_session", offline)
     monkeypatch.setattr(found, "PACKAGE", "no_such_package")
     return tmp_path
 
@@ -309,7 +310,12 @@ def test_smollm2_is_found_in_order(nowhere, monkeypatch):
     monkeypatch.setattr(found, "_converted", lambda file: f"converted {file.name}")
     assert found.located("smollm2") == "converted M.gguf"
     assert found.located("brings_it/M.gguf") == "converted M.gguf"
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *_, **__: "config.json")
+    status = {}
+    session = SimpleNamespace(head=lambda *_, **__: SimpleNamespace(**status))
+    monkeypatch.setattr(huggingface_hub, "get_session", lambda: session)
+    status["status_code"] = 404
+    assert found.located("smollm2") == "converted M.gguf"
+    status["status_code"] = 307                  # to where the file lies
     assert found.located("smollm2") == found.HUB
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: "a/file")
     assert found.located("smollm2") == found.HUB

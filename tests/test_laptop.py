@@ -1,4 +1,6 @@
 """start/laptop.py: what a loaded model on a CPU is spared, and how long it is said to take."""
+import logging
+
 import pytest
 
 from lm.models import build_tiny
@@ -65,3 +67,10 @@ def test_the_expected_time_by_hand():
     assert told["table"] == 10 * 16 * 5 * 2.0
     config["gopo"]["no_expert"] = True
     assert expected(Seconds(1, 1, 1, 1), config, 5)["table"] == 4 * 16 * 5
+
+
+def test_a_package_that_nothing_uses_is_not_missed():
+    # importing lm.models was enough; its errors are still said
+    logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
+    assert not logger.isEnabledFor(logging.WARNING)
+    assert logger.isEnabledFor(logging.ERROR)
