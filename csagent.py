@@ -377,6 +377,7 @@ class CustomerServiceAgent(ConstrainedLM):
             # of how it was loaded: a resumed run shall write what an unbroken one does
             self.tokenizer.init_kwargs.pop(noted, None)
         self.tokenizer.save_pretrained(folder)
+        self.keep_shown(Path(folder))
 
     def optimizer_state(self) -> dict[str, Tensor]:
         """What a resumed run needs besides the weights, flat, for safetensors.
@@ -437,8 +438,8 @@ def load_agent(folder: Path, dataset: Dataset, config: dict) -> CustomerServiceA
     lm, cfg, _ = configs_of(config)
     device = device_of(config)
     model, tokenizer = load_saved(folder, lm.quantise, config["precision"], device)
-    how = (cfg, lm, device, config["precision"])
-    return CustomerServiceAgent(model, tokenizer, dataset.skills, dataset.must_not_say, *how)
+    how = (dataset.skills, dataset.must_not_say, cfg, lm, device, config["precision"])
+    return CustomerServiceAgent(model, tokenizer, *how).showing(dataset.train, folder)
 
 
 # ------------------------------------------------------------------------------ to look at

@@ -55,6 +55,7 @@ from judge import Judge
 from measure import evaluate_run, rows_of, training_row
 from play import GopoConfig
 from show import print_client, print_table
+from start import own_judge
 from start.plan import planned
 from start.resolve import RunConfig, parse_flags, resolve_together
 from start.stages import (
@@ -94,8 +95,10 @@ class Stop:
 class Record:
     """What a run writes while it trains.  Of several processes the first writes."""
 
-    def __init__(self, run: Path, gopo: Gopo, start: int, report_to: str):
+    def __init__(self, run: Path, gopo: Gopo, start: int, report_to: str, customers: int):
+        """customers: of a look at held-out dialogues."""
         self.run = run
+        self.customers = customers
         self.gopo = gopo
         self.start = start
         self.reporter = watch(report_to, run, "joint", start)
@@ -128,7 +131,7 @@ class Record:
 
     def look(self, step: int) -> None:
         if is_main():
-            tqdm.write(look(self.gopo, step, self.looks))
+            tqdm.write(look(self.gopo, step, self.looks, self.customers))
             draw_curves(self.run)
 
     def catch_up(self, steps: int, every: int) -> None:
@@ -150,7 +153,7 @@ def train(run: Path, gopo: Gopo, cfg: RunConfig, steps: int, stop: Stop) -> int:
     if found := load_checkpoint(run):
         start = found[0]
         gopo.restore(found[1])
-    record = Record(run, gopo, start, cfg.report_to)
+    record = Record(run, gopo, start, cfg.report_to, cfg.dev_episodes)
     record.catch_up(steps, cfg.eval_every)
     stop.wait = True
     done = start
@@ -265,6 +268,9 @@ def learn(
         prepare_strategy(run, gopo, cfg.strategy_steps, cfg.seed, cfg.report_to)
     gopo.reach(api)
     gopo.begin(run, cfg.seed)
+    if cfg.judge == own_judge.NAME:
+        # Not before: the strategy stage marks a phrase book's replies by the thousand.
+        gopo.judge = own_judge.judge_by_likelihood(judge, run, dataset, config)
     done = train(run, gopo, cfg, cfg.steps, stop)
     for client in gopo.clients:
         print_client(client)

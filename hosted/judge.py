@@ -352,8 +352,11 @@ def record(skill: Skill, context: Mapping[str, str]) -> dict[str, Any]:
 
 
 def judge_for(dataset: Dataset, name: str = "rules", api: ApiConfig | None = None) -> Judge:
-    """rules: by the skill pool for a shop, by chrF and slots on logs; api:MODEL: a hosted model."""
-    if name != "rules":
+    """rules: by the skill pool for a shop, by chrF and slots on logs; api:MODEL: a hosted model.
+
+    likelihood: the rules as well, to which train.py adds the model (start/own_judge.py).
+    """
+    if name not in ("rules", "likelihood"):
         return judge_from(name, api or ApiConfig(), dataset)
     return RuleJudge(dataset.skills) if dataset.environment else ReplayJudge()
 

@@ -59,7 +59,7 @@ def compile_constraints(skills: Sequence[Skill], context: Mapping[str, str],
     wanted = []
     for skill in skills:
         forbidden += skill.must_not_say
-        wanted += _demanded(skill, context)
+        wanted += demanded(skill, context)
     forbidden = _distinct(forbidden)
     wanted = _distinct(wanted)
     bad = _as_matched(forbidden)
@@ -71,10 +71,10 @@ def compile_constraints(skills: Sequence[Skill], context: Mapping[str, str],
     return Constraints(said, forbidden, names, dropped)
 
 
-def _demanded(skill: Skill, context: Mapping[str, str]) -> tuple[str, ...]:
+def demanded(skill: Skill, context: Mapping[str, str]) -> tuple[str, ...]:
     """What a reply with this skill has to carry.
 
-    >>> _demanded(Skill("price", needs=("price",), otherwise=("I cannot find it.",)), {})
+    >>> demanded(Skill("price", needs=("price",), otherwise=("I cannot find it.",)), {})
     ('I cannot find it.',)
     """
     if not skill.otherwise or any(base(name) in skill.needs for name in context):

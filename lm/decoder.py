@@ -26,7 +26,7 @@ from torch import Tensor
 from data import Prepared, Reply, Request, Skill
 from lm.config import BUILT, LMConfig
 from lm.deciding import DecidingGuard, DecidingRules
-from lm.guard import Ban, Guard, Rules
+from lm.guard import Ban, Guard, Rules, ends_a_sentence
 from lm.passes import Passes, ReplyStates
 from lm.reader import Reader
 from lm.suited import end_tokens, window_of
@@ -34,6 +34,7 @@ from text import split_decision
 
 # B replies, L tokens of a reply, V vocabulary, S states, D width of a hidden state
 BLOCK = 64
+SENTENCE = 12                                    # tokens that a short one has
 Generators = torch.Generator | Sequence[torch.Generator] | None
 
 
@@ -122,10 +123,22 @@ class _Row:
     bans: list[Ban] = field(default_factory=list)
 
     def full(self, budget: int) -> bool:
-        """Whether what is left of the budget is needed for phrases that must be said."""
+        """Whether what is left of the budget is needed for phrases that must be said.
+
+        A real model that has one left to say stops sooner, behind a sentence, lest it stand in the
+        middle of the next.
+        """
         used = len(self.ids)
         most = self.guard.rules.reserve
-        return used + most >= budget and used + self.guard.reserve() >= budget
+        margin = 0
+        if most and self.guard.vocab.whole_sentences:
+            margin = SENTENCE
+        if used + most + margin < budget:
+            return False
+        needed = self.guard.reserve()
+        if needed and used + needed + margin >= budget > used + needed:
+            return ends_a_sentence(self.guard.text)
+        return used + needed >= budget
 
     def add(self, token: int, logp: float, ban: Ban) -> None:
         self.ids.append(token)

@@ -27,6 +27,7 @@ from text import TAG
 # ("ban", ids that may not come) or ("allow", the only ids that may)
 Ban = tuple[str, np.ndarray]
 NOTHING = np.empty(0, dtype=np.int64)
+END = re.compile(r"[.!?…。！？][\"'”’)\]]*\s*$")
 
 
 # ------------------------------------------------------------------------------ the vocabulary
@@ -84,6 +85,8 @@ class Vocabulary:
             self.by_first.setdefault(piece[0], []).append(i)
         self.braced = [i for i, piece in shown if b"{" in piece]
         self.longest = max(map(len, self.by_piece))
+        # True: an inserted phrase begins a sentence, and a reply that grows too long ends with one.
+        self.whole_sentences = False
         # Every row asks for these again; the caches die with this object.
         for name in ("containing", "starting", "breaking", "continuing", "rules"):
             setattr(self, name, cache(getattr(self, name)))
@@ -345,6 +348,8 @@ class Guard:
     def _seam(self, phrase: str) -> str:
         """compile_constraints made sure that one of them is inside no forbidden phrase."""
         seams = SEAMS if self.written else ("", *SEAMS)
+        if self.written and self.vocab.whole_sentences and not ends_a_sentence(self.text):
+            seams = (". ", *SEAMS)
         for seam in seams:
             if self.may_insert(seam + phrase):
                 return seam
@@ -354,6 +359,15 @@ class Guard:
         for token in ids:
             self.push(token)
         return ids
+
+
+def ends_a_sentence(text: str) -> bool:
+    """Whether the last thing that is written ends a sentence.
+
+    >>> ends_a_sentence("It costs {price_1}. "), ends_a_sentence("I can give you a vou")
+    (True, False)
+    """
+    return END.search(text) is not None
 
 
 def _bare(text: str) -> str:

@@ -34,17 +34,19 @@ class Lanes:
     """Replies that are being spoken, G to each of S states; row s G + j is lane j of state s."""
 
     def __init__(self, model, prompts: Sequence[list[int]], lanes: int, room: int,
-                 kept: torch.dtype | None = None):
+                 kept: torch.dtype | None = None, shared: int = 0):
         """
-        room  tokens of the longest reply
-        kept  how keys and values are kept; default: as is best on the model's device
+        room    tokens of the longest reply
+        kept    how keys and values are kept; default: as is best on the model's device
+        shared  tokens that all prompts begin with and that are to be read only once; each prompt
+                has at least two more
         """
         self.stack = Stack(model)
         self.device = self.stack.body.norm.weight.device
         self.kept = kept or best_kept(self.device.type, self.stack.body.dtype)
         self.G = lanes
         self.said = 0
-        self.read = Prompts(self.stack, prompts, room, self.kept)
+        self.read = Prompts(self.stack, prompts, room, self.kept, shared)
         self.prefix = self.read.layers                   # a layer: [S, K, P, d], twice
         self.bias = self.read.bias                       # [S, 1, 1, P]
         self.length = self.read.length                                               # [S]

@@ -38,7 +38,7 @@ from data import DataError, opt
 from infra.flags import parse, parser_of, refuse_below, refuse_not_positive, refuse_other_words
 from infra.terminal import forgive
 from lm.activations import Activations, Speaking, count_activations, count_lanes
-from lm.config import AgentConfig, LMConfig, WarmConfig
+from lm.config import SMOLLM2, AgentConfig, LMConfig, WarmConfig
 from lm.suited import reason, refuse_folder, refuse_unsuited
 
 GIB = 2 ** 30
@@ -69,6 +69,9 @@ SHAPES: dict[str, Callable[[], PretrainedConfig]] = {
     "qwen2.5-7b": lambda: Qwen2Config(
         vocab_size=152064, hidden_size=3584, intermediate_size=18944, num_hidden_layers=28,
         num_attention_heads=28, num_key_value_heads=4, tie_word_embeddings=False),
+    SMOLLM2: lambda: LlamaConfig(
+        vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30,
+        num_attention_heads=9, num_key_value_heads=3, tie_word_embeddings=True),
 }
 
 

@@ -13,6 +13,7 @@ Try it:  python -m lm.models            builds a tiny model, prints its size and
 from __future__ import annotations
 
 import argparse
+import logging
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
@@ -35,6 +36,9 @@ from infra.terminal import forgive
 from lm.config import BUILT
 from lm.precision import pick_precision
 from lm.suited import named, refuse_folder, refuse_small_table, refuse_unsuited
+
+# On some CPUs it misses the package `kernels`, of which nothing here makes use (`keep_gradients`).
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 SPECIAL = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
 CHAT = (

@@ -168,8 +168,17 @@ class Passes:
     def lanes(self, prompts: Sequence[list[int]], group: int, room: int) -> Lanes | CachedLanes:
         """`group` replies to each prompt, to be spoken token by token, each of `room` at most."""
         if supports(self.model):
-            return Lanes(self.model, prompts, group, room)
+            return Lanes(self.model, prompts, group, room, shared=self._worth_sharing(prompts))
         return CachedLanes(self, prompts, group, room)
+
+    def _worth_sharing(self, prompts: Sequence[list[int]]) -> int:
+        """Tokens that lanes read once for all prompts; of a model built here, none.
+
+        Its prompts share little, and how they are read may not change what old runs have drawn."""
+        if self.lm.model in BUILT or len(prompts) == 1:
+            return 0
+        shared = min(shared_start(prompts), min(map(len, prompts)) - 2)
+        return shared if shared >= SHARED else 0
 
     # ---------------------------------------------------------------------- replies
     def reply_logits(self, prompts: Sequence[list[int]], owner: Sequence[int],
@@ -211,7 +220,8 @@ class Passes:
                        fed: Tensor) -> tuple[Tensor, Tensor]:
         """What `said_states` does, by the model's own forward pass and cache: for every model."""
         L = fed.shape[1]
-        cache, attend, last = self.prefill(prompts, torch.tensor(owner), L)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.lm.prompt_gradient):
+            cache, attend, last = self.prefill(prompts, torch.tensor(owner), L)
         look = attend[:, None, None].repeat(1, 1, L, 1)                    # [B, 1, L, P + L]
         look[..., -L:] = torch.ones(L, L, dtype=torch.bool, device=self.device).tril()
         position = last[:, None] + torch.arange(L, device=self.device)

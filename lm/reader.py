@@ -2,34 +2,28 @@
 
     Request --prepare--> Prepared: prompt token ids, Constraints, Rules      once a turn, then kept
 
-The prompt is the model's own chat template.  Its system message holds skills and B_t, in few
-tokens for a model built here, in words for a real one.  Text of customers is made harmless first:
-no string in it can be read as a control token, and a long message loses its middle.  Knows no
-weights and draws nothing.
+The prompt is the model's own chat template.  For a model built here its system message holds skills
+and B_t in few tokens; what a real one is told is in prompt.py.  Text of customers is made harmless
+first: no string in it can be read as a control token, and a long message loses its middle.  Knows
+no weights and draws nothing.
 Try it:  python csagent.py        prints a prompt and the constraints that go with it"""
 from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Self
 
-from data import SLOT, DataError, Prepared, Request, Skill, base, fit_of, sayable
+from data import SLOT, DataError, Dialogue, Prepared, Request, Skill, base, fit_of, sayable
 from lm.config import BUILT, LMConfig
 from lm.constraints import Constraints, compile_constraints
 from lm.deciding import Decider, DecidingRules, Offers
 from lm.guard import Rules, Vocabulary
+from lm.prompt import SHOWN_FILE, Exchange, Prompter, read_shown, shown_exchanges, write_shown
 from lm.suited import refuse_longer
 
 Message = Mapping[str, str]
-TASK = (
-    "You are a customer service agent. Answer in one short message. "
-    "Follow these skills, in this order:"
-)
-DECIDE = (
-    "Begin with your decision: <chat>, or <voucher> to issue the one voucher of a dialogue, which "
-    "costs money. Only after <voucher> may you say that a voucher is issued, and then you must."
-)
-FACTS = "Facts; write the name in braces, as in {price_1}, where its value should stand:"
 
 
 class Reader:
@@ -49,6 +43,30 @@ class Reader:
         self.vocab = Vocabulary.of(tokenizer, width, ends)
         self._control = control_pattern(tokenizer)
         self._has_system = self._takes_system()
+        soft = lm.constraints == "soft"
+        self.prompter = Prompter(self.skills, self.must_not_say, self._quote, soft)
+        # What a real model is shown in every prompt.
+        self.shown: tuple[Exchange, ...] = ()
+        self.vocab.whole_sentences = lm.model not in BUILT
+
+    def showing(self, dialogues: Sequence[Dialogue], folder: Path | None = None) -> Self:
+        """This reader, which shows a real model exchanges of these training dialogues.
+
+        folder  of a saved agent: shown is what it was trained with, whatever dialogues are here
+        """
+        if self.lm.model in BUILT:
+            return self
+        kept = folder / SHOWN_FILE if folder else None
+        if kept and kept.exists():
+            self.shown = read_shown(kept)
+        else:
+            self.shown = shown_exchanges(dialogues)
+        return self
+
+    def keep_shown(self, folder: Path) -> None:
+        """Writes what is shown next to the weights."""
+        if self.shown:
+            write_shown(folder / SHOWN_FILE, self.shown)
 
     def prepare(self, requests: Sequence[Request]) -> list[Prepared]:
         """The requests, each with its prompt tokenised and its constraints compiled."""
@@ -89,16 +107,15 @@ class Reader:
 
         constraints  those of the request, if they are compiled already
         """
-        messages = []
-        for user, reply in request.history:
-            messages.append({"role": "user", "content": self._quote(user)})
-            messages.append({"role": "assistant", "content": self._quote(reply)})
-        messages.append({"role": "user", "content": self._quote(request.user)})
-        system = self._system(request, constraints)
-        if self._has_system:
-            messages.insert(0, {"role": "system", "content": system})
+        if self.lm.model in BUILT:
+            messages = self._few_tokens(request, constraints)
         else:
-            messages[0]["content"] = f"{system}\n\n{messages[0]['content']}"
+            told = constraints or self.constraints(request)
+            messages = self.prompter.messages(request, told, self.shown)
+        if not self._has_system:
+            system, first, *others = messages
+            content = f"{system['content']}\n\n{first['content']}"
+            messages = [first | {"content": content}, *others]
         ids = self._chat(messages)
         what = request.where or "a prompt"
         refuse_longer(self.lm.model, len(ids), self.lm.max_new_tokens, self.window, what)
@@ -128,35 +145,27 @@ class Reader:
                 "chat_template.jinja, or take another model"
             ) from error
 
+    def _few_tokens(self, request: Request, constraints: Constraints | None) -> list[Message]:
+        """The messages for a model built here: what was said, behind a system message."""
+        messages = [{"role": "system", "content": self._system(request, constraints)}]
+        for user, reply in request.history:
+            messages.append({"role": "user", "content": self._quote(user)})
+            messages.append({"role": "assistant", "content": self._quote(reply)})
+        messages.append({"role": "user", "content": self._quote(request.user)})
+        return messages
+
     def _system(self, request: Request, constraints: Constraints | None) -> str:
         """The system message: the skills, what has to be asked for in words, and B_t."""
-        tiny = self.lm.model in BUILT
         single = bool(request.history or request.intent or request.emotion)
-        lines = self._skill_lines(request, tiny)
-        if self.lm.constraints == "soft" or not tiny or single:
+        lines = [" ".join(request.skills)]
+        if self.lm.constraints == "soft" or single:
             lines += _constraint_lines(constraints or self.constraints(request))
         if single:
             # Behind what is the same for every customer, which the forward pass reads only once.
             intent = request.intent or "unknown"
             emotion = request.emotion or "unknown"
             lines.append(f"intent: {intent}, emotion: {emotion}")
-        if tiny:
-            lines += self._brief(request.context)
-        else:
-            if request.decisions:
-                lines.append(DECIDE)
-            lines.append(FACTS)
-            lines += self._facts(request.context)
-        return "\n".join(lines)
-
-    def _skill_lines(self, request: Request, tiny: bool) -> list[str]:
-        if tiny:
-            return [" ".join(request.skills)]
-        described = enumerate(request.skills, 1)
-        return [TASK] + [f"{i}. {k}: {self.skills[k].description}" for i, k in described]
-
-    def _facts(self, context: Mapping[str, str]) -> list[str]:
-        return [f"{name}: {self._quote(str(value))}" for name, value in context.items()]
+        return "\n".join(lines + self._brief(request.context))
 
     def _brief(self, context: Mapping[str, str]) -> list[str]:
         """B_t in few tokens.
@@ -167,7 +176,7 @@ class Reader:
         # Lists and dicts keep their order; a set's would change from process to process.
         plain = {name: value for name, value in context.items() if base(name) == name}
         numbered = [name for name in context if name not in plain]
-        lines = self._facts(plain)
+        lines = [f"{name}: {self._quote(str(value))}" for name, value in plain.items()]
         if not numbered:
             return lines
         fitting = [f"{{{name}}}" for name in numbered if _fits(name, context)]

@@ -31,7 +31,7 @@ SAME_LM = {
     "untrained": (
         "model", "quantise", "lora_rank", "pretrain_steps", "sft_lr", "sft_batch", "user_tokens",
         "constraints"),
-    "warm_start": ("warm_steps", "warm_dialogues"),
+    "warm_start": ("warm_steps", "warm_dialogues", "prompt_gradient", "dev_pairs"),
 }
 # Settings of "gopo" that the strategy stage does not read.
 JOINT_ONLY = ("dialogues", "cs_reward")

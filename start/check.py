@@ -46,6 +46,7 @@ def check_model(dataset: Dataset, config: dict[str, Any]) -> None:
     refuse_small_table(name, tokenizer, rows)
     ends = end_tokens(name, tokenizer, generation, rows)
     reader = Reader(tokenizer, dataset.skills, dataset.must_not_say, lm, rows, ends)
+    reader.showing(dataset.train)
     history_turns = config["expert"]["history"] if config["gopo"]["no_expert"] else None
     window = window_of(shape)
     for where, request, reply in longest(dataset, history_turns):

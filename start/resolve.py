@@ -32,11 +32,15 @@ from infra.terminal import command
 from infra.watch import KINDS, refuse_missing
 from lm.config import BUILT, AgentConfig, LMConfig, WarmConfig, configs_of
 from lm.encoder import encoder_of
+from lm.found import located
 from lm.precision import pick_precision
 from play import GopoConfig
+from start import own_judge
 from start.base import check_base, take_base
+from start.laptop import smaller
 
 LARGE = 1 << 30                                  # bytes of weights from which training needs a GPU
+DEV = 40                                         # customers of a look at held-out dialogues
 DEFAULTS = {
     "lm": {"steps": 25, "eval_every": 10, "save_every": 10},
     "template": {"steps": 60, "eval_every": 10, "save_every": 10},
@@ -73,8 +77,8 @@ class RunConfig:
         False, "multiwoz only: EmoWOZ 2.0's labels of the system's tone as skills; CC BY-NC 4.0, "
         "not for commercial use")
     judge: str = opt(
-        "rules", "who scores replies (Eq. 8): rules, or api:MODEL, a model of the server at "
-        "--api_base")
+        "rules", "who scores replies (Eq. 8): rules; likelihood, the rules with S_1 by the "
+        "warm-started model; or api:MODEL, a model of the server at --api_base")
     split: str | None = opt(
         None, "star only: dialogue (default), or task: the test tasks are none of the training "
         "ones")
@@ -98,6 +102,7 @@ class RunConfig:
     eval_every: int | None = opt(
         None, "GOPO steps between evaluations on held-out dev customers; default 10, 50 with "
         "--algo cmpo")
+    dev_episodes: int = opt(DEV, "held-out dev customers of such an evaluation")
     eval_episodes: int = opt(
         100, "test dialogues per row of the table at the end; 0 = no table")
     save_every: int | None = opt(
@@ -121,14 +126,14 @@ class RunConfig:
             raise ValueError(
                 f"--device is one of {', '.join(DEVICES)} and --precision fp32, bf16 or auto, "
                 f"got {self.device!r}, {self.precision!r}")
-        if self.judge != "rules":
-            hosted_model(self.judge, "--judge", "rules")
+        if self.judge not in ("rules", own_judge.NAME):
+            hosted_model(self.judge, "--judge", f"rules or {own_judge.NAME}")
         generosity = self.warm_generosity
         if generosity is not None and not 0 <= generosity <= 1:
             raise ValueError(f"--warm_generosity must lie in [0, 1], got {generosity}")
         refuse_other_words(self, {"report_to": KINDS})
-        least = {"steps": 0, "strategy_steps": 0, "seed": 0, "eval_every": 1, "eval_episodes": 0,
-                 "save_every": 1}
+        least = {"steps": 0, "strategy_steps": 0, "seed": 0, "eval_every": 1, "dev_episodes": 1,
+                 "eval_episodes": 0, "save_every": 1}
         refuse_below(self, least)
 
 
@@ -145,6 +150,7 @@ class Configs:
     warm: WarmConfig
     api: ApiConfig
     options: Any = None                          # the algorithm's own
+    given: frozenset[str] = frozenset()          # names of the flags that were given
 
 
 PARTS = ("run", "gopo", "expert", "lm", "agent", "warm", "api")
@@ -169,6 +175,7 @@ def parse_flags(argv: Sequence[str] | None, description: str) -> Configs:
     for own in found[len(SHARED):]:
         if type(own) is method.Options:
             configs = replace(configs, options=own)
+    configs = replace(configs, given=frozenset(map(name_of, argv)))
     if method.single or (method.decides and configs.run.replies == "lm"):
         configs = replace(configs, gopo=replace(configs.gopo, no_expert=True))
     return configs
@@ -177,10 +184,19 @@ def parse_flags(argv: Sequence[str] | None, description: str) -> Configs:
 def unread(method: type, argv: Sequence[str]) -> str | None:
     """The first flag on the command line that the algorithm would pass over, and its cure."""
     for word in argv:
-        name = word.partition("=")[0].removeprefix("--")
+        name = name_of(word)
         if word.startswith("--") and name in method.unread:
             return f"--{name}: {method.unread[name]}"
     return None
+
+
+def name_of(word: str) -> str:
+    """The field that a word of the command line names.
+
+    >>> name_of("--sft-lr=0.1")
+    'sft_lr'
+    """
+    return word.partition("=")[0].removeprefix("--").replace("-", "_")
 
 
 # --- config.json --------------------------------------------------------------------------------
@@ -235,15 +251,18 @@ def _of_fds(run: Mapping[str, Any]) -> dict[str, Any]:
 
 def new_config(configs: Configs, dataset: Dataset) -> dict[str, Any]:
     """config.json of a new run."""
+    device = picked(configs.run.device)
+    model = located(configs.lm.model)
+    if device == "cpu" and model not in BUILT and configs.run.replies == "lm":
+        configs = smaller(configs, configs.given, model)
     cfg = configs.run
-    device = picked(cfg.device)
     config = {name: asdict(getattr(configs, name)) for name in PARTS}
     config["run"] |= {
         "resume": None,
         "overwrite": False,
         "replies": replies_of(dataset, cfg, configs.gopo),
     }
-    config["lm"]["model"] = located(configs.lm.model)
+    config["lm"]["model"] = model
     config["options"] = asdict(configs.options) if configs.options else None
     config["device"] = device
     config["precision"] = cfg.precision
@@ -252,14 +271,6 @@ def new_config(configs: Configs, dataset: Dataset) -> dict[str, Any]:
     config["threads"] = torch.get_num_threads()
     config["versions"] = versions()
     return settle(config, dataset)
-
-
-def located(model: str) -> str:
-    """A folder by its whole path, for a run is read from anywhere; any other name as it is."""
-    # os.path: False for a name that is too long, where Path raises
-    if model not in BUILT and os.path.isdir(model):
-        return os.path.abspath(model)
-    return model
 
 
 def replies_of(dataset: Dataset, cfg: RunConfig, gopo: GopoConfig) -> str:
@@ -318,6 +329,7 @@ def started(configs: Configs, held: ExitStack) -> tuple[Path, dict, Dataset]:
     judge_for(dataset, cfg.judge, configs.api)
     config = new_config(configs, dataset)
     refuse_unearned(dataset, config)
+    own_judge.refuse_unlearned(dataset, config)
     if config["run"]["replies"] == "lm" and configs.lm.model not in BUILT:
         # imported here: transformers takes seconds, and neither --help nor a strategy needs it
         from start.check import check_model

@@ -30,7 +30,9 @@ from infra.runs import (
 from infra.watch import SILENT, Watch, watch
 from lm.config import BUILT, WarmConfig, configs_of
 from measure import evaluate, training_row
+from start.laptop import tell_duration
 from start.pairs import Pair, mixed_pairs, slot_names, unfound_pairs, vocabulary_texts, warm_pairs
+from start.resolve import DEV
 from start.warm_expert import warm_expert
 
 if TYPE_CHECKING:
@@ -40,7 +42,6 @@ LOOKED_AT = (
     "tse", "success", "turns", "esndcg", "f1", "length", "r_cs", "gre", "violations", "reply_words",
     "distinct_2", "repeated", "vouchers",
 )
-DEV = 40                                         # customers of a look at held-out dialogues
 STRATEGY_LOOKS = 10                              # looks in the strategy stage
 
 
@@ -55,10 +56,10 @@ def replace_folder(folder: Path, make: Callable[[Path], None]) -> None:
     barrier()
 
 
-def look(gopo: Gopo, step: int, log: Log) -> str:
+def look(gopo: Gopo, step: int, log: Log, customers: int) -> str:
     """One line on held-out dev customers, with the most probable skills and tokens; also logged."""
     row, _ = evaluate(
-        gopo, gopo.chooser(greedy=True), DEV, 0, split="dev", label=f"step {step}",
+        gopo, gopo.chooser(greedy=True), customers, 0, split="dev", label=f"step {step}",
         with_bleu=False, forms=("gre",))
     means = {key: row[key]["mean"] for key in LOOKED_AT}
     log.write({"step": step} | means)
@@ -133,7 +134,9 @@ def prepare_agent(run: Path, dataset: Dataset, config: dict) -> CustomerServiceA
         unfound = unfound_pairs(dataset, read, seed)
         method, options = algorithm_of(config)
         further = method.more_pairs(dataset, read, options, seed)
-        warm_start(agent, read + unfound + further, dev[:256], warm, seed + 1)
+        tell_duration(agent, read, config)
+        warm_start(
+            agent, read + unfound + further, dev[:warm.dev_pairs], warm, seed + 1)
         save_agent(agent, run / "warm_start", "the warm start")
     agent = agent or load_agent(run / "warm_start", dataset, config)
     agent.freeze_embedding([reply for _, reply in warm_pairs(dataset.train, history_turns)])
@@ -159,8 +162,9 @@ def new_agent(dataset: Dataset, config: dict) -> CustomerServiceAgent:
         device, frozen=lm.lora_rank > 0, tags=tags)
     if lm.lora_rank:
         model = with_adapter(model, lm.lora_rank, seed)
-    return CustomerServiceAgent(
+    agent = CustomerServiceAgent(
         model, tokenizer, dataset.skills, dataset.must_not_say, cfg, lm, device, precision)
+    return agent.showing(dataset.train)
 
 
 def warm_start(
@@ -219,6 +223,6 @@ def learn_strategy(
             if row["r_expert"] is not None:
                 shown.set_postfix(R_E=f"{row['r_expert']:.2f}", refresh=False)
             if is_main() and (step % every == 0 or step == steps):
-                look(gopo, step, looks)
+                look(gopo, step, looks, DEV)
             barrier()
             shown.update()

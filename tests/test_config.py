@@ -22,7 +22,8 @@ def test_an_old_config_is_read_as_the_new_one():
     lm, agent, warm = configs_of({"agent": OLD})
     assert (lm.max_new_tokens, agent.group, warm.sft_batch) == (24, 2, 8)
     new = {"lm": asdict(lm), "agent": asdict(agent), "warm": asdict(warm)}
-    assert flat(new) == OLD
+    # what came later stands at what was done then
+    assert flat(new) == OLD | {"prompt_gradient": True, "dev_pairs": 256}
     assert configs_of(new) == (lm, agent, warm)
 
 
@@ -53,6 +54,8 @@ def test_defaults_follow_the_model():
     ({"lora_rank": 8}, "--model tiny starts from nothing"),
     ({"model": "x", "lora_rank": 0}, "an adapter must learn"),
     ({"model": "x", "lora_rank": -1}, "--lora_rank must be at least 0"),
+    ({"prompt_gradient": False}, "--prompt_gradient false is for loaded models"),
+    ({"model": "x", "prompt_gradient": False}, "without --gradient_checkpointing"),
     ({"quantise": "int8"}, "--quantise must be one of nf4, none"),
 ])
 def test_impossible_settings_are_refused_by_flag(flags, message):
