@@ -446,9 +446,7 @@ def load(
     warm_generosity: float | None = None,
     sale_rates: str | None = None,
 ) -> Dataset:
-    """A dataset by name (a key of `DATASETS`) or of your own.
-
-    Your own are logs (`logs.jsonl`), a shop (`my_shop.json`), a function (`package.module:make`).
+    """A dataset by name, a key of `DATASETS`, or of your own, one of `OWN_KINDS`.
 
     conduct  multiwoz: with EmoWOZ's labels (non-commercial)
     split    star: "dialogue", or "task" with tasks in test that training never saw

@@ -175,7 +175,7 @@ def parse_flags(argv: Sequence[str] | None, description: str) -> Configs:
     for own in found[len(SHARED):]:
         if type(own) is method.Options:
             configs = replace(configs, options=own)
-    configs = replace(configs, given=frozenset(map(name_of, argv)))
+    configs = replace(configs, given=frozenset(map(field_of, argv)))
     if method.single or (method.decides and configs.run.replies == "lm"):
         configs = replace(configs, gopo=replace(configs.gopo, no_expert=True))
     return configs
@@ -184,16 +184,16 @@ def parse_flags(argv: Sequence[str] | None, description: str) -> Configs:
 def unread(method: type, argv: Sequence[str]) -> str | None:
     """The first flag on the command line that the algorithm would pass over, and its cure."""
     for word in argv:
-        name = name_of(word)
+        name = field_of(word)
         if word.startswith("--") and name in method.unread:
             return f"--{name}: {method.unread[name]}"
     return None
 
 
-def name_of(word: str) -> str:
+def field_of(word: str) -> str:
     """The field that a word of the command line names.
 
-    >>> name_of("--sft-lr=0.1")
+    >>> field_of("--sft-lr=0.1")
     'sft_lr'
     """
     return word.partition("=")[0].removeprefix("--").replace("-", "_")
