@@ -274,6 +274,11 @@ def test_the_tables_are_written_of_what_is_there(small_study, capsys):
     assert [row["number"] for row in verdicts] == [1, 2, 3, 4, 5, 6, 7]
 
 
+def test_a_table_of_nothing_is_refused(tmp_path, capsys):
+    assert budget.main(["--tables", "--out", str(tmp_path)]) == 2
+    assert "holds no row yet" in capsys.readouterr().err
+
+
 def test_what_was_made_otherwise_is_refused(small_study, capsys):
     flags = ["--out", str(small_study.out), "--seeds", "1", "--rows", "cmpo", "--steps", "2"]
     assert budget.main([*flags, "--episodes", "4"]) == 2
