@@ -48,7 +48,6 @@ from shop.fds_person import DIFFICULTIES
 COMMAND = "python -m experiments.budget"
 STEPS = 300                                      # of CMPO, train.py's default
 CUSTOMERS = 1000                                 # on which criteria 1 and 2 are measured
-QUICK = 100
 KEPT = ("voucher_rate", "lambda", "satisfaction", "process", "dead_groups", "kl")
 LATE = 100                                       # steps over which a controller's price is averaged
 Cell = dict[str, Any]
@@ -228,7 +227,10 @@ def conduct(study: Study, workers: int, said: str) -> int:
 
 def write(study: Study) -> None:
     """tables.md, criteria.json and the figures, of the cells that are there; also printed."""
-    print(budget_report.write(study.folder, study.difficulty, study.seeds, study.found()))
+    found = study.found()
+    if not found:
+        raise DataError(f"{study.folder}: holds no row yet; leave out --tables, or name its --out")
+    print(budget_report.write(study.folder, study.difficulty, study.seeds, found))
 
 
 # --- the command ----------------------------------------------------------------------------------

@@ -5,8 +5,10 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 import eval as evaluation
+import train
 from data import Outcome
 from experiments import budget, budget_measure
 from experiments import budget_criteria as criteria
@@ -222,20 +224,22 @@ def test_without_the_ban_a_second_voucher_is_possible():
 
 @pytest.fixture(scope="module")
 def small_study(tmp_path_factory):
-    """A study of one step and three customers, with the cells of three rows."""
+    """A study of two steps and three customers, with the cells of four rows."""
+    threads = torch.get_num_threads()
     with small_shops(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(fds, "SIZES", {"train": 30, "dev": 4, "test": 4})
         rows = ("never", "free", "cmpo", "sft")
-        study = Study(tmp_path_factory.mktemp("study"), seeds=1, steps=1, episodes=3, rows=rows)
+        study = Study(tmp_path_factory.mktemp("study"), seeds=1, steps=2, episodes=3, rows=rows)
         for task in budget.tasks_of(study):
             assert task.work(*task.arguments) == 0
             assert task.done()
         yield study
+    torch.set_num_threads(threads)
 
 
 def test_a_cell_holds_what_the_tables_need(small_study):
     found = json.loads(small_study.cell("cmpo", 0).read_text())
-    assert len(found["curve"]) == found["steps"] == 1
+    assert len(found["curve"]) == found["steps"] == 2
     assert found["curve"][0]["lambda"] == 0
     for look in ("greedy", "sampled"):
         assert len(found[look]["satisfaction"]) == len(found[look]["voucher"]) == 3
@@ -243,6 +247,19 @@ def test_a_cell_holds_what_the_tables_need(small_study):
     assert found["soft"]["customers"] == 3
     start = json.loads(small_study.cell("sft", 0).read_text())
     assert start["curve"] == []
+
+
+def test_a_row_learns_what_train_py_learns(small_study, tmp_path, monkeypatch):
+    # neither pictures nor dev customers
+    monkeypatch.setattr(train, "draw_curves", lambda run: None)
+    monkeypatch.setattr(train, "look", lambda *_: "")
+    flags = ["--dataset", "fds", "--algo", "cmpo", "--replies", "template", "--steps", "2"]
+    flags += ["--eval_episodes", "0", "--eval_every", "9", "--save_every", "9"]
+    assert train.main([*flags, "--precision", "fp32", "--output_dir", str(tmp_path / "run")]) == 0
+    curve = json.loads(small_study.cell("cmpo", 0).read_text())["curve"]
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
+    for step, row in zip(curve, rows, strict=True):
+        assert step == {key: row[key] for key in step}
 
 
 def test_the_tables_are_written_of_what_is_there(small_study, capsys):
@@ -257,8 +274,13 @@ def test_the_tables_are_written_of_what_is_there(small_study, capsys):
     assert [row["number"] for row in verdicts] == [1, 2, 3, 4, 5, 6, 7]
 
 
+def test_a_table_of_nothing_is_refused(tmp_path, capsys):
+    assert budget.main(["--tables", "--out", str(tmp_path)]) == 2
+    assert "holds no row yet" in capsys.readouterr().err
+
+
 def test_what_was_made_otherwise_is_refused(small_study, capsys):
-    flags = ["--out", str(small_study.out), "--seeds", "1", "--rows", "cmpo", "--steps", "1"]
+    flags = ["--out", str(small_study.out), "--seeds", "1", "--rows", "cmpo", "--steps", "2"]
     assert budget.main([*flags, "--episodes", "4"]) == 2
     said = capsys.readouterr().err
     assert "was made with episodes 3, not 4" in said
@@ -270,11 +292,25 @@ def test_a_fixed_price_is_that_at_which_the_controller_rested(small_study, tmp_p
     curve = [{"lambda": 1.0}] * 50 + [{"lambda": 0.2}] * 50 + [{"lambda": 0.3}] * 50
     path.write_text(json.dumps({"curve": curve}))
     assert budget.resting_price(path) == 0.25
-    # one step was at no price
-    assert small_study.made_with(FIXED)["flags"] == {"control": "fixed", "lambda0": 0.0}
+    curve = json.loads(small_study.cell("cmpo", 0).read_text())["curve"]
+    resting = round((curve[0]["lambda"] + curve[1]["lambda"]) / 2, 3)
+    assert small_study.made_with(FIXED)["flags"] == {"control": "fixed", "lambda0": resting}
     flags = ["--out", str(tmp_path / "none"), "--rows", FIXED]
     assert budget.main(flags) == 2
     assert f"{FIXED} takes its price from" in capsys.readouterr().err
+
+
+def test_the_study_is_reached_by_eval(monkeypatch):
+    asked = []
+    monkeypatch.setattr(budget, "conduct", lambda study, *_: asked.append(study) or 0)
+    flags = ["--paper", "--dataset", "fds"]
+    assert evaluation.main(flags) == 0
+    assert evaluation.main([*flags, "--difficulty", "easy", "--quick"]) == 0
+    whole, quick = asked
+    assert (whole.seeds, whole.steps, whole.episodes) == (5, 300, 1000)
+    assert str(whole.folder) == "results/fds/hard"
+    assert whole.rows == tuple(ROWS)
+    assert (quick.seeds, quick.episodes, quick.difficulty) == (1, 100, "easy")
 
 
 @pytest.mark.parametrize("flags, said", [
