@@ -344,9 +344,10 @@ def evaluate_run(
         gopo = load_gopo(run, dataset, expert, agent, judge)
         for name in names:
             chooser = chosen[name].chooser
-            # where an agent decides in words, these are drawn
-            drawn = chooser == "sampled" and gopo.cfg.no_expert
-            row(name, gopo, CHOOSERS[chooser](gopo), None if drawn else 0.0)
+            temperature = 0.0
+            if chooser == "sampled" and gopo.cfg.no_expert:
+                temperature = None               # an agent that decides in words is drawn with them
+            row(name, gopo, CHOOSERS[chooser](gopo), temperature)
     return {name: table[name] for name in [*more, *chosen]}
 
 

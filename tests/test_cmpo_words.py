@@ -67,13 +67,13 @@ def test_a_control_copy_only_chats_and_is_not_told_so(cmpo, played):
 
 
 def test_after_the_voucher_the_customer_is_only_chatted_with(played):
-    issuing = [e for e in played if any(s.replies[0].decision == "voucher" for s in e.steps[:-1])]
-    assert issuing
-    for episode in issuing:
+    later = []
+    for episode in played:
         decisions = [step.replies[0].decision for step in episode.steps]
-        later = episode.steps[decisions.index("voucher") + 1].prepared.request
-        assert later.decisions == ("chat",)
-        assert later.context["_voucher"] == "issued"
+        if "voucher" in decisions[:-1]:
+            later.append(episode.steps[decisions.index("voucher") + 1].prepared.request)
+    assert {request.decisions for request in later} == {("chat",)}
+    assert {request.context["_voucher"] for request in later} == {"issued"}
 
 
 def test_the_environment_reads_the_decision_and_nobody_else(cmpo, played):
@@ -219,6 +219,7 @@ def registered():
         patch.setitem(data.DATASETS, "small", "tests.small_world:load")
         patch.setitem(BUILT, "nano", (64, 1))
         patch.setattr(stages, "DEV", 1)
+        patch.setattr(train, "draw_curves", lambda run: None)    # takes most of a short run
         yield
 
 
