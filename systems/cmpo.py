@@ -178,8 +178,8 @@ class CMPO(Gopo):
     def _practise(self, numbers: Sequence[int], seed: int, seeds: Seeds) -> list[Episode]:
         """Groups of dialogues with training customers; no slips, whose rewards are nobody's."""
         words = keyed(seeds.words)
-        if self.options.customer_noise == "paired":
-            # the phrase book's wording is luck as well
+        if self.options.customer_noise == "paired" and not self.words:
+            # the phrase book's wording is luck as well; a language model's is what it does
             def words(number: int, turn: int, drawn=words) -> torch.Generator:
                 return drawn(number // self.options.copies, turn)
         played = self.play(

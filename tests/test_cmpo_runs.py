@@ -138,10 +138,8 @@ def test_flags_of_cmpo_are_refused_elsewhere(capsys):
     assert "--budget is none of --algo gopo's flags" in capsys.readouterr().err
 
 
-def test_a_language_model_and_too_many_processes_are_refused(monkeypatch):
+def test_too_many_processes_are_refused(monkeypatch):
     shop = small_world.load()
-    with pytest.raises(DataError, match="add --replies template"):
-        CMPO.refuse_options(shop, CMPOConfig(), speaks=True)
     monkeypatch.setenv("WORLD_SIZE", "8")
     with pytest.raises(DataError, match="--customers 4 is fewer than the 8 processes"):
         CMPO.refuse_options(shop, CMPOConfig(customers=4), speaks=False)

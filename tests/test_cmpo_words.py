@@ -10,7 +10,7 @@ import torch
 import data
 import train
 from data import DataError
-from gopo import load
+from gopo import Seeds, load
 from infra.runs import load_checkpoint, read_config, read_rows
 from lm.config import BUILT, LMConfig
 from policies import keyed
@@ -82,6 +82,15 @@ def test_the_environment_reads_the_decision_and_nobody_else(cmpo, played):
     for step in episode.steps:
         assert not step.reply.startswith("<")
         assert all("<" not in reply for _, reply in step.state.history)
+
+
+def test_copies_of_a_customer_differ_in_what_the_agent_drew(cmpo):
+    seeds = Seeds(1, 2, 3, 4, 5)
+    played = cmpo._practise([3, 4], 0, seeds)
+    for group in (played[:3], played[4:7]):
+        said = {tuple(step.reply for step in episode.steps) for episode in group}
+        assert len(said) == 3
+        assert len({episode.steps[0].state.user for episode in group}) == 1
 
 
 # --- Eq. 9 ----------------------------------------------------------------------------------------
