@@ -407,9 +407,10 @@ def evaluate_run(
         gopo = load_gopo(run, dataset, expert, agent, judge)
         for name in names:
             chooser = CHOOSERS[chosen[name].chooser]
-            # where an agent decides in words, these are drawn
-            drawn = chosen[name].chooser == "sampled" and gopo.cfg.no_expert
-            row(name, gopo, chooser(gopo, 0), None if drawn else 0.0)
+            temperature = 0.0
+            if chosen[name].chooser == "sampled" and gopo.cfg.no_expert:
+                temperature = None               # an agent that decides in words is drawn with them
+            row(name, gopo, chooser(gopo, 0), temperature)
             if trials:
                 table[name] |= reliability(gopo, chooser, episodes, seed, trials, name)
     return {name: table[name] for name in [*more, *chosen]}

@@ -196,6 +196,8 @@ def show_turn(step: Step, number: int, rewarded: bool = True) -> None:
     print(
         f"  must say   {several(rules.must_say)}   must not say {several(rules.must_not_say)}"
         f"   dropped {several(rules.dropped)}")
+    if step.replies[0].decision:
+        print(f"  decision   {step.replies[0].decision}")
     print(f"  reply      {fill(step.reply, step.seen.context)}")
     print(
         f"  rewards    R^E {r_expert}   S {marks}   R^A {r_cs}   R_t {joint}"

@@ -211,11 +211,15 @@ def samples(step: int, played: Sequence[Episode]) -> list[dict]:
 
 
 def sample_turn(step: Step) -> dict:
+    decided = {}
+    if step.replies[0].decision:
+        decided = {"decision": step.replies[0].decision}
     return {
         "user": step.state.user,
         "perceived": step.perceived,
         "skills": step.skills,
         "teacher": step.teacher,
+        **decided,
         "reply": step.reply,
         "context": step.seen.context,
         "R_E": step.R_E,

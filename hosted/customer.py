@@ -129,11 +129,12 @@ class HostedCustomer:
         """What these customers answer to a reply each; they are asked at once."""
         for customer, reply in zip(customers, replies):
             customer.read(reply)
-        client = customers[0].client
-        answers = client.ask(
-            [customer.prompt() for customer in customers], read_answer, max_tokens=MAX_TOKENS,
-            temperature=TEMPERATURE, seed=[customer.seed() for customer in customers],
-            names=[customer.name() for customer in customers])
+        prompts = [customer.prompt() for customer in customers]
+        seeds = [customer.seed() for customer in customers]
+        names = [customer.name() for customer in customers]
+        answers = customers[0].client.ask(
+            prompts, read_answer, max_tokens=MAX_TOKENS, temperature=TEMPERATURE, seed=seeds,
+            names=names)
         return [customer.take(answer) for customer, answer in zip(customers, answers)]
 
     # --- a turn ---------------------------------------------------------------------------------
@@ -199,7 +200,7 @@ class HostedCustomer:
             terminated=over,
             truncated=not over and len(self.history) >= self.horizon,
             outcome=outcome,
-            banned=(DECISION,) if self.issued else (),
+            banned=(DECISION,) * self.issued,
         )
 
 

@@ -76,9 +76,10 @@ class HostedGenRM:
 
     def score(self, items: Sequence[Judged]) -> list[Marks | None]:
         """S_{t,j} of each reply; None where no valid form came."""
+        prompts = [self.prompt(item) for item in items]
         return self.client.ask(
-            [self.prompt(item) for item in items], read_marks, max_tokens=MAX_TOKENS,
-            temperature=0.0, names=[item.where for item in items])
+            prompts, read_marks, max_tokens=MAX_TOKENS, temperature=0.0,
+            names=[item.where for item in items])
 
     def prompt(self, item: Judged) -> list[dict[str, str]]:
         about = spoken(item.history) | {

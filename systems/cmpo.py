@@ -179,8 +179,8 @@ class CMPO(Gopo):
     def _practise(self, numbers: Sequence[int], seed: int, seeds: Seeds) -> list[Episode]:
         """Groups of dialogues with training customers; no slips, whose rewards are nobody's."""
         words = keyed(seeds.words)
-        if self.options.customer_noise == "paired":
-            # the phrase book's wording is luck as well
+        if self.options.customer_noise == "paired" and not self.words:
+            # the phrase book's wording is luck as well; a language model's is what it does
             def words(number: int, turn: int, drawn=words) -> torch.Generator:
                 return drawn(number // self.options.copies, turn)
         played = self.play(
@@ -193,11 +193,13 @@ class CMPO(Gopo):
         """A hosted judge marks all turns at once, here: where it is gone, no process learns."""
         if not (self.hosted and self.hosted.genrm):
             return
+        self.marked = {}
         judged = []
         for episode in played:
             judged += [step.judged for step in episode.steps]
         marks = iter(self.hosted.genrm.score(judged))
-        self.marked = {e.number: [next(marks) for _ in e.steps] for e in played}
+        for episode in played:
+            self.marked[episode.number] = [next(marks) for _ in episode.steps]
 
     def ask_decision(self, episode: Episode, request: Request) -> None:
         """The decision d_t before the words, where a language model speaks; at most one voucher."""
@@ -287,7 +289,8 @@ class CMPO(Gopo):
         kept = self.comparable(talks)
         row = self.told(talks, kept)
         turns = self.turns(kept, self.advantages(kept))
-        row |= self.speak_better(turns, len(kept)) if self.words else self.update(turns, len(kept))
+        learn = self.speak_better if self.words else self.update
+        row |= learn(turns, len(kept))
         self.price = CONTROLLERS[self.options.control](
             self.price, row["voucher_rate"], self.gains)
         row["voucher_rate_ema"] = self.price.rate

@@ -174,10 +174,8 @@ def test_without_the_mark_only_the_process_credit_counts(cmpo):
     assert found[0.0] == [0.25] * len(talk.issued)
 
 
-def test_a_language_model_and_too_many_processes_are_refused(monkeypatch):
+def test_too_many_processes_are_refused(monkeypatch):
     shop = small_world.load()
-    with pytest.raises(DataError, match="add --replies template"):
-        CMPO.refuse_options(shop, CMPOConfig(), speaks=True)
     monkeypatch.setenv("WORLD_SIZE", "8")
     with pytest.raises(DataError, match="--customers 4 is fewer than the 8 processes"):
         CMPO.refuse_options(shop, CMPOConfig(customers=4), speaks=False)

@@ -149,7 +149,9 @@ def test_a_skill_that_nobody_hears_is_refused():
 
 def agent_of(tags=TAGS, **flags) -> CustomerServiceAgent:
     """A small untrained model, whose weights are so large that it is sure of itself."""
-    texts = [text for skill in SKILLS.values() for text in skill.examples]
+    texts = []
+    for skill in SKILLS.values():
+        texts += skill.examples
     model, tokenizer = build_tiny(texts * 5, CONTEXT, 0, 64, 1, 400, tags)
     for p in model.parameters():
         if p.ndim > 1:
