@@ -56,7 +56,7 @@ class RunConfig:
         "strategy alone is learned in minutes")
     steps: int | None = opt(
         None, "GOPO steps; default 25 with a language model, 60 with template replies, 300 with "
-        "--algo cmpo")
+        "--algo cmpo, 100 with more and dpo")
     strategy_steps: int = opt(
         60, "GOPO steps of the Expert alone, before the language model speaks (phrase book; no "
         "reply on logs); not part of --steps")
@@ -90,11 +90,12 @@ class RunConfig:
         "says what it leaves")
     eval_every: int | None = opt(
         None, "GOPO steps between evaluations on held-out dev customers; default 10, 50 with "
-        "--algo cmpo")
+        "--algo cmpo, more and dpo")
     eval_episodes: int = opt(
         100, "test dialogues per row of the table at the end; 0 = no table")
     save_every: int | None = opt(
-        None, "GOPO steps between checkpoints; default 10, 50 with --algo cmpo")
+        None, "GOPO steps between checkpoints; default 10, 50 with --algo cmpo, 20 with "
+        "more and dpo")
     device: str = opt("auto", "cpu, cuda, or auto")
     precision: str = opt(
         "auto", "fp32, bf16, or auto: bf16 where the GPU or the CPU (avx512_bf16, amx_bf16) "
