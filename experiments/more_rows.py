@@ -42,7 +42,7 @@ class Settings:
     pretrain_steps: int = 120
     warm_steps: int = 600
     scaffold_steps: int = 60
-    steps: int = 120
+    steps: int = 100
     contexts: int = 16
     group: int = 8
     watch: int = 5

@@ -123,7 +123,10 @@ def kept(told: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
     for name in told[0] if told else ():
         if name.startswith(("lambda_", "norm_", "std_")) or name in ("kl", "RA", "RQ", "reward"):
             names.append(name)
-    return {name: [row[name] for row in told] for name in names}
+    found = {}
+    for name in names:
+        found[name] = [row[name] for row in told]
+    return found
 
 
 # --- the study ----------------------------------------------------------------------------------

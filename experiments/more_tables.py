@@ -67,7 +67,9 @@ def reasoning(cells: Cells, when: str) -> float:
     found = []
     for cell in cells.values():
         value = cell["RA"][when]
-        found.append(value["all"] if isinstance(value, dict) else value)
+        if isinstance(value, dict):
+            value = value["all"]
+        found.append(value)
     return float(np.mean(found))
 
 
@@ -109,7 +111,8 @@ def stability(found: Found) -> str:
         for metric in ("RA", "RQ"):
             stds = [step_std(cell["told"].get(metric, ())) for cell in cells.values()]
             known = [std for std in stds if std is not None]
-            row.append(f"{np.mean(known):.3f}" if known else "-")
+            said = f"{np.mean(known):.3f}" if known else "-"
+            row.append(said)
         if cells:
             lines.append(f"| {name} | {' | '.join(row)} |")
     return "\n".join(lines)

@@ -63,7 +63,7 @@ class RunConfig:
         "strategy alone is learned in minutes")
     steps: int | None = opt(
         None, "GOPO steps; default 25 with a language model, 60 with template replies, 300 with "
-        "--algo cmpo")
+        "--algo cmpo, 100 with more and dpo")
     strategy_steps: int = opt(
         60, "GOPO steps of the Expert alone, before the language model speaks (phrase book; no "
         "reply on logs); not part of --steps")
@@ -101,12 +101,13 @@ class RunConfig:
         "says what it leaves")
     eval_every: int | None = opt(
         None, "GOPO steps between evaluations on held-out dev customers; default 10, 50 with "
-        "--algo cmpo")
+        "--algo cmpo, more and dpo")
     dev_episodes: int = opt(DEV, "held-out dev customers of such an evaluation")
     eval_episodes: int = opt(
         100, "test dialogues per row of the table at the end; 0 = no table")
     save_every: int | None = opt(
-        None, "GOPO steps between checkpoints; default 10, 50 with --algo cmpo")
+        None, "GOPO steps between checkpoints; default 10, 50 with --algo cmpo, 20 with "
+        "more and dpo")
     report_to: str = opt(
         "none", "tensorboard or trackio: watch the run there too, with two dialogues a step; "
         "needs the package of this name")

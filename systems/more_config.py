@@ -68,7 +68,8 @@ class MoreConfig:
         False, "MORE: without two stages: each step learns from --more_contexts states and "
         "--more_merge_tasks tasks at once, in one sum")
     more_merge_tasks: int = opt(
-        8, "MORE: tasks in a merged step: with the default steps, as many in all as in two stages")
+        10, "MORE: tasks in a merged step: with the default steps about as many in all as in two "
+        "stages")
     more_interleave: int = opt(
         0, "MORE: a batch of tasks after every so many steps, lest reasoning fade; 0 = none")
     more_watch: int = opt(

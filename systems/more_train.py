@@ -85,7 +85,7 @@ class MORE(Gopo):
     plays = False
     candidates = 8
     rewards_flag = "more_rewards"
-    usual = {"steps": 120, "eval_every": 40, "save_every": 20}
+    usual = {"steps": 100, "eval_every": 50, "save_every": 20}
 
     @classmethod
     def refuse_unsuited(cls, dataset: Dataset, cfg: GopoConfig, speaks: bool) -> None:
@@ -262,7 +262,7 @@ class MORE(Gopo):
         cfg = self.options
         contexts = self.contexts(number, seed, stage)
         tasks = self._merged(number, seed, stage)
-        requests = [context.request for context in contexts] + [task.request for task in tasks]
+        requests = [asked.request for asked in (*contexts, *tasks)]
         prepared, replies = self.speak(requests, number, seed, stage)
         answers = replies[:len(contexts)]
         rewards = self.rate(contexts, answers)                                       # [n, S, M]

@@ -10,6 +10,7 @@ from experiments.more_study import false_numbers, mean_lambdas
 from experiments.more_tables import step_std, verdicts
 from gopo import algorithm
 from shop import sale
+from systems import more_train
 from systems.more_config import MoreConfig
 from tests.test_more_train import SMALL
 
@@ -24,6 +25,7 @@ def small():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sale, "SIZES", SMALL)
         patch.setattr(more_study, "TASKS", 4)
+        patch.setattr(more_train, "WATCHED", 4)
         yield
 
 

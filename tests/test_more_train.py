@@ -15,11 +15,12 @@ from gopo import Gopo
 from infra.runs import Alarms, load_checkpoint
 from judge import RuleJudge
 from lm.config import AgentConfig, LMConfig
-from lm.models import build_tiny
+from lm.models import build_tiny, with_adapter
 from play import GopoConfig
 from shop import sale
 from start import stages
 from start.pairs import vocabulary_texts
+from systems import more_train
 from systems.more import group_advantage
 from systems.more_config import MoreConfig
 from systems.more_learner import Learner, Looks
@@ -37,6 +38,7 @@ def small_sale():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sale, "SIZES", SMALL)
         patch.setattr(stages, "DEV", 1)
+        patch.setattr(more_train, "WATCHED", 4)
         yield
 
 
@@ -226,6 +228,24 @@ def test_the_reference_is_asked_and_the_policy_put_back(world):
         assert equal(before, more.agent.params)
         raise KeyError
     assert equal(changed, more.agent.params)
+
+
+def test_of_an_adapter_the_reference_is_the_adapter_alone(world):
+    model, tokenizer = build_tiny(vocabulary_texts(world), (), 0, 64, 1, 400)
+    lm = LMConfig(model="small", quantise="none", lora_rank=2, max_new_tokens=10)
+    agent = CustomerServiceAgent(
+        with_adapter(model, 2), tokenizer, world.skills, cfg=AgentConfig(group=3, agent_lr=0.1),
+        lm=lm)
+    base = [p.detach().clone() for p in agent.model.parameters() if not p.requires_grad]
+    more = made(world, agent)
+    held = [p.clone() for p in more.grpo.reference]
+    # two matrices of 2 rows for each of seven linear layers
+    assert len(held) == 14
+    more.step(1, 0)
+    _, row = more.step(2, 0)
+    assert row["kl"] > 0
+    assert equal(held, more.grpo.reference)
+    assert equal(base, [p for p in agent.model.parameters() if not p.requires_grad])
 
 
 def test_without_a_reference_it_says_so(world):
