@@ -62,16 +62,11 @@ class Ragged:
 class Prompts:
     """Keys and values of all but the last token of each prompt, differentiable."""
 
-    def __init__(self, stack: Stack, prompts: Sequence[list[int]], room: int,
-                 kept: torch.dtype | None = None):
-        """
-        room  tokens of the longest reply
-        kept  how keys and values are kept; None: as they are computed
-        """
+    def __init__(self, stack: Stack, prompts: Sequence[list[int]], room: int):
+        """room: tokens of the longest reply."""
         device = stack.body.norm.weight.device
         lengths = [len(p) - 1 for p in prompts]
         self.stack = stack
-        self.kept = kept
         self.length = torch.tensor(lengths, device=device)                           # [S]
         self.ragged = Ragged(range(len(prompts)), lengths, len(prompts), device)
         self.cos, self.sin = stack.angles(self.ragged.T + room)                      # [P + L, d]
@@ -91,8 +86,7 @@ class Prompts:
     def _attend(self, number: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor | None:
         """q [M, H, d], k and v [M, K, d] -> [M, H d]; in the last layer nothing reads on."""
         k, v = (self.ragged.spread(x).transpose(1, 2) for x in (k, v.to(k.dtype)))
-        kept = self.kept or k.dtype
-        self.layers.append((k.to(kept).contiguous(), v.to(kept).contiguous()))
+        self.layers.append((k, v))
         if number == len(self.stack.layers) - 1:
             return None
         # Padding is on the right, where causality keeps it out.

@@ -162,7 +162,7 @@ def test_lanes_that_are_dropped_change_nothing():
     for lanes in (whole, fewer):
         lanes.step(token)
         lanes.step(token + 16)
-    # the fullest state needs three lanes, and so all four would: more than half
+    # the fullest state needs three lanes, and so all four would: three quarters
     assert fewer.keep([1, 3, 7, 8, 9, 10, 13]) == list(range(16))
     # three states, two lanes each
     kept = fewer.keep([1, 3, 7, 13])
