@@ -41,12 +41,18 @@ class Recorded:
 def test_states_of_the_code_take_turns_and_the_first_round_warms_up():
     asked: list = []
     codes = [Recorded("ours", asked), Recorded("theirs", asked)]
-    found = bench.in_turns(codes, ["playing", "plain_update"], 2)
-    once = [("ours", "playing"), ("theirs", "playing"), ("ours", "plain_update")]
-    assert asked == once * 3
-    # the second and third round; transformers itself is measured once
-    assert [[f["cpu"] for f in figures] for figures in found["playing"]] == [[4, 7], [5, 8]]
-    assert [[f["cpu"] for f in figures] for figures in found["plain_update"]] == [[6, 9]]
+    ours, theirs = bench.in_turns(codes, "playing", 2)
+    assert asked == [("ours", "playing"), ("theirs", "playing")] * 3
+    # the second and third round
+    assert [figure["cpu"] for figure in ours] == [3, 5]
+    assert [figure["cpu"] for figure in theirs] == [4, 6]
+
+
+def test_transformers_itself_is_measured_once():
+    asked: list = []
+    codes = [Recorded("ours", asked), Recorded("theirs", asked)]
+    assert len(bench.in_turns(codes, "plain_update", 1)) == 1
+    assert asked == [("ours", "plain_update")] * 2
 
 
 def test_every_row_of_the_table_can_be_done():
