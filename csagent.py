@@ -257,14 +257,14 @@ class CustomerServiceAgent(ConstrainedLM):
         drawn = numbered(replies, rewards)
         distance = self._distances(prepared, drawn)                                  # [B]
         totals = _totals(drawn, distance)
-        L_p = 0.0
-        L_d = 0.0
+        L_p = L_d = 0.0
         self.optimizer.zero_grad(set_to_none=True)
-        for rows in self._micro_batches(prepared, drawn):
-            batch = [drawn[i] for i in rows]
-            share_p, share_d = self._learn_from(prepared, batch, distance[rows], totals)
-            L_p += share_p
-            L_d += share_d
+        with self.few_threads():
+            for rows in self._micro_batches(prepared, drawn):
+                batch = [drawn[i] for i in rows]
+                share_p, share_d = self._learn_from(prepared, batch, distance[rows], totals)
+                L_p += share_p
+                L_d += share_d
         L_p, L_d = all_sum(L_p, L_d)
         L_s = totals.distance / totals.replies
         loss = cs_loss(L_p, L_s, L_d, cfg.lambda_p, cfg.lambda_s, cfg.lambda_d)

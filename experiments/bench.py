@@ -18,6 +18,7 @@ import os
 import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -204,7 +205,8 @@ class Code:
         return {"cpu": user + system, "wall": wall}
 
     def close(self) -> None:
-        self.process.stdin.close()
+        with contextlib.suppress(OSError):       # it may have ended
+            self.process.stdin.close()
         self.process.wait()
 
 
@@ -235,6 +237,8 @@ def worktree(commit: str) -> Iterator[Path]:
 def table(against: str | None, model: str | None, quick: bool, threads: int,
           chosen: list[str]) -> None:
     """Every row, in turns: this code, then the other commit's."""
+    if model and not (Path(model) / "config.json").exists():
+        raise DataError(f"--model {model} holds no config.json: give RUN/csagent of a run of tiny")
     rounds, customers, steps = (1, 16, 20) if quick else (3, 100, 60)
     with contextlib.ExitStack() as held:
         folders = [HOUSE]
@@ -248,31 +252,27 @@ def table(against: str | None, model: str | None, quick: bool, threads: int,
         for folder in folders:
             codes.append(Code(folder, learned.resolve(), customers, threads))
             held.callback(codes[-1].close)
-        found = in_turns(codes, chosen, rounds)
-    print(f"{rounds} rounds, {threads} threads, {customers} customers evaluated; CPU seconds, "
-          "median (least to most), of the clock in brackets")
-    for row in chosen:
-        others = found[row][1:]
-        if row == "joint_64":
-            others = found.get("joint_16", found[row])[1:]
-        print(line_of(row, found[row][0], others))
+        print(f"{rounds} rounds, {threads} threads, {customers} customers evaluated; CPU seconds, "
+              "median (least to most), of the clock in brackets")
+        found: dict[str, list[list[Figure]]] = {}
+        for row in chosen:
+            found[row] = in_turns(codes, row, rounds)
+            others = found[row][1:]
+            if row == "joint_64":
+                others = found.get("joint_16", found[row])[1:]
+            print(line_of(row, found[row][0], others), flush=True)
 
 
-def in_turns(codes: list[Code], rows: list[str], rounds: int) -> dict[str, list[list[Figure]]]:
-    """Row -> for each state of the code its figures; a first round, which warms up, is left out."""
-    found: dict[str, list[list[Figure]]] = {}
-    bar = tqdm(total=(rounds + 1) * len(rows), desc="rows")
+def in_turns(codes: list[Code], row: str, rounds: int) -> list[list[Figure]]:
+    """For each state of the code its figures; a first round, which warms up, is left out."""
+    doing = [code for code in codes if code.plain or not row.startswith("plain")]
+    figures: list[list[Figure]] = [[] for _ in doing]
     for number in range(rounds + 1):
-        for row in rows:
-            doing = [code for code in codes if code.plain or not row.startswith("plain")]
-            figures = found.setdefault(row, [[] for _ in doing])
-            for code, figure in zip(doing, figures):
-                measured = code.measure(row)
-                if number:
-                    figure.append(measured)
-            bar.update()
-    bar.close()
-    return found
+        for code, found in zip(doing, figures):
+            measured = code.measure(row)
+            if number:
+                found.append(measured)
+    return figures
 
 
 def line_of(row: str, ours: list[Figure], others: list[list[Figure]]) -> str:
@@ -374,7 +374,10 @@ def parser_of_flags() -> argparse.ArgumentParser:
 
 def main() -> int:
     forgive()
-    args = parser_of_flags().parse_args()
+    parser = parser_of_flags()
+    args = parser.parse_args()
+    if args.threads < 1:
+        parser.error(f"--threads must be at least 1, got {args.threads}")
     if args.violations:
         count = violation_study(args.violations, args.seed)
         print(f"replies of {args.violations} that break a rule: {count}")
@@ -382,6 +385,8 @@ def main() -> int:
         speed()
     if args.violations or args.speed:
         return 0
+    # so that a table that is terminated removes its worktree
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         table(args.against, args.model, args.quick, args.threads, args.rows)
     except DataError as error:

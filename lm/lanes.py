@@ -9,16 +9,21 @@ Exercise: let `keep` drop nothing, and time a group of which one reply is long."
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lm.fast import Stack, look
-from lm.said import Prompts
 
 # S states, G lanes (replies to one state, side by side), P tokens of a prompt, R tokens of a reply
 # at most, t tokens said so far, D width of a hidden state, V vocabulary,
 # H query heads, K key heads (each serves g = H / K query heads), d width of a head
+
+# Prompts are padded to a multiple: oneDNN compiles a product in bf16 anew for each new shape,
+# which takes half a millisecond.
+ROUND = 16
 
 
 def best_kept(device: str, weights: torch.dtype) -> torch.dtype:
@@ -46,10 +51,18 @@ class Lanes:
         self.kept = kept or best_kept(self.device.type, self.stack.body.dtype)
         self.G = lanes
         self.said = 0
-        self.read = Prompts(self.stack, prompts, room, self.kept, shared)
-        self.prefix = self.read.layers                   # a layer: [S, K, P, d], twice
-        self.bias = self.read.bias                       # [S, 1, 1, P]
-        self.length = self.read.length                                               # [S]
+        lengths = [len(p) - 1 for p in prompts]
+        length = torch.tensor(lengths)
+        P = max(1, -(-max(lengths) // ROUND)) * ROUND
+        self.cos, self.sin = self.stack.angles(P + room)                             # [P + R, d]
+        self.prefix: list[tuple[Tensor, Tensor]] = []   # a layer: [S, K, P, d], twice
+        self.shared: list[tuple[Tensor, Tensor]] = []   # a layer: [1, K, shared, d], twice
+        self._read(prompts, P, shared)
+        padding = torch.arange(P) >= length[:, None]
+        # Added to what is looked at: -inf where there is no token.       [S, 1, 1, P]
+        self.bias = torch.zeros(padding.shape).masked_fill(padding, -inf)[:, None, None]
+        self.bias = self.bias.to(self.device)
+        self.length = length.to(self.device)                                         # [S]
         shape = (len(prompts), self.stack.K, lanes, room, self.stack.d)
         self.keys = [self._empty(shape) for _ in self.prefix]      # a layer: [S, K, G, R, d]
         self.values = [self._empty(shape) for _ in self.prefix]
@@ -57,9 +70,43 @@ class Lanes:
     def _empty(self, shape: tuple[int, ...]) -> Tensor:
         return torch.empty(shape, dtype=self.kept, device=self.device)
 
+    def _read(self, prompts: Sequence[list[int]], P: int, shared: int) -> None:
+        """Keys and values of all but the last token of each prompt.
+
+        Padded on the right, where causality keeps the padding out."""
+        rows = [p[:-1] + [0] * (P + 1 - len(p)) for p in prompts]
+        ids = torch.tensor(rows, device=self.device)                                 # [S, P]
+        if shared:
+            self._read_on(ids[:1, :shared], 0)
+            self.shared, self.prefix = self.prefix, []
+        self._read_on(ids[:, shared:], shared)
+
+    def _read_on(self, ids: Tensor, first: int) -> None:
+        """first: position of the first of these tokens [S, L]."""
+        at = slice(first, first + ids.shape[1])
+        self.stack(ids, (self.cos[at, None], self.sin[at, None]), self._attend_within)
+
+    def _attend_within(self, number: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor | None:
+        """q [S, L, H, d], k and v [S, L, K, d] -> [S, L, H d]; L follow what is shared."""
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        if self.shared:
+            k, v = map(_behind, self.shared[number], (k, v))
+        self.prefix.append((k.to(self.kept).contiguous(), v.to(self.kept).contiguous()))
+        if number == len(self.stack.layers) - 1:
+            return None
+        v = v.to(k.dtype)
+        if self.shared:
+            L, P = q.shape[2], k.shape[2]
+            seen_by = torch.ones(L, P, dtype=torch.bool, device=self.device).tril(P - L)
+            seen = F.scaled_dot_product_attention(q, k, v, attn_mask=seen_by, enable_gqa=True)
+        else:
+            seen = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+        return seen.transpose(1, 2).flatten(2)
+
     def step(self, token: Tensor) -> Tensor:
         """What was said last in each lane, [S G] -> the logits of what comes next, [S G, V]."""
-        turn = self.read.turn(self.length[:, None] + self.said)                      # [S, 1, 1, d]
+        position = self.length + self.said
+        turn = self.cos[position][:, None, None], self.sin[position][:, None, None]  # [S, 1, 1, d]
         x = self.stack(token.view(-1, self.G), turn, self._attend)                   # [S, G, D]
         self.said += 1
         return self.stack.head(self.stack.normed(x.flatten(0, 1)))
@@ -106,6 +153,11 @@ class Lanes:
         self.length = self.length[states]
         self.G = most
         return rows
+
+
+def _behind(shared: Tensor, own: Tensor) -> Tensor:
+    """[1, K, C, d] and [S, K, L, d] -> [S, K, C + L, d]."""
+    return torch.cat([shared.to(own.dtype).expand(len(own), -1, -1, -1), own], 2)
 
 
 def _picked(x: Tensor, states: Tensor, lanes: Tensor) -> Tensor:

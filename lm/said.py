@@ -62,35 +62,22 @@ class Ragged:
 class Prompts:
     """Keys and values of all but the last token of each prompt, differentiable."""
 
-    def __init__(self, stack: Stack, prompts: Sequence[list[int]], room: int,
-                 kept: torch.dtype | None = None, shared: int = 0):
-        """
-        room    tokens of the longest reply
-        kept    how keys and values are kept; None: as they are computed
-        shared  C tokens that all prompts begin with and that are to be read only once; each
-                prompt has at least two more
-        """
+    def __init__(self, stack: Stack, prompts: Sequence[list[int]], room: int):
+        """room: tokens of the longest reply."""
         device = stack.body.norm.weight.device
         lengths = [len(p) - 1 for p in prompts]
-        behind = [n - shared for n in lengths]
         self.stack = stack
-        self.kept = kept
         self.length = torch.tensor(lengths, device=device)                           # [S]
-        # What is not shared, T tokens at most: P = C + T.
-        self.ragged = Ragged(range(len(prompts)), behind, len(prompts), device)
-        P = shared + self.ragged.T
-        self.cos, self.sin = stack.angles(P + room)                                  # [P + L, d]
-        there = torch.arange(P, device=device) < self.length[:, None]
+        self.ragged = Ragged(range(len(prompts)), lengths, len(prompts), device)
+        self.cos, self.sin = stack.angles(self.ragged.T + room)                      # [P + L, d]
+        there = torch.arange(self.ragged.T, device=device) < self.length[:, None]
         # Added to what is looked at: -inf where there is no token.           [S, 1, 1, P]
         self.bias = torch.zeros(there.shape, device=device).masked_fill(~there, -inf)
         self.bias = self.bias[:, None, None]
         # A layer: [S, K, P, d], twice.
         self.layers: list[tuple[Tensor, Tensor]] = []
-        self.begun: list[tuple[Tensor, Tensor]] = []         # a layer: [1, K, C, d], twice
-        if shared:
-            self.begun = Prompts(stack, [prompts[0][:shared + 1]], 0, kept).layers
-        ids = in_a_list([p[shared:-1] for p in prompts], device)                     # [M]
-        stack(ids, self.turn(shared + self.ragged.number), self._attend)
+        ids = in_a_list([p[:-1] for p in prompts], device)                           # [M]
+        stack(ids, self.turn(self.ragged.number), self._attend)
 
     def turn(self, position: Tensor) -> tuple[Tensor, Tensor]:
         """The angles of these positions [..], two of [.., 1, d]."""
@@ -99,29 +86,13 @@ class Prompts:
     def _attend(self, number: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor | None:
         """q [M, H, d], k and v [M, K, d] -> [M, H d]; in the last layer nothing reads on."""
         k, v = (self.ragged.spread(x).transpose(1, 2) for x in (k, v.to(k.dtype)))
-        if self.begun:
-            k, v = map(_behind, self.begun[number], (k, v))
-        kept = self.kept or k.dtype
-        self.layers.append((k.to(kept).contiguous(), v.to(kept).contiguous()))
+        self.layers.append((k, v))
         if number == len(self.stack.layers) - 1:
             return None
         # Padding is on the right, where causality keeps it out.
         q = self.ragged.spread(q).transpose(1, 2)
-        seen = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=self._earlier(q, k), is_causal=not self.begun, enable_gqa=True)
+        seen = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
         return self.ragged.listed(seen.transpose(1, 2)).flatten(1)
-
-    def _earlier(self, q: Tensor, k: Tensor) -> Tensor | None:
-        """[T, C + T] True: may be looked at; None if nothing is shared: plain causality."""
-        if not self.begun:
-            return None
-        T, P = q.shape[2], k.shape[2]
-        return torch.ones(T, P, dtype=torch.bool, device=q.device).tril(P - T)
-
-
-def _behind(shared: Tensor, own: Tensor) -> Tensor:
-    """[1, K, C, d] and [S, K, T, d] -> [S, K, C + T, d]."""
-    return torch.cat([shared.to(own.dtype).expand(len(own), -1, -1, -1), own], 2)
 
 
 class Said:

@@ -162,7 +162,7 @@ def test_lanes_that_are_dropped_change_nothing():
     for lanes in (whole, fewer):
         lanes.step(token)
         lanes.step(token + 16)
-    # the fullest state needs three lanes, and so all four would: more than half
+    # the fullest state needs three lanes, and so all four would: three quarters
     assert fewer.keep([1, 3, 7, 8, 9, 10, 13]) == list(range(16))
     # three states, two lanes each
     kept = fewer.keep([1, 3, 7, 13])
@@ -254,6 +254,17 @@ def test_a_model_built_here_speaks_with_one_thread(monkeypatch):
     agent.generate(REQUESTS[:1], 2, generator=seeded(0))
     assert asked == [1, before]
     assert torch.get_num_threads() == before
+
+
+def test_so_does_it_learn(monkeypatch):
+    agent = sharp_agent(max_new_tokens=2)
+    prepared = agent.prepare(REQUESTS[:1])
+    replies = agent.speak(prepared, 2, generator=seeded(0))
+    seen = []
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 5)
+    monkeypatch.setattr(torch, "set_num_threads", seen.append)
+    agent.update(prepared, replies, [[0.0, 1.0]])
+    assert seen == [1, 5]
 
 
 @pytest.mark.parametrize("precision, states", [("fp32", 60), ("bf16", 12)])

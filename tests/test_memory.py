@@ -222,7 +222,7 @@ def test_cache_is_exact(family):
 
 @pytest.mark.parametrize("family", FAMILY)
 def test_cache_of_lanes_is_exact(family):
-    """39 tokens of a prompt of 40 are kept, once; each of 3 lanes has room for 7."""
+    """A prompt of 40 tokens is kept once, in rows of 48; each of 3 lanes has room for 7."""
     config = config_of(family, 128, 4, 320)
     lanes = Lanes(FAMILY[family][1](config).eval(), [[0] * 40] * 2, 3, 7)
     kept = [*lanes.keys, *lanes.values]
@@ -232,7 +232,7 @@ def test_cache_of_lanes_is_exact(family):
     told = count_lanes(type(config), text, 0, True, False, False, (2, 3, 40, 7))
     assert told.cache == sum(x.nbytes for x in kept)
     # 4 layers, keys and values, 2 states, 2 heads of 32, fp32
-    assert told.cache == 4 * 2 * 2 * (39 + 3 * 7) * 2 * 32 * 4
+    assert told.cache == 4 * 2 * 2 * (48 + 3 * 7) * 2 * 32 * 4
     # queries, keys and values as one matrix, the two of the MLP as another
     assert told.held >= told.cache + 4 * 128 * (128 + 2 * 64 + 2 * 320) * 4
     # on a GPU in bf16: half
