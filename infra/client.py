@@ -134,7 +134,7 @@ class Client:
         bodies = {}
         keys = []
         for i, messages in enumerate(prompts):
-            own = more[i] if more else {}
+            own = more[i] if more else None
             body = self._body(messages, max_tokens, temperature, seed, own)
             keys.append(canonical(body))
             bodies[keys[-1]] = body
@@ -206,10 +206,10 @@ class Client:
     # --- one prompt -----------------------------------------------------------------------------
 
     def _body(self, messages: Messages, max_tokens: int, temperature: float,
-              seed: int | None, more: Mapping[str, Any]) -> dict[str, Any]:
+              seed: int | None, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
         body = {"model": self.model, "messages": messages, "max_tokens": max_tokens,
                 "temperature": temperature, "seed": seed}
-        body |= more
+        body |= more or {}
         body |= self._extra
         return {name: value for name, value in body.items() if value is not None}
 
