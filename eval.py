@@ -7,6 +7,7 @@ GRE and R^A come from the rule judge, which is also the training reward: they sh
 optimised.  TSE comes from the customer's ear, of which the judge knows nothing.  `tse_2nd_ear`
 plays the same customers with a separately written ear; a difference above .05 is flagged.
 Try it:  python eval.py --run runs/mgshop-gopo-0 --episodes 100 --show 1
+         python eval.py --run runs/mgshop-gopo-0 --trials 8    is a customer served each time?
          python eval.py --run runs/mgshop-gopo-0 --chat        you are the customer
          transfer to another store:
          python eval.py --run runs/tmallbrand-a-gopo-0 --dataset tmallbrand-b
@@ -37,7 +38,7 @@ from judge import Judge
 from lm.config import BUILT
 from measure import Row, data_of, evaluate_run, hosted_gopo, rows_of, trained_row
 from policies import Choose, keyed
-from show import print_client, print_table, print_unanswered, show_dialogue, show_turn
+from show import print_client, print_table, print_trials, print_unanswered, show_dialogue, show_turn
 
 # --- flags --------------------------------------------------------------------------------------
 
@@ -81,6 +82,9 @@ class RunConfig:
                 "emotion) teacher random untrained_lm_teacher"})
     json: str | None = opt(
         None, "write all metrics to this file: row -> metric -> {mean, low, high}")
+    trials: int = opt(
+        0, "also serve every customer this many times, with replies drawn as in training, and "
+        "print pass^k: the share of customers whom k trials of k serve")
     show: int = opt(
         0, "print this many dialogues of the trained agents with states, constraints and reward "
         "parts")
@@ -90,7 +94,7 @@ class RunConfig:
         "can (it is tried once); soft: the prompt asks for them, and no more")
 
     def __post_init__(self):
-        refuse_below(self, {"seed": 0, "show": 0})
+        refuse_below(self, {"seed": 0, "show": 0, "trials": 0})
         refuse_other_words(self, {"constraints": ("hard", "soft")})
 
 
@@ -224,9 +228,18 @@ def run_paper(measured: MeasureConfig, paper: PaperConfig, api: ApiConfig) -> in
 
 
 def check(
-    measured: MeasureConfig, one: RunConfig, api: ApiConfig, config: dict, rows: Sequence[str]
+    measured: MeasureConfig, one: RunConfig, api: ApiConfig, config: dict, dataset: Dataset,
+    rows: Sequence[str],
 ) -> None:
     """Refuses what this run cannot show."""
+    if one.trials and dataset.environment is None:
+        raise DataError(
+            f"--trials: {dataset.name} is replayed logs, where no customer can be served; "
+            "leave it out")
+    if one.trials and (measured.cs_agent or measured.expert):
+        raise DataError(
+            "--trials: the answers of a hosted model are kept, so that every trial would be the "
+            "same; leave out --cs_agent and --expert")
     if (measured.cs_agent or measured.expert) and not api.api_base:
         raise DataError(
             "--cs_agent and --expert need --api_base, the address of the server, "
@@ -259,7 +272,7 @@ def measure_run(measured: MeasureConfig, one: RunConfig, api: ApiConfig) -> None
     with reading_from(run):
         dataset = data_of(run, measured.dataset, measured.data_dir)
         judge = judge_for(dataset, measured.judge, api)
-        check(measured, one, api, config, list(rows_of(run, dataset)))
+        check(measured, one, api, config, dataset, list(rows_of(run, dataset)))
         if one.chat:
             talked = load_gopo(run, dataset, judge=judge)
         else:
@@ -279,6 +292,7 @@ def measure_run(measured: MeasureConfig, one: RunConfig, api: ApiConfig) -> None
     print(f"{shown}\n{dataset.name}: {total} test dialogues, seed {one.seed}")
     rewarded = measured.judge == config["run"].get("judge", "rules")
     print_table(table, live, judge, rewarded)
+    print_trials(table, one.trials)
     if isinstance(judge, LLMJudge):
         print("judge: ", end="")
         print_client(judge.client)
@@ -304,7 +318,8 @@ def measured_rows(
                     show_dialogue(gopo, episode)
                 print_unanswered(gopo.speaker, choose)
 
-    table = evaluate_run(run, dataset, measured.episodes, one.seed, judge, one.rows, more, look)
+    table = evaluate_run(
+        run, dataset, measured.episodes, one.seed, judge, one.rows, more, look, one.trials)
     return table, text.getvalue()
 
 

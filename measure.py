@@ -45,17 +45,19 @@ from metrics import (
 )
 from perception import reading
 from policies import Choose, Silence, by_chance, by_teacher, keyed, with_true_perception
-from tse import bleu, bleu_tokenizer
+from tse import bleu, bleu_tokenizer, interval, pass_hat
 
 __all__ = [
     "CHOOSERS", "FORMS", "HELD_OUT", "METRICS", "TRAINING", "Metric", "Numbers", "Row", "RowSpec",
     "at_once", "bleu_interval", "bleu_statistics", "by_weights", "completed", "data_of",
     "dialogue_metrics", "evaluate", "evaluate_run", "has_tasks", "hosted_gopo", "measure",
-    "present", "rows_of", "summary", "trained_row", "training_row",
+    "present", "reliability", "rows_of", "summary", "trained_row", "training_row",
 ]
 
 Row = dict[str, dict[str, float | None]]         # metric -> {mean, low, high}
 FORMS = ("gre", "g_eval")                        # what a judge may fill in, apart from Eq. 8
+PASSES = (1, 2, 4, 8)                            # k of pass^k, as far as there are trials
+OVER_TRIALS = ("tse", "violations", "vouchers")  # what else is a mean over all trials
 
 
 # --- BLEU: of a corpus, not of a dialogue -------------------------------------------------------
@@ -172,9 +174,13 @@ def measure(
 
 
 def _play(
-    gopo: Gopo, choose: Choose, customers: list[Episode], seed: int, *, judge_by: str, label: str
+    gopo: Gopo, choose: Choose, customers: list[Episode], seed: int, *, judge_by: str, label: str,
+    temperature: float | None = 0.0,
 ) -> list[Episode]:
-    """Plays `customers` with the most probable tokens, as many in lockstep as memory allows."""
+    """Plays `customers`, as many in lockstep as memory allows.
+
+    temperature  0: the most probable tokens; None: as in training
+    """
     size = at_once(gopo, len(customers))
     draws = keyed(seed)
     played = bar(f"evaluating {label}", len(customers), unit="dialogue", leave=False)
@@ -182,9 +188,59 @@ def _play(
         for first in range(0, len(customers), size):
             part = customers[first:first + size]
             gopo.play(
-                part, choose, temperature=0.0, draws=draws, judge_by=judge_by,
+                part, choose, temperature=temperature, draws=draws, judge_by=judge_by,
                 progress=played.update)
     return customers
+
+
+# --- the same customers again and again ---------------------------------------------------------
+
+def reliability(
+    gopo: Gopo,
+    chooser: Callable[[Gopo, int], Choose],
+    episodes: int,
+    seed: int,
+    trials: int,
+    label: str = "",
+) -> Row:
+    """How often the same customers are served, with replies drawn as in training.
+
+    In each trial every test customer comes anew, with the same wishes and the same luck.
+
+    chooser  of CHOOSERS
+    returns  pass_k for the k of PASSES that are at most `trials`; trials_<key> of OVER_TRIALS: the
+             mean over all trials; each with its interval over customers
+    """
+    gained = []                                  # of each trial, of each customer
+    for trial in range(trials):
+        own = 1_000 * (seed + 1) + trial
+        customers = begin(gopo.dataset.play, "test", range(episodes), seed)
+        said = f"{label}, trial {trial + 1} of {trials}"
+        played = _play(
+            gopo, chooser(gopo, own), customers, own, judge_by="nobody", label=said,
+            temperature=None)
+        gained.append([_trial(gopo, episode) for episode in played])
+    row = {}
+    successes = [int(sum(of_one)) for of_one in _of_each("success", gained)]
+    for k in PASSES:
+        if k <= trials:
+            row[f"pass_{k}"] = interval([pass_hat(c, trials, k) for c in successes], seed)
+    for key in OVER_TRIALS:
+        means = [float(np.mean(of_one)) for of_one in _of_each(key, gained)]
+        row[f"trials_{key}"] = interval(means, seed)
+    return row
+
+
+def _trial(gopo: Gopo, episode: Episode) -> Numbers:
+    return {key: number_of(key, gopo, episode) for key in ("success", *OVER_TRIALS)}
+
+
+def _of_each(key: str, gained: Sequence[Sequence[Numbers]]) -> list[list[float]]:
+    """Of each customer a metric's values over the trials."""
+    of_each = []
+    for trials in zip(*gained):
+        of_each.append([numbers[key] for numbers in trials])
+    return of_each
 
 
 def at_once(gopo: Gopo, dialogues: int) -> int:
@@ -222,27 +278,28 @@ class RowSpec(NamedTuple):
     chooser: str = "policy"
 
 
-def _policy(gopo: Gopo) -> Choose:
+def _policy(gopo: Gopo, seed: int) -> Choose:
     return gopo.chooser(greedy=True)
 
 
-def _sampled_policy(gopo: Gopo) -> Choose:
-    return gopo.chooser(keyed(0))
+def _sampled_policy(gopo: Gopo, seed: int) -> Choose:
+    return gopo.chooser(keyed(seed))
 
 
-def _informed_policy(gopo: Gopo) -> Choose:
-    return with_true_perception(_policy(gopo))
+def _informed_policy(gopo: Gopo, seed: int) -> Choose:
+    return with_true_perception(_policy(gopo, seed))
 
 
-def _teacher(gopo: Gopo) -> Choose:
+def _teacher(gopo: Gopo, seed: int) -> Choose:
     return by_teacher
 
 
-def _chance(gopo: Gopo) -> Choose:
-    return by_chance(list(gopo.dataset.skills), 0)
+def _chance(gopo: Gopo, seed: int) -> Choose:
+    return by_chance(list(gopo.dataset.skills), seed)
 
 
-CHOOSERS: Mapping[str, Callable[[Gopo], Choose]] = {
+# the seed is that of what is drawn
+CHOOSERS: Mapping[str, Callable[[Gopo, int], Choose]] = {
     "policy": _policy,
     "sampled": _sampled_policy,
     "true_perception": _informed_policy,
@@ -315,11 +372,13 @@ def evaluate_run(
     only: Sequence[str] = (),
     more: Mapping[str, Callable[[], tuple[Gopo, Choose]]] = MappingProxyType({}),
     look: Callable[[str, Gopo, Choose, list[Episode]], None] | None = None,
+    trials: int = 0,
 ) -> dict[str, Row]:
     """The rows of a run, or `only` some of them, and always the rows in `more`.
 
-    more  row name -> what makes it; measured first, since a server may refuse
-    look  is called after each row with its name, its agents and the dialogues played
+    more    row name -> what makes it; measured first, since a server may refuse
+    look    is called after each row with its name, its agents and the dialogues played
+    trials  also adds `reliability` to the run's own rows
     """
     specs = rows_of(run, dataset)
     chosen = {name: spec for name, spec in specs.items() if not only or name in only}
@@ -340,7 +399,10 @@ def evaluate_run(
         gopo = None
         gopo = load_gopo(run, dataset, expert, agent, judge)
         for name in names:
-            row(name, gopo, CHOOSERS[chosen[name].chooser](gopo))
+            chooser = CHOOSERS[chosen[name].chooser]
+            row(name, gopo, chooser(gopo, 0))
+            if trials:
+                table[name] |= reliability(gopo, chooser, episodes, seed, trials, name)
     return {name: table[name] for name in [*more, *chosen]}
 
 

@@ -8,7 +8,7 @@ from gopo import Gopo
 from infra.client import Client
 from judge import Judge
 from lm.constraints import violations
-from measure import METRICS, Row, completed
+from measure import METRICS, OVER_TRIALS, PASSES, Row, completed
 
 # A larger difference of TSE between the two ears is flagged.
 EAR_TOLERANCE = 0.05
@@ -113,6 +113,30 @@ def _print_budget(table: dict[str, Row]) -> None:
             print(
                 f"{name}: V {V['mean']:.3f} [{V['low']:.3f}, {V['high']:.3f}] (Wilson), "
                 f"satisfaction {S['mean']:.2f} [{S['low']:.2f}, {S['high']:.2f}]")
+
+
+def print_trials(table: dict[str, Row], trials: int) -> None:
+    """pass^k of every row, with its interval over customers."""
+    passes = [f"pass_{k}" for k in PASSES if k <= trials]
+    if not passes:
+        return
+    width = max(20, *map(len, table))
+    print(f"\nthe same customers {trials} times, replies drawn as in training: pass^k is the share "
+          "whom k trials of k serve")
+    heads = [f"{'pass^' + key.removeprefix('pass_'):>20s}" for key in passes]
+    heads += [f"{head_of(key)[0]:>6s}" for key in OVER_TRIALS]
+    print(f"{'':{width}s} {' '.join(heads)}")
+    for name, row in table.items():
+        cells = [f"{_with_interval(row[key]):>20s}" for key in passes]
+        for key in OVER_TRIALS:
+            cells.append(f"{cell(row[f'trials_{key}']['mean'], head_of(key)[1]):>6s}")
+        print(f"{name:{width}s} {' '.join(cells)}")
+
+
+def _with_interval(found: dict[str, float | None]) -> str:
+    if found["low"] is None:
+        return cell(found["mean"], 2)
+    return f"{found['mean']:.2f} [{found['low']:.2f}, {found['high']:.2f}]"
 
 
 def print_unanswered(*hosts: object) -> None:

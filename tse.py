@@ -211,6 +211,27 @@ def interval(
     return {"mean": float(kept.mean()), "low": float(low), "high": float(high)}
 
 
+def pass_hat(successes: int, trials: int, k: int) -> float:
+    """pass^k of one customer: how likely k independent trials are to succeed all.
+
+    C(successes, k) / C(trials, k), unbiased; the mean over customers is the pass^k of tau-bench
+    (Yao et al. 2024, arXiv 2406.12045, Sec. 4.1).  pass^1 is the usual success.
+
+    successes  of `trials`
+    k          1..trials
+    returns    in [0, 1]; never rises with k
+    raises     ValueError for other numbers
+
+    >>> [pass_hat(3, 4, k) for k in (1, 2, 4)]
+    [0.75, 0.5, 0.0]
+    """
+    if not 0 <= successes <= trials or not 1 <= k <= trials:
+        raise ValueError(
+            f"pass^k needs 0 <= successes <= trials and 1 <= k <= trials, "
+            f"got {successes} of {trials}, k = {k}")
+    return math.comb(successes, k) / math.comb(trials, k)
+
+
 def wilson(
     values: Sequence[float | None], seed: int = 0, z: float = 1.96
 ) -> dict[str, float | None]:

@@ -43,6 +43,9 @@ class MementoConfig:
     memento_read: str = opt(
         "q", "which cases are read: cosine (Memento Eq. 13), or q (Eq. 16; by cosine until Q has "
         "learned from --memento_warm turns)")
+    memento_credit: str = opt(
+        "dialogue", "what a played turn is credited with: dialogue (its customer's success) or "
+        "turn (whether its ESNDCG is at least .5, as always on logs)")
     memento_k: int = opt(
         4, "K, cases read a turn [Memento: 4 is best of 0 to 32]; in training one is drawn from "
         "the best 2K")
@@ -59,6 +62,9 @@ class MementoConfig:
     def __post_init__(self):
         if self.memento_read not in ("cosine", "q"):
             raise ValueError(f"--memento_read is cosine or q, got {self.memento_read!r}")
+        if self.memento_credit not in ("dialogue", "turn"):
+            raise ValueError(
+                f"--memento_credit is dialogue or turn, got {self.memento_credit!r}")
         refuse_below(self, {"memento_k": 1, "memento_bank": 2, "memento_warm": 0})
         # Beyond 2^20 `nearest` could not order cases by age.
         if self.memento_bank > 1_000_000:

@@ -188,9 +188,9 @@ class Memento(Gopo):
     def outcomes(self, episode: Episode) -> list[int | None]:
         """r of every turn: the customer's success.
 
-        On logs, which no reply can change, it is whether ESNDCG of the turn is at least .5; None if
-        nobody labelled it."""
-        if self.dataset.environment:
+        With --memento_credit turn, and on logs, which no reply can change, it is whether ESNDCG of
+        the turn is at least .5; None if nobody labelled it."""
+        if self.dataset.environment and self.options.memento_credit == "dialogue":
             return [int(episode.seen.outcome.success)] * len(episode.steps)
         return [None if s.teacher is None else int(s.esndcg >= 0.5) for s in episode.steps]
 

@@ -82,6 +82,8 @@ ROWS = {
     "Memento": Row("memento", learns=True, where="shop"),
     "Memento, read by cosine": Row(
         "memento", {"memento_read": "cosine"}, learns=True, where="shop"),
+    "Memento, credited turn by turn": Row(
+        "memento", {"memento_credit": "turn"}, learns=True, where="shop"),
     GOPO: gopo_row(),
     "GOPO on logs": Row(learns=True, where="logs"),
     "GOPO, joint + terminal TSE": gopo_row(outcome_weight=1.0),

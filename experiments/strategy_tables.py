@@ -2,15 +2,17 @@
 
     python -m experiments.strategy_tables runs/strategy/mgshop --to docs/results
 
-writes, for the fault-free labels, a table of all rows and their paired differences from GOPO, and
-one of the ablations (strategy_<dataset>.md); the same rows as a picture (strategy_<dataset>.png);
-and, if there are rows with label noise, TSE over the share of wrong labels (label_noise_<dataset>
-.png).  Nothing is trained."""
+writes for the true labels a table of all rows, their paired differences from GOPO, whom the agents
+of all seeds serve (pass^k) and the ablations; and for each kind of flawed labels a table and its
+differences (strategy_<dataset>.md).  The rows of the true labels are drawn as well
+(strategy_<dataset>.png), and TSE over the share of wrong labels (label_noise_<kind>_<dataset>.png).
+Nothing is trained."""
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from experiments.strategy import Cell, cell_text, difference_text
 from experiments.strategy_rows import GOPO, ROWS
 from infra.curves import as_text
 from infra.files import read_json, whole
+from tse import pass_hat
 
 COMMAND = "python -m experiments.strategy_tables"
 GOPO_ON_LOGS = "GOPO on logs"
@@ -31,6 +34,8 @@ TRUE = Fault().name
 Cells = dict[int, Cell]                          # seed -> what a row gave
 Table = dict[str, Cells]                         # row -> its seeds
 COLUMNS = ("success", "turns", "esndcg", "f1", "length", "vouchers")
+# k of pass^k over training seeds
+SEEDS_OF_PASS = (1, 2, 5)
 # label noise is drawn for these
 CURVES = (
     GOPO, "imitation, on-policy", "imitation, on-policy, with slips and hidden sentences",
@@ -143,23 +148,57 @@ def differences(rows: Table) -> str:
     return "\n".join(lines)
 
 
+def passes(rows: Table) -> str:
+    """pass^k over training seeds: the share of test customers whom k agents of k serve."""
+    columns = list(product(("test", "new"), SEEDS_OF_PASS))
+    head = [f"pass^{k}, {label}" for label, k in columns]
+    lines = ["| row | " + " | ".join(head) + " |", "|---" * (len(head) + 1) + "|"]
+    for name, cells in rows.items():
+        if len(cells) > 1:
+            said = [pass_text(cells, label, k) for label, k in columns]
+            lines.append(f"| {name} | " + " | ".join(said) + " |")
+    return "\n".join(lines)
+
+
+def pass_text(cells: Cells, label: str, k: int) -> str:
+    served = values(cells, "success", label)                       # [seeds, customers]
+    seeds = len(served)
+    if k > seeds:
+        return "—"
+    found = [pass_hat(int(of_one), seeds, k) for of_one in served.sum(0)]
+    return f"{np.mean(found):.3f}"
+
+
 def gopo_row(rows: Table) -> str | None:
     """The row that the others are compared with."""
     names = [name for name in (GOPO, GOPO_ON_LOGS) if name in rows]
     return names[0] if names else None
 
 
-def text_of(dataset: str, rows: Table) -> str:
+def text_of(dataset: str, tables: Mapping[str, Table]) -> str:
     """The file of tables."""
+    parts = true_parts(dataset, tables[TRUE])
+    for fault, rows in tables.items():
+        if fault != TRUE:
+            parts += [f"## Labels with a fault: {fault}", table(rows)]
+            if gopo_row(rows):
+                parts.append(differences(rows))
+    return "\n\n".join(parts) + "\n"
+
+
+def true_parts(dataset: str, rows: Table) -> list[str]:
+    """The tables of what learned from true labels."""
     gopo = gopo_row(rows)
     usual = {name: cells for name, cells in rows.items() if not ROWS[name].ablation}
     less = {name: cells for name, cells in rows.items() if ROWS[name].ablation or name == gopo}
     parts = [f"# Strategy alone: {dataset}", table(usual)]
     if gopo:
         parts.append(differences(usual))
+    if is_live(rows):
+        parts += ["## Served by every seed's agent", passes(usual)]
     if len(less) > 1:
         parts += ["## One part of GOPO left out", table(less), differences(less)]
-    return "\n\n".join(parts) + "\n"
+    return parts
 
 
 # --- pictures ---------------------------------------------------------------------------------
@@ -238,7 +277,7 @@ def execute(folder: Path, to: Path) -> list[Path]:
         rows = tables[TRUE]
         path = to / f"strategy_{dataset}.md"
         with whole(path) as part:
-            part.write_text(text_of(dataset, rows), encoding="utf-8")
+            part.write_text(text_of(dataset, tables), encoding="utf-8")
         picture = to / f"strategy_{dataset}.png"
         written.append(path)
         if draw_rows(rows, f"Strategy alone, {dataset}: [95 % over seeds and customers]", picture):

@@ -293,6 +293,7 @@ def test_a_bank_neither_scores_nor_forbids_the_stop(arguments):
 
 @pytest.mark.parametrize("bad", [
     {"memento_read": "euclid"},
+    {"memento_credit": "week"},
     {"memento_k": 0},
     {"memento_bank": 1},
     {"memento_bank": 2 ** 20},

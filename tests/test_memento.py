@@ -251,6 +251,17 @@ def test_q_learns_from_the_case_that_was_reused(shop, perception):
     assert bank.learned.item() == sum(len(states) for states, _, _ in seen)
 
 
+def test_turns_can_be_credited_one_by_one(shop, perception):
+    gopo = memento_of(shop, perception, memento_credit="turn")
+    _, played = step_of(gopo, 1, seed=3)
+    credits = set()
+    for episode in played:
+        assert gopo.outcomes(episode) == [int(step.esndcg >= 0.5) for step in episode.steps]
+        credits |= set(gopo.outcomes(episode))
+    # a dialogue's success would be the same number for all its turns
+    assert credits == {0, 1}
+
+
 def three_turns(i: int) -> Dialogue:
     """The last turn is not labelled."""
     first = Turn(f"refund {WORDS[i]}", skills=("x", "y"))

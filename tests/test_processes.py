@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import data
+import train
 from csagent import CustomerServiceAgent
 from data import Episode
 from expert import Expert, ExpertConfig
@@ -27,6 +28,7 @@ from perception import HideSentences, Perception, reading
 from policies import by_policy, keyed, with_slips
 from start.pairs import slot_names, vocabulary_texts, warm_pairs
 from start.supervised import supervised
+from tests.conftest import small_shops
 from tests.launching import LAUNCH, launch, run
 
 # Eq. 7 in one Adam step, whose gradient is compared; and in many, with a process that is at times
@@ -142,10 +144,11 @@ def test_training_under_two_processes_writes_one_run_and_resumes(tmp_path):
     # no warm start, whose many Adam steps make something of the last bit
     flags += ["--expert_warm", "0"]
     folder = str(tmp_path / "two")
-    launch("train.py", *flags, "--steps", "2", "--output_dir", folder)
-    said = launch("train.py", "--resume", folder, "--steps", "3")
-    alone = str(tmp_path / "one")
-    launch("train.py", *flags, "--steps", "3", "--output_dir", alone, processes=1)
+    script = "tests/small_train.py"
+    launch(script, *flags, "--steps", "2", "--output_dir", folder)
+    said = launch(script, "--resume", folder, "--steps", "3")
+    with small_shops():
+        assert train.main([*flags, "--steps", "3", "--output_dir", str(tmp_path / "one")]) == 0
     one, two = (read_rows(tmp_path / name / "metrics.jsonl") for name in ("one", "two"))
     assert [r["step"] for r in two] == [1, 2, 3]
     assert said.count("written to") == 1
@@ -169,7 +172,8 @@ import hashlib
 from judge import Judged
 from start import pairs as warmup
 from tests import test_processes
-gopo = test_processes.both_agents()
+with test_processes.small_shops():
+    gopo = test_processes.both_agents()
 pairs = warmup.mixed_pairs(gopo.dataset, 100, 0)
 prompts = []
 played = []
@@ -210,4 +214,5 @@ def test_more_processes_than_dialogues_are_refused(monkeypatch):
 
 
 if __name__ == "__main__":
-    one_update(sys.argv[1])
+    with small_shops():
+        one_update(sys.argv[1])

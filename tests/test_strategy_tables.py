@@ -5,7 +5,7 @@ import pytest
 
 from data import DataError
 from experiments.strategy_rows import GOPO
-from experiments.strategy_tables import execute, main, share_of, tables_of
+from experiments.strategy_tables import execute, main, pass_text, share_of, tables_of
 
 METRICS = ("success", "turns", "esndcg", "f1", "exact", "length", "vouchers")
 
@@ -38,6 +38,25 @@ def test_rows_stand_with_their_differences_in_the_order_of_the_study(tmp_path):
     assert text.index("| random | 2 | 0.100") < text.index(f"| {GOPO} | 2 | 0.800")
     # .8 and .6 on the two customers, the same on both seeds
     assert "| random | +0.700 [+0.600, +0.800] t [+0.700, +0.700]" in text
+
+
+def test_flawed_labels_have_their_own_table(tmp_path):
+    written = execute(a_shop(tmp_path / "shop"), tmp_path)
+    true, flawed = written[0].read_text().split("## Labels with a fault: omit 0.6")
+    assert f"| {GOPO} | 2 | 0.800" in true
+    assert f"| {GOPO} | 1 | 0.800 [0.800, 0.800] |" in flawed
+
+
+def test_who_is_served_by_the_agents_of_all_seeds():
+    # three customers: served by both, by the first seed's agent only, by none
+    cells = {
+        seed: {"test": {"of_each": {"success": served}}}
+        for seed, served in enumerate([[1, 1, 0], [1, 0, 0]])
+    }
+    # (1 + 1/2 + 0) / 3, and one customer of three
+    assert pass_text(cells, "test", 1) == "0.500"
+    assert pass_text(cells, "test", 2) == "0.333"
+    assert pass_text(cells, "test", 5) == "—"
 
 
 def test_logs_without_tse_have_a_table_and_no_picture(tmp_path):

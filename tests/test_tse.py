@@ -1,12 +1,13 @@
 """The metrics of tse.py other than TSE: replayed tasks, GRE, BLEU, skills, intervals."""
 import math
+from itertools import combinations
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sacrebleu.metrics import BLEU
 
-from tse import bleu, g_eval, gre, interval, replay_turns, skill_f1, wilson
+from tse import bleu, g_eval, gre, interval, pass_hat, replay_turns, skill_f1, wilson
 
 
 def test_replay_turns_by_hand():
@@ -68,6 +69,21 @@ def test_wilson_s_interval_by_hand():
     assert wilson([1.0] * 80)["high"] == 1
     assert wilson([1.0]) == {"mean": 1.0, "low": None, "high": None}
     assert wilson([])["mean"] is None
+
+
+def test_pass_hat_by_hand():
+    # 3 of 4 trials succeeded: of the six pairs, three hold no failure
+    assert [pass_hat(3, 4, k) for k in (1, 2, 3, 4)] == [3 / 4, 3 / 6, 1 / 4, 0]
+    for wrong in ((5, 4, 1), (-1, 4, 1), (2, 4, 0), (2, 4, 5)):
+        with pytest.raises(ValueError, match="pass"):
+            pass_hat(*wrong)
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=7), st.data())
+def test_pass_hat_is_the_share_of_subsets_without_a_failure(trials, data):
+    k = data.draw(st.integers(1, len(trials)))
+    drawn = [all(some) for some in combinations(trials, k)]
+    assert pass_hat(sum(trials), len(trials), k) == pytest.approx(sum(drawn) / len(drawn))
 
 
 def test_interval_by_hand():
