@@ -74,6 +74,16 @@ class Talk:
     def tse(self) -> float:
         return tse(self.seen.outcome.completed)
 
+    def fields(self) -> dict[str, Any]:
+        """What TRL wants to know of a rollout; `tse` goes on to the reward."""
+        return {
+            "prompt_ids": self.prompt,
+            "completion_ids": self.completion,
+            "logprobs": self.logprobs,
+            "env_mask": self.by_model,
+            "tse": self.tse,
+        }
+
 
 @torch.no_grad()
 def play(model: Any, talks: Sequence[Talk], sample: bool) -> None:
@@ -108,13 +118,11 @@ def rollout(prompts: list, trainer: Any) -> dict[str, list]:
     model.eval()
     play(model, talks, sample=True)
     model.train()
-    return {
-        "prompt_ids": [talk.prompt for talk in talks],
-        "completion_ids": [talk.completion for talk in talks],
-        "logprobs": [talk.logprobs for talk in talks],
-        "env_mask": [talk.by_model for talk in talks],
-        "tse": [talk.tse for talk in talks],
-    }
+    found: dict[str, list] = {}
+    for talk in talks:
+        for name, value in talk.fields().items():
+            found.setdefault(name, []).append(value)
+    return found
 
 
 def tse_of(completions: list, tse: list[float], **_: Any) -> list[float]:

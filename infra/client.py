@@ -134,7 +134,7 @@ class Client:
         bodies = {}
         keys = []
         seeds = seed if isinstance(seed, Sequence) else [seed] * len(prompts)
-        others = more or [{}] * len(prompts)
+        others = more or [None] * len(prompts)
         for messages, own, fields in zip(prompts, seeds, others, strict=True):
             body = self._body(messages, max_tokens, temperature, own, fields)
             keys.append(canonical(body))
@@ -207,10 +207,10 @@ class Client:
     # --- one prompt -----------------------------------------------------------------------------
 
     def _body(self, messages: Messages, max_tokens: int, temperature: float,
-              seed: int | None, more: Mapping[str, Any]) -> dict[str, Any]:
+              seed: int | None, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
         body = {"model": self.model, "messages": messages, "max_tokens": max_tokens,
                 "temperature": temperature, "seed": seed}
-        body |= more
+        body |= more or {}
         body |= self._extra
         return {name: value for name, value in body.items() if value is not None}
 

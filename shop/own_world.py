@@ -17,7 +17,7 @@ Book = Mapping[str, Any]
 At = Callable[[str], str]
 
 # what a customer can hear: the skills that a shop may have
-HEARD = tuple([kind for kind in PATTERNS if kind != "promise"] + list(FACT_OF.values()))
+HEARD = (*[kind for kind in PATTERNS if kind != "promise"], *FACT_OF.values())
 STEPS = tuple(kind for kind in HEARD if kind.startswith("guide_"))
 # what the teacher may do whatever a customer needs
 ALWAYS = ("greet", *OPENER.values(), "offer_voucher", "close")
@@ -26,10 +26,11 @@ OF_TALK = {"product": ("ask_need", "recommend"), "order": ("ask_order", "confirm
 # what B_t tells
 SLOTS = {"product": ("price", "stock", "eta"), "order": ("eta", "window", "refund")}
 # words that every customer may need
+ANSWERS = tuple(
+    reaction.value for reaction in Reaction if reaction.value not in ("", "good", "details"))
 TALK = (
-    *[reaction.value for reaction in Reaction if reaction.value not in ("", "good", "details")],
-    *[f"mark.{emotion}" for emotion in EMOTIONS if emotion != "neutral"],
-    "feedback", "nothing", "accept.info", "accept.step", "next", "change", "done", "leave", "chat",
+    *ANSWERS, *[f"mark.{emotion}" for emotion in EMOTIONS if emotion != "neutral"], "feedback",
+    "nothing", "accept.info", "accept.step", "next", "change", "done", "leave", "chat",
 )
 
 

@@ -176,6 +176,22 @@ def test_a_stream_carries_the_same_reply(http, url):
     assert usage["usage"]["completion_tokens"] > 0
 
 
+def test_the_official_client_sends_the_strategy_back_by_itself(pair, url, monkeypatch):
+    """What docs/serving.md shows: the reply is appended as it came."""
+    openai = pytest.importorskip("openai", reason="openai is not installed: pip install openai")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="none") as client:
+        model = client.models.list().data[0].id
+        messages = [{"role": "user", "content": "Is there a kettle in stock?"}]
+        first = client.chat.completions.create(model=model, messages=messages).choices[0].message
+        messages += [first, {"role": "user", "content": "And what does it cost?"}]
+        reply = client.chat.completions.create(model=model, messages=messages).choices[0].message
+        pieces = list(client.chat.completions.create(model=model, messages=messages, stream=True))
+    assert reply.gopo["previous"] == {"skills": first.gopo["skills"], "source": "returned"}
+    assert "".join(piece.choices[0].delta.content or "" for piece in pieces) == reply.content
+    assert pieces[-1].choices[0].delta.gopo["skills"] == reply.gopo["skills"]
+
+
 def test_models_and_health(pair, http, url):
     listed = http.get(f"{url}/v1/models", timeout=60).json()["data"]
     assert [model["id"] for model in listed] == [pair.name]

@@ -14,6 +14,7 @@ from lm.models import build_tiny
 from shop.catalogue import template
 from shop.customer import Shop
 from shop.tools import ShopTools, shown
+from start.pairs import vocabulary_texts
 from tests.conftest import small_shops
 from tests.customers import by_teacher
 from tse import tse
@@ -27,8 +28,7 @@ def tiny():
     """(model, tokenizer)"""
     with small_shops():
         shop = load("mgshop")
-    texts = [turn.user for dialogue in shop.train for turn in dialogue.turns]
-    return build_tiny(texts, ["price_1", "product_1"], 0, 32, 1)
+    return build_tiny(vocabulary_texts(shop), ["price_1", "product_1"], 0, 64, 1)
 
 
 def test_a_talk_is_a_prompt_and_what_both_say_after_it(tiny):
@@ -64,8 +64,8 @@ def test_rollouts_of_one_prompt_are_of_one_customer(tiny):
     prompts = [[{"role": "user", "content": f"customer {n}"}] for n in (5, 5, 6)]
     found = trl_grpo.rollout(prompts, Trainer)
     assert found["prompt_ids"][0] == found["prompt_ids"][1] != found["prompt_ids"][2]
-    assert [len(ids) for ids in found["completion_ids"]] == [len(x) for x in found["env_mask"]]
-    assert [len(ids) for ids in found["logprobs"]] == [len(x) for x in found["env_mask"]]
+    for ids, *others in zip(found["completion_ids"], found["logprobs"], found["env_mask"]):
+        assert {len(ids)} == set(map(len, others))
     assert all(0 <= value <= 1 for value in found["tse"])
 
 
