@@ -3,7 +3,7 @@
     system   what is always the same: the task, and what no reply may say
     shown    two exchanges of the training split, each put as the task is put below
     earlier  what was said before, to a single agent
-    task     the customer's words, the facts, and what to do, with an example of each skill
+    task     the customer's words, the facts, and what to do: each skill by an example
 
 What is the same for all states comes first, so that a batch reads it once.  Only facts that a
 reply may need are told: of candidates that nothing contradicts, and that the chosen skills state.
@@ -151,19 +151,24 @@ def _message(role: str, content: str) -> Message:
 
 
 def _asked(skill: Skill, context: Mapping[str, str]) -> str:
-    """What a skill asks for, with an example that says what it must.
+    """What a skill asks for: its name with an example that says what it must, or its description.
 
-    >>> price = Skill("price", "State the price.", ("It costs {price}.",), ("Tax included.",))
+    >>> price = Skill("state_price", "", ("It costs {price}.",), ("Tax included.",))
     >>> _asked(price, {"price_1": "3", "fit_1": "no", "price_2": "4", "fit_2": "yes"})
-    'State the price. For example: It costs {price_2}. Tax included.'
+    'state price, for example: It costs {price_2}. Tax included.'
+    >>> _asked(Skill("greet", "Welcome the customer."), {})
+    'greet: Welcome the customer.'
     """
     must_say = demanded(skill, context)
     example = ""
     if must_say == skill.must_say and skill.examples:
         example = _of_candidate(skill.examples[0], context)
+    name = skill.id.replace("_", " ")
     words = " ".join([example, *must_say]).strip()
-    asked = skill.description or skill.id
-    return f"{asked} For example: {words}" if words else asked
+    if example or (words and not skill.description):
+        return f"{name}, for example: {words}"
+    asked = f"{name}: {skill.description}" if skill.description else name
+    return f"{asked} Say: {words}" if words else asked
 
 
 def _of_candidate(example: str, context: Mapping[str, str]) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from data import DataError
 from lm.config import BUILT
 from start.pairs import Pair
 
@@ -42,11 +43,8 @@ def smaller(configs: Any, given: Collection[str], model: str) -> Any:
     given  names of flags that were
     model  a name or folder that transformers loads
     """
-    from lm.memory import count_weights, load_config
     changes = {part: dict(flags) for part, flags in SMALLER.items()}
-    shape = load_config(model)
-    bytes_of = count_weights(type(shape), shape.to_json_string(use_diff=False), 0, False, 4)
-    if bytes_of.stored <= LARGE and not {"quantise", "gradient_checkpointing"} & set(given):
+    if not {"quantise", "gradient_checkpointing"} & set(given) and is_small(model):
         changes["lm"] |= AS_SAVED
     said = []
     for part, flags in changes.items():
@@ -55,6 +53,17 @@ def smaller(configs: Any, given: Collection[str], model: str) -> Any:
         configs = replace(configs, **{part: replace(getattr(configs, part), **new)})
     print(f"a loaded model on a CPU; where you give no other: {' '.join(said)}")
     return configs
+
+
+def is_small(model: str) -> bool:
+    """Whether its weights fit as they are; False for one that will be refused later anyway."""
+    from lm.memory import count_weights, load_config
+    try:
+        shape = load_config(model)
+        weights = count_weights(type(shape), shape.to_json_string(use_diff=False), 0, False, 4)
+    except DataError:
+        return False
+    return weights.stored <= LARGE
 
 
 # --- how long it will take ----------------------------------------------------------------------

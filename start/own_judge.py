@@ -97,7 +97,8 @@ def mean_logp(agent: CustomerServiceAgent, pairs: Sequence[Pair]) -> list[float]
             logits, ids, mask = agent.reply_logits(prompts, range(len(part)), read)
         logp = (token_logp(logits, ids) * mask).sum(-1) / mask.sum(-1)                # [B]
         for reply, value in zip(replies, logp.tolist()):
-            found.append(value if reply else -math.inf)
+            mean = value if reply else -math.inf
+            found.append(mean)
     return found
 
 

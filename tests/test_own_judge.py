@@ -49,7 +49,8 @@ def test_only_s_1_changes_and_gibberish_loses_it(agent):
     good = Judged("Hello 0?", {}, skill, TALK[2])
     bad = Judged("Hello 0?", {}, skill, "Terms annoying lamp the would order blue that.")
     ours, theirs = judge.score([good, bad]), rules.score([good, bad])
-    assert [s[1:] for s in ours] == [s[1:] for s in theirs]
+    for mine, rule in zip(ours, theirs):
+        assert mine[1:] == rule[1:]
     # the rules see a capital, an end mark and no repeated pair
     assert theirs[1][0] == 1.0 and ours[1][0] < 0.1 < ours[0][0]
     assert judge.gre([good]) == rules.gre([good])
@@ -93,19 +94,20 @@ class Logs:
     dev = (Dialogue("d", (Turn("Hi", reply="Hello."),)),)
 
 
+class Mute:
+    name = "mute"
+    dev = ()
+
+
 def test_what_it_cannot_judge_is_refused():
+    with pytest.raises(DataError, match="--judge likelihood: mute has no dev replies"):
+        refuse_unlearned(Mute, config())
     refuse_unlearned(Logs, config())
     refuse_unlearned(Logs, config(judge="rules", replies="template"))
     single = config()
     single["gopo"]["no_expert"] = True
     cold = config()
     cold["warm"]["warm_steps"] = 0
-    Logs.dev, kept = (), Logs.dev
-    none = config()
-    for what, said in ((none, "logs has no dev replies"),):
-        with pytest.raises(DataError, match=f"--judge likelihood: {said}"):
-            refuse_unlearned(Logs, what)
-    Logs.dev = kept
     for what, said in ((config(replies="template"), "no language model writes"),
                        (single, "a single agent's replies"), (cold, "without a warm start")):
         with pytest.raises(DataError, match=f"--judge likelihood: {said}"):
