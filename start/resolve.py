@@ -54,8 +54,8 @@ class RunConfig:
         "lm", "lm: a language model writes them; template: the shop's phrase book does, and "
         "strategy alone is learned in minutes")
     steps: int | None = opt(
-        None, "GOPO steps; default 25 with a language model, 60 with template replies, 300 with "
-        "--algo cmpo")
+        None, "GOPO steps; default 25 with a language model, 60 with template replies; with --algo "
+        "cmpo 30 and 300")
     strategy_steps: int = opt(
         60, "GOPO steps of the Expert alone, before the language model speaks (phrase book; no "
         "reply on logs); not part of --steps")
@@ -86,11 +86,11 @@ class RunConfig:
         "says what it leaves")
     eval_every: int | None = opt(
         None, "GOPO steps between evaluations on held-out dev customers; default 10, 50 with "
-        "--algo cmpo")
+        "--algo cmpo --replies template")
     eval_episodes: int = opt(
         100, "test dialogues per row of the table at the end; 0 = no table")
     save_every: int | None = opt(
-        None, "GOPO steps between checkpoints; default 10, 50 with --algo cmpo")
+        None, "GOPO steps between checkpoints; default 10, 50 with --algo cmpo --replies template")
     device: str = opt("auto", "cpu, cuda, or auto")
     precision: str = opt(
         "auto", "fp32, bf16, or auto: bf16 where the GPU or the CPU (avx512_bf16, amx_bf16) "
@@ -162,7 +162,9 @@ def settle(config: dict[str, Any], dataset: Dataset) -> dict[str, Any]:
     """
     run = dict(config["run"])
     speaks = run["replies"] == "lm"
-    usual = DEFAULTS[run["replies"]] | algorithm(run.get("algo", "gopo")).usual
+    method = algorithm(run.get("algo", "gopo"))
+    own = method.usual_of_words if decides(config) else method.usual
+    usual = DEFAULTS[run["replies"]] | own
     for name, value in usual.items():
         if run[name] is None:
             run[name] = value
