@@ -61,6 +61,7 @@ class Gopo(Player):
     plays = True                                 # False: learns from logs alone (supervised)
     samples = False                              # its policy is also evaluated as it is drawn
     usual: Mapping[str, int] = {}                # its own defaults of --steps and the like
+    usual_of_words: Mapping[str, int] = {}       # the same where a language model decides
     unread: Mapping[str, str] = {}               # common flags that it passes over -> the cure
     # its language model begins each reply with a decision, and is then a single agent
     decides = False

@@ -62,8 +62,8 @@ class RunConfig:
         "lm", "lm: a language model writes them; template: the shop's phrase book does, and "
         "strategy alone is learned in minutes")
     steps: int | None = opt(
-        None, "GOPO steps; default 25 with a language model, 60 with template replies, 300 with "
-        "--algo cmpo, 100 with more and dpo")
+        None, "GOPO steps; default 25 with a language model, 60 with template replies; with --algo "
+        "cmpo 30 and 300, with more and dpo 100")
     strategy_steps: int = opt(
         60, "GOPO steps of the Expert alone, before the language model speaks (phrase book; no "
         "reply on logs); not part of --steps")
@@ -101,13 +101,13 @@ class RunConfig:
         "says what it leaves")
     eval_every: int | None = opt(
         None, "GOPO steps between evaluations on held-out dev customers; default 10, 50 with "
-        "--algo cmpo, more and dpo")
+        "--algo more, dpo, or cmpo with template replies")
     dev_episodes: int = opt(DEV, "held-out dev customers of such an evaluation")
     eval_episodes: int = opt(
         100, "test dialogues per row of the table at the end; 0 = no table")
     save_every: int | None = opt(
-        None, "GOPO steps between checkpoints; default 10, 50 with --algo cmpo, 20 with "
-        "more and dpo")
+        None, "GOPO steps between checkpoints; default 10, 50 with --algo cmpo and template "
+        "replies, 20 with more and dpo")
     report_to: str = opt(
         "none", "tensorboard or trackio: watch the run there too, with two dialogues a step; "
         "needs the package of this name")
@@ -211,7 +211,8 @@ def settle(config: dict[str, Any], dataset: Dataset) -> dict[str, Any]:
     run = dict(config["run"])
     speaks = run["replies"] == "lm"
     method = algorithm(run.get("algo", "gopo"))
-    usual = DEFAULTS[run["replies"]] | method.usual
+    own = method.usual_of_words if decides(config) else method.usual
+    usual = DEFAULTS[run["replies"]] | own
     for name, value in usual.items():
         if run[name] is None:
             run[name] = value

@@ -77,6 +77,7 @@ class CMPO(Gopo):
     samples = True
     decides = True
     usual = {"steps": 300, "eval_every": 50, "save_every": 50}
+    usual_of_words = {"steps": 30, "eval_every": 10, "save_every": 10}
     unread = UNREAD
 
     @classmethod

@@ -275,7 +275,7 @@ def test_every_algorithm_is_found_and_parsed():
         method = algorithm(name)
         configs = parsed("--algo", name)
         assert configs.run.algo == name
-        assert configs.gopo.no_expert == method.single
+        assert configs.gopo.no_expert == (method.single or method.decides)
         if method.Options:
             assert isinstance(configs.options, method.Options)
         else:
