@@ -131,8 +131,9 @@ class Prompter:
         facts = needed_facts(context, self._stated(chosen))
         told = [f"{name} = {self.quote(str(context[name]))}" for name in facts]
         lines.append(f"Facts: {', '.join(told) or 'none'}")
-        for number, skill in enumerate(chosen, 1):
-            lines.append(f"{number}. {_asked(skill, context)}")
+        if chosen:
+            words = [_asked(skill, context) for skill in chosen]
+            lines.append(f"Say: {' '.join(words)}")
         if constraints and self.soft:
             own = [p for p in constraints.must_not_say if p not in self.must_not_say]
             if own:
@@ -151,24 +152,21 @@ def _message(role: str, content: str) -> Message:
 
 
 def _asked(skill: Skill, context: Mapping[str, str]) -> str:
-    """What a skill asks for: its name with an example that says what it must, or its description.
+    """What a skill asks for: an example, or its description in brackets, and what it must say.
 
-    >>> price = Skill("state_price", "", ("It costs {price}.",), ("Tax included.",))
+    >>> price = Skill("price", "", ("It costs {price}.",), ("Tax included.",))
     >>> _asked(price, {"price_1": "3", "fit_1": "no", "price_2": "4", "fit_2": "yes"})
-    'state price, for example: It costs {price_2}. Tax included.'
+    'It costs {price_2}. Tax included.'
     >>> _asked(Skill("greet", "Welcome the customer."), {})
-    'greet: Welcome the customer.'
+    '(Welcome the customer.)'
     """
     must_say = demanded(skill, context)
-    example = ""
-    if must_say == skill.must_say and skill.examples:
-        example = _of_candidate(skill.examples[0], context)
-    name = skill.id.replace("_", " ")
-    words = " ".join([example, *must_say]).strip()
-    if example or (words and not skill.description):
-        return f"{name}, for example: {words}"
-    asked = f"{name}: {skill.description}" if skill.description else name
-    return f"{asked} Say: {words}" if words else asked
+    asked = f"({skill.description or skill.id})"
+    if must_say != skill.must_say:
+        return " ".join(must_say)                # in place of a fact that B_t lacks
+    if skill.examples:
+        asked = _of_candidate(skill.examples[0], context)
+    return " ".join([asked, *must_say])
 
 
 def _of_candidate(example: str, context: Mapping[str, str]) -> str:

@@ -34,7 +34,7 @@ SMALLER: Mapping[str, Mapping[str, Any]] = {
 AS_SAVED = {"quantise": "none", "gradient_checkpointing": False, "prompt_gradient": False}
 LARGE = 1 << 30                                  # bytes of weights in fp32 that are left in 4 bits
 TIMED = 4                                        # states that are timed
-TURNS = 5                                        # of a dialogue, about
+TURNS = 6                                        # of a dialogue, about
 
 
 def smaller(configs: Any, given: Collection[str], model: str) -> Any:

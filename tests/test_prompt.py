@@ -58,8 +58,7 @@ def test_a_prompt_by_hand():
     assert told[-1]["content"] == (
         "Customer: What does it cost?\n"
         "Facts: price_2 = 20 euros, _domain = shop\n"
-        "1. sorry, for example: I am sorry.\n"
-        "2. price, for example: It costs {price_2}. Tax included."
+        "Say: I am sorry. It costs {price_2}. Tax included."
     )
     assert told[1]["content"].startswith("Customer: How much?\n")
     assert told[2]["content"] == "I am sorry. It costs {price_2}. Tax included."
@@ -69,7 +68,7 @@ def test_what_cannot_be_stated_has_another_example():
     request = Request("What does it cost?", ("price",), {})
     told = prompter().messages(request, Constraints(), ())
     assert told[-1]["content"].endswith(
-        "Facts: none\n1. price: State the price. Say: I have nothing on that.")
+        "Facts: none\nSay: I have nothing on that.")
 
 
 def test_a_single_agent_is_told_all_that_fits_and_no_skills():
@@ -81,7 +80,7 @@ def test_a_single_agent_is_told_all_that_fits_and_no_skills():
         "Customer: And?\nIntent: buy, emotion: unknown\n"
         "Facts: price_2 = 20 euros, eta_2 = Monday, _domain = shop"
     )
-    assert all("for example" not in m["content"] for m in told)
+    assert all("\nSay: " not in m["content"] for m in told)
 
 
 def test_bans_of_a_turn_are_asked_for_where_nothing_enforces_them():
