@@ -360,7 +360,7 @@ def write_logs(path) -> None:
 
 def flags_of(logs, model) -> list[str]:
     given = {
-        "dataset": logs, "model": model, "device": "cpu", "precision": "fp32",
+        "dataset": logs, "model": model, "device": "cpu", "precision": "fp32", "quantise": "nf4",
         "strategy_steps": 1, "strategy_dialogues": 2, "expert_warm": 1, "warm_steps": 1,
         "sft_batch": 2, "dialogues": 2, "group": 2,
         "max_new_tokens": 6, "eval_episodes": 0, "save_every": 10, "eval_every": 99,
