@@ -44,6 +44,24 @@ def make_client(tmp_path, quick):
 
 # --- runs of the trainer ------------------------------------------------------------------------
 
+DRAWN = train.draw_curves
+# A picture of one point, which stands for curves.png.
+POINT = bytes.fromhex(
+    "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de"
+    "0000000c49444154789c63f8ffff3f0005fe02fea7356b9d0000000049454e44ae426082")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_curves():
+    """Drawing takes most of a short run: of one run (`strategy_run`) the curves are drawn."""
+    def write_point(run):
+        (run / "curves.png").write_bytes(POINT)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "draw_curves", write_point)
+        yield
+
+
 @contextmanager
 def small_shops():
     """A smaller mgshop: smoke tests check wiring, not figures.
@@ -68,7 +86,8 @@ def small_shop():
 def strategy_run(tmp_path_factory):
     """A run of two steps in which the phrase book speaks.  Not to be changed."""
     run = tmp_path_factory.mktemp("strategy") / "run"
-    with small_shops():
+    with small_shops(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "draw_curves", DRAWN)
         flags = [*SHORT, "--steps", "2", "--eval_episodes", "3"]
         assert train.main([*flags, "--output_dir", str(run)]) == 0
     return run

@@ -251,7 +251,6 @@ def test_a_cell_holds_what_the_tables_need(small_study):
 
 def test_a_row_learns_what_train_py_learns(small_study, tmp_path, monkeypatch):
     # neither pictures nor dev customers
-    monkeypatch.setattr(train, "draw_curves", lambda run: None)
     monkeypatch.setattr(train, "look", lambda *_: "")
     flags = ["--dataset", "fds", "--algo", "cmpo", "--replies", "template", "--steps", "2"]
     flags += ["--eval_episodes", "0", "--eval_every", "9", "--save_every", "9"]

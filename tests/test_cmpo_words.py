@@ -230,7 +230,6 @@ def registered():
         patch.setitem(data.DATASETS, "small", "tests.small_world:load")
         patch.setitem(BUILT, "nano", (64, 1))
         patch.setattr(stages, "DEV", 1)
-        patch.setattr(train, "draw_curves", lambda run: None)    # takes most of a short run
         yield
 
 

@@ -169,7 +169,6 @@ def few_logs():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fds, "SIZES", {"train": 12, "dev": 3, "test": 3})
         patch.setattr(stages, "DEV", 1)
-        patch.setattr(train, "draw_curves", lambda run: None)    # takes most of a short run
         yield
 
 
