@@ -119,6 +119,10 @@ class DecidingGuard:
         self.words: Guard | None = None          # from the decision on
 
     @property
+    def vocab(self) -> Vocabulary:
+        return self.decider.vocab
+
+    @property
     def text(self) -> str:
         if self.words is None:
             return ""

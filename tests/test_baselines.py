@@ -286,8 +286,8 @@ def test_flags_of_another_algorithm_are_refused(capsys):
     refused("--algo", "gopo", "--ppo_clip", "0.1")
     assert "--ppo_clip is none of --algo gopo's flags" in capsys.readouterr().err
     refused("--algo", "memento", "--ppo_epochs", "3")
-    refused("--algo", "dpo")
-    message = "--algo is one of gopo, sft, ppo, memento, imitation"
+    refused("--algo", "kto")
+    message = "--algo is one of gopo, sft, ppo, dpo, memento, imitation"
     assert message in capsys.readouterr().err
     assert parsed("--algo", "ppo", "--ppo_clip", "0.1").options.ppo_clip == 0.1
 

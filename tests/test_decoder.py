@@ -190,9 +190,10 @@ def test_a_large_models_prompt_is_in_words():
     agent = demo_agent(model="some/llm")
     ids = agent.prompt(Request("hi", ("soothe", "price"), {"price_1": "3"}))
     text = agent.tokenizer.decode(ids)
-    assert "1. soothe: show that you understand\n2. price: state the price" in text
-    assert "say: Terms and conditions apply." in text
-    assert "price_1: 3" in text
+    # an example of each skill, and what the price's has to say
+    assert "Customer: hi\nFacts: price_1 = 3\nSay: We are sorry" in text
+    assert "costs {price_1}" in text
+    assert "Terms and conditions apply." in text
 
 
 def test_a_message_of_ten_thousand_characters_loses_its_middle():
