@@ -29,6 +29,7 @@ from transformers import (
     Qwen3Config,
     Qwen3ForCausalLM,
 )
+from transformers.utils.logging import disable_progress_bar
 
 from data import DataError
 from infra.files import read_json
@@ -39,6 +40,8 @@ from lm.suited import named, refuse_folder, refuse_small_table, refuse_unsuited
 
 # On some CPUs it misses the package `kernels`, of which nothing here makes use (`keep_gradients`).
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+# A run has one line of progress; a bar for each loaded file would break it.
+disable_progress_bar()
 
 SPECIAL = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
 CHAT = (
