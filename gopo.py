@@ -153,6 +153,11 @@ class Gopo(Player):
         """What decides `more_pairs`: runs that differ in it share no warm start."""
         return None
 
+    @classmethod
+    def stages(cls, run: Path, options: Any) -> dict[str, int]:
+        """What `begin` will do, for the line of progress: stage -> groups of replies."""
+        return {}
+
     def begin(self, run: Path, seed: int) -> None:
         """Called once after the warm start, before a checkpoint is read; GOPO does nothing."""
 

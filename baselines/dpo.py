@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -114,6 +115,10 @@ class DPO(MORE):
     """MORE's states, replies and rewards, with Eq. 7 of DPO for Eqs. 1 and 2."""
     Options = DPOConfig
     rewards_flag = "dpo_rewards"
+
+    @classmethod
+    def stages(cls, run: Path, options: DPOConfig) -> dict[str, int]:
+        return {}                                # nothing is reasoned about
 
     @classmethod
     def refuse_options(cls, dataset: Dataset, options: DPOConfig, speaks: bool) -> None:

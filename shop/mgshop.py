@@ -93,7 +93,11 @@ def load(data_dir: Path | None = None, name: str = "mgshop") -> Dataset:
 
 def load_file(path: str) -> Dataset:
     """A shop of your own, from its book (own.py)."""
-    return load(name=named(path))
+    try:
+        name = named(path)
+    except DataError as error:
+        raise DataError(f"--dataset {error}") from None
+    return load(name=name)
 
 
 def load_tmallbrand_a(data_dir: Path | None = None) -> Dataset:

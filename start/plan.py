@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from data import Dataset
+from gopo import algorithm_of
 from lm.config import BUILT, configs_of
 from measure import rows_of
 
@@ -21,6 +22,7 @@ IMITATED_TURN = 3e-4                             # the Expert's warm start: a tu
 SUPERVISED_REPLY = 0.012                         # pretraining and warm start of the LM: a reply
 STRATEGY_DIALOGUE = 0.009
 SPOKEN_DIALOGUE = 0.25                           # a joint step: a dialogue with a group of replies
+SPOKEN_STATE = 0.05                              # the same: a state
 HEARD_DIALOGUE = 0.1                             # the table, written by the LM
 
 
@@ -43,6 +45,9 @@ def planned(run: Path, config: Mapping[str, Any], dataset: Dataset, done: int) -
     if speaks and not alone and not (run / "strategy.safetensors").exists():
         dialogues = cfg["strategy_steps"] * gopo["strategy_dialogues"]
         plan["strategy"] = STRATEGY_DIALOGUE * dialogues
+    method, options = algorithm_of(config)
+    for stage, groups in method.stages(run, options).items():
+        plan[stage] = SPOKEN_STATE * groups
     one = SPOKEN_DIALOGUE if speaks else STRATEGY_DIALOGUE
     plan["joint steps"] = one * gopo["dialogues"] * (cfg["steps"] - done)
     rows = len(rows_of(run, dataset))

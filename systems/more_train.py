@@ -25,13 +25,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from data import DataError, Dataset, Dialogue, Episode, Facts, Judged, Prepared, Reply, Request
 from expert_learner import logged_history
 from gopo import Gopo, GopoConfig
 from hosted.judge import LLMJudge
 from infra.processes import world_size
+from infra.progress import bar
 from infra.runs import Log, load_tensors, refuse_ruined, save_tensors
 from policies import keyed
 from systems.more import LEAST_STD, centred, group_advantage, mix, owa, rank_weights, spreads
@@ -44,6 +44,7 @@ from systems.more_tasks import Tasks, accuracy, fixed_tasks, is_right, task_pair
 # S states or tasks, M replies to each, n rewards
 
 WATCHED = 64                                     # tasks, and states, of a look
+TASKS = "reasoning tasks"                        # the scaffold stage, in the line of progress
 SCAFFOLD = 2                                     # stage whose draws those of the tasks are
 WEAK = 0.02                                      # a group whose R varies less hardly tells apart
 NEED_FACTS = ("RSN", "FID", "COV")
@@ -143,6 +144,11 @@ class MORE(Gopo):
             return LLMRewards(self.judge, names)
         return RuleRewards(names)
 
+    @classmethod
+    def stages(cls, run: Path, options: MoreConfig) -> dict[str, int]:
+        there = options.more_merge or (run / "scaffold.safetensors").exists()
+        return {} if there else {TASKS: options.more_scaffold_steps * options.more_tasks}
+
     # --- before the steps -----------------------------------------------------------------------
 
     def begin(self, run: Path, seed: int) -> None:
@@ -172,11 +178,12 @@ class MORE(Gopo):
         self.grpo.freeze()
         log = Log(run / "scaffold.jsonl")
         steps = self.options.more_scaffold_steps
-        with tqdm(range(1, steps + 1), desc="scaffold: reasoning tasks", unit="step") as bar:
-            for number in bar:
+        with bar(TASKS, steps) as shown:
+            for number in range(1, steps + 1):
                 row = {"step": number} | self.scaffold_step(number, seed)
                 log.write(row)
-                bar.set_postfix(right=f"{row['right']:.2f}", refresh=False)
+                shown.set_postfix(right=f"{row['right']:.2f}", refresh=False)
+                shown.update()
 
     def scaffold_step(self, number: int, seed: int) -> dict[str, float | None]:
         """One batch of tasks: J_scaffold by Eqs. 1 and 2."""
