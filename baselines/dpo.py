@@ -171,8 +171,9 @@ class DPO(MORE):
         sums = torch.zeros(3, dtype=torch.float64)
         for look, ref in zip(looks, reference):
             # a micro-batch holds whole groups, here y_w before y_l
-            now = (look.logp * look.mask).sum(1).view(-1, 2)                         # [b, 2]
-            then = (ref * look.mask).sum(1).view(-1, 2)
+            # what pads a reply may be banned there: its log-probability is -inf, and no product
+            now = look.logp.where(look.mask.bool(), 0.0).sum(1).view(-1, 2)          # [b, 2]
+            then = ref.where(look.mask.bool(), 0.0).sum(1).view(-1, 2)
             four = (now[:, 0], now[:, 1], then[:, 0], then[:, 1])
             share = len(now) / len(two)
             loss = share * dpo_loss(*four, self.dpo.dpo_beta)

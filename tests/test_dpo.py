@@ -13,6 +13,7 @@ from judge import RuleJudge
 from play import GopoConfig
 from shop import sale
 from start.resolve import parse_flags
+from systems import more_learner
 from tests.test_more_train import SMALL, agent_of, equal, weights
 
 
@@ -95,6 +96,35 @@ def test_a_step_prefers_the_better_reply_and_keeps_the_reference(world):
     assert rows[2]["preferred"] > 0.6
     assert rows[2]["loss"] < rows[0]["loss"]
     assert equal(held, dpo.grpo.reference)
+
+
+def test_what_pads_a_reply_may_be_banned_there(world, monkeypatch):
+    read = more_learner.token_logp
+
+    def banned(logits, ids):
+        # of what pads, id 0, which no reply holds
+        return read(logits, ids).masked_fill(ids == 0, -math.inf)
+
+    monkeypatch.setattr(more_learner, "token_logp", banned)
+    dpo = made(world, agent_of(world))
+    speak = dpo.speak
+
+    def of_two_lengths(*where):
+        prepared, replies = speak(*where)
+        for group in replies:
+            group[0] = cut(group[0], 2)
+        return prepared, replies
+
+    dpo.speak = of_two_lengths
+    row = dpo.step(1, 0)[1]
+    assert row["loss"] == pytest.approx(math.log(2))
+    assert row["grad_norm"] > 0
+
+
+def cut(reply, tokens: int):
+    """The beginning of a reply."""
+    parts = {name: getattr(reply, name)[:tokens] for name in ("ids", "mask", "logp", "bans")}
+    return replace(reply, **parts)
 
 
 def test_where_all_replies_are_alike_nothing_is_learned(world):
