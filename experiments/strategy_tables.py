@@ -5,8 +5,8 @@
 writes for the true labels a table of all rows, their paired differences from GOPO, whom the agents
 of all seeds serve (pass^k) and the ablations; and for each kind of flawed labels a table and its
 differences (strategy_<dataset>.md).  The rows of the true labels are drawn as well
-(strategy_<dataset>.png), and TSE over the share of wrong labels (label_noise_<kind>_<dataset>.png).
-Nothing is trained."""
+(strategy_<dataset>.png), and TSE over the share of wrong labels (label_noise_<kind>_<dataset>.png;
+label_noise_<kind>_parts_<dataset>.png for the parts of GOPO's return).  Nothing is trained."""
 from __future__ import annotations
 
 import argparse
@@ -36,12 +36,16 @@ Table = dict[str, Cells]                         # row -> its seeds
 COLUMNS = ("success", "turns", "esndcg", "f1", "length", "vouchers")
 # k of pass^k over training seeds
 SEEDS_OF_PASS = (1, 2, 5)
-# label noise is drawn for these
-CURVES = (
-    GOPO, "imitation, on-policy", "imitation, on-policy, with slips and hidden sentences",
-    "imitation, on-policy, of dialogues that ended well", "imitation, offline",
-    "Memento, logs only", "GOPO, without the end", "GOPO, the end only", "- anchor",
-)
+# label noise is drawn for methods, and for what GOPO's return may be made of
+CURVES = {
+    "": (
+        GOPO, "imitation, on-policy", "imitation, on-policy, with slips and hidden sentences",
+        "imitation, on-policy, of dialogues that ended well", "imitation, offline",
+        "Memento, logs only",
+    ),
+    "parts_": (GOPO, "GOPO, without the end", "GOPO, the end only", "- anchor"),
+}
+LEGEND = {"- anchor": "GOPO, without the anchor"}
 WRONG = {
     "omit": "share of the affected skills that the labels lack",
     "confuse": "share of turns in which one skill is written as another",
@@ -232,26 +236,27 @@ def share_of(fault: str, kind: str) -> float | None:
     return float(number) if word == kind else None
 
 
-def draw_noise(tables: Mapping[str, Table], kind: str, path: Path) -> bool:
-    """TSE over the share of wrong labels; False if no such rows are there."""
+def draw_noise(
+    tables: Mapping[str, Table], kind: str, names: Sequence[str], path: Path
+) -> bool:
+    """TSE of some rows over the share of wrong labels; False if no two were measured throughout."""
     shares = {}
     for fault in tables:
         share = share_of(fault, kind)
         if share is not None:
             shares[share] = tables[fault]
-    if len(shares) < 2:
+    # a line through a gap would say what nobody measured
+    measured = set(names).intersection(*shares.values())
+    if len(shares) < 2 or len(measured) < 2:
         return False
+    at = sorted(shares)
     picture, axes = canvas(1, 1, (8.5, 5))
     axis = axes[0][0]
-    for number, name in enumerate(CURVES):
-        at = [share for share in sorted(shares) if name in shares[share]]
-        if len(at) < len(shares):                # a line would say what nobody measured
-            continue
+    for number, name in enumerate(sorted(measured, key=names.index)):
         drawn = [bootstrap(values(shares[share][name], "tse", "test")) for share in at]
         mean, low, high = np.array([[d["mean"], d["low"], d["high"]] for d in drawn]).T
-        colour = COLOURS[number % len(COLOURS)]
-        dash = "-" if number < len(COLOURS) else "--"
-        axis.plot(at, mean, "o", linestyle=dash, color=colour, markersize=4, label=name)
+        colour = COLOURS[number]
+        axis.plot(at, mean, "o-", color=colour, markersize=4, label=LEGEND.get(name, name))
         axis.fill_between(at, low, high, color=colour, alpha=0.12)
     axis.set(xlabel=WRONG[kind], ylabel="TSE of test customers", ylim=(0, 1))
     axis.grid(alpha=0.3)
@@ -282,9 +287,9 @@ def execute(folder: Path, to: Path) -> list[Path]:
         written.append(path)
         if draw_rows(rows, f"Strategy alone, {dataset}: [95 % over seeds and customers]", picture):
             written.append(picture)
-    for kind in ("omit", "confuse"):
-        path = to / f"label_noise_{kind}_{dataset}.png"
-        if draw_noise(tables, kind, path):
+    for kind, (part, names) in product(("omit", "confuse"), CURVES.items()):
+        path = to / f"label_noise_{kind}_{part}{dataset}.png"
+        if draw_noise(tables, kind, names, path):
             written.append(path)
     return written
 

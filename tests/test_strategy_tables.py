@@ -15,7 +15,7 @@ def cell(folder, row: str, fault: str, seed: int, tse: list[float | None]) -> No
     each = {"tse": tse, "success": tse, "esndcg": [0.4, 0.6], "f1": [0.5, 0.5]}
     mean = None if None in tse else sum(tse) / len(tse)
     part = {"tse": mean, "of_each": each} | dict.fromkeys(METRICS, 0.5)
-    path = folder / fault.replace(" ", "-") / row.split()[0] / f"{seed}.json"
+    path = folder / fault.replace(" ", "-") / row.replace(" ", "-") / f"{seed}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     made = {"row": row, "fault": fault, "cpu": 1.0, "dev": part, "test": part, "new": part}
     path.write_text(json.dumps(made))
@@ -26,6 +26,10 @@ def a_shop(folder):
         cell(folder, GOPO, "true labels", seed, [0.9, 0.7])
         cell(folder, "random", "true labels", seed, [0.1, 0.1])
     cell(folder, GOPO, "omit 0.6", 0, [0.8, 0.8])
+    for fault in ("true labels", "omit 0.6"):
+        cell(folder, "Memento, logs only", fault, 0, [0.5, 0.5])
+    # a part of the return that was measured at one share alone is no curve
+    cell(folder, "GOPO, the end only", "omit 0.6", 0, [0.7, 0.7])
     return folder
 
 
@@ -36,8 +40,15 @@ def test_rows_stand_with_their_differences_in_the_order_of_the_study(tmp_path):
     assert all(path.stat().st_size for path in written)
     text = written[0].read_text()
     assert text.index("| random | 2 | 0.100") < text.index(f"| {GOPO} | 2 | 0.800")
+    assert "label_noise_omit_parts_shop.png" not in names
     # .8 and .6 on the two customers, the same on both seeds
     assert "| random | +0.700 [+0.600, +0.800] t [+0.700, +0.700]" in text
+
+
+def test_the_parts_of_the_return_have_a_picture_of_their_own(tmp_path):
+    shop = a_shop(tmp_path / "shop")
+    cell(shop, "GOPO, the end only", "true labels", 0, [0.9, 0.9])
+    assert tmp_path / "label_noise_omit_parts_shop.png" in execute(shop, tmp_path)
 
 
 def test_flawed_labels_have_their_own_table(tmp_path):
