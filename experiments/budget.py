@@ -20,7 +20,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,10 @@ from typing import Any
 import torch
 
 import data
-from data import DataError, Dataset
-from experiments import budget_report
-from experiments.budget_measure import measured
+from data import DataError, Dataset, Episode
+from experiments import budget_page, budget_report
+from experiments.budget_dialogues import SHOWN, path_of, rows_of, write_lines
+from experiments.budget_measure import measured, meet
 from experiments.budget_rows import FIXED, ROWS, choosers, flags_of, trained
 from experiments.strategy import checked
 from experiments.strategy_rows import Row as Learner
@@ -147,11 +148,50 @@ def cell_of(study: Study, row: str, seed: int) -> int:
         curve = learn(gopo, made_with["steps"], seed)
         cpu = time.process_time() - clock
         choose = choosers(row, gopo, study.episodes)
-        looks = measured(gopo, choose, study.episodes, study.difficulty, trained(row))
+        keep = Kept(study, gopo, row, seed, last_price(curve), tuple(choose)[-1])
+        looks = measured(gopo, choose, study.episodes, study.difficulty, trained(row), keep)
     path = study.cell(row, seed)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, made_with | {"seed": seed, "cpu": cpu, "curve": curve} | looks)
     return 0
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Called with a look's dialogues, writes the first of them where they are to be read.
+
+    look  whose dialogues are kept: drawn skills, of a row that draws them
+    """
+    study: Study
+    gopo: Gopo
+    row: str
+    seed: int
+    price: float | None
+    look: str
+
+    def __call__(self, look: str, played: Sequence[Episode]) -> None:
+        if look == self.look:
+            rows = rows_of(self.gopo, played[:SHOWN], self.row, self.seed, self.price)
+            write_lines(path_of(self.study.folder, self.row, self.seed), rows)
+
+
+def last_price(curve: Sequence[Mapping[str, float | None]]) -> float | None:
+    """lambda of the last step; None where nothing was learned under a price."""
+    return curve[-1]["lambda"] if curve else None
+
+
+def read_planners(study: Study, found: Mapping[str, Any]) -> None:
+    """Plays a few dialogues of the rows that learn nothing, where none were kept: seconds.
+
+    Of a row that learned none can be made up later: its weights are not kept."""
+    for row in found:
+        if trained(row) or path_of(study.folder, row, 0).exists():
+            continue
+        made_with = study.made_with(row)
+        gopo = begun(study, load(study), made_with, 0)
+        choose = choosers(row, gopo, study.episodes)["greedy"]
+        _, played = meet(gopo, choose, min(SHOWN, study.episodes), label=row)
+        Kept(study, gopo, row, 0, None, "greedy")("greedy", played)
 
 
 def begun(study: Study, dataset: Dataset, made_with: Cell, seed: int) -> Gopo:
@@ -226,11 +266,14 @@ def conduct(study: Study, workers: int, said: str) -> int:
 
 
 def write(study: Study) -> None:
-    """tables.md, criteria.json and the figures, of the cells that are there; also printed."""
+    """Tables, criteria, figures and the page, of the cells that are there; the first printed."""
     found = study.found()
     if not found:
         raise DataError(f"{study.folder}: holds no row yet; leave out --tables, or name its --out")
+    read_planners(study, found)
     print(budget_report.write(study.folder, study.difficulty, study.seeds, found))
+    print(f"{budget_page.write(study.folder, study.difficulty, study.seeds, found)}: open it in a "
+          "browser")
 
 
 # --- the command ----------------------------------------------------------------------------------

@@ -34,6 +34,8 @@ NOTE = (
     "coin earn at the same V. FR: share of dialogues without a format error. Process: Eq. 6 by "
     "rules, 0 to 1. Settled: all tasks done. Sampled: skills drawn as in training; greedy: the "
     "most probable; planners draw nothing.")
+AGREED_HELP = (
+    "of the vouchers, the share to which the customer had agreed before: negotiated, then issued")
 NOT_COMPARABLE = (
     "The paper's figures are **not comparable** with ours: other customers (language models), "
     "other agents (7B and 14B models), other judges. Comm and Logic need a language model as "
@@ -92,7 +94,8 @@ def look_of(of_row: Mapping[int, Any]) -> str:
 
 
 def mean_over(of_row: Mapping[int, Any], look: str, key: str) -> float | None:
-    values = [cell[look][key] for cell in of_row.values()]
+    # .get(): a cell may be older than a column
+    values = [cell[look].get(key) for cell in of_row.values()]
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None
 
@@ -135,6 +138,16 @@ def our_row(name: str, cells: Cells) -> list[str]:
         figure(mean_over(of_row, look, "success"), 3),
         figure(mean_over(of_row, look, "turns"), 1),
     ]
+
+
+def printed_of(line: Line | None, difficulty: str) -> dict[str, float]:
+    """The paper's figures of a row by our columns; V and FR as shares."""
+    if line is None:
+        return {}
+    S, FR, comm, logic, V = line.printed if difficulty == "hard" else line.easy
+    shares = {"FR": FR and FR / 100, "V": V and V / 100}
+    figures = {"satisfaction": S, "comm": comm, "logic": logic} | shares
+    return {key: value for key, value in figures.items() if value is not None}
 
 
 def printed_row(line: Line, difficulty: str, cells: Cells) -> list[str]:
