@@ -123,6 +123,9 @@ class PaperConfig:
     quick: bool = opt(False, "--paper: one seed, 100 customers")
     difficulty: str | None = opt(
         None, "--paper --dataset fds: hard (default) or easy, the mix of its customers")
+    api: list[str] = field(default_factory=list, metadata={
+        "help": "--paper --dataset fds: also a row of each of these models of the --api_base "
+                "server, which decide on a voucher and then write, alone"})
     steps: int | None = opt(
         None, "--paper: joint steps of every method; default 15, with which five seeds take two "
         "and a third hours on 2 cores; with fds steps of CMPO, default 300")
@@ -226,7 +229,11 @@ def run_paper(measured: MeasureConfig, paper: PaperConfig, api: ApiConfig) -> in
             "e.g. http://127.0.0.1:8000/v1")
     name = measured.dataset or "mgshop"
     if name == "fds":
-        return run_budget(measured, paper)
+        return run_budget(measured, paper, api)
+    if paper.api:
+        raise DataError(
+            f"--api: rows of hosted models that decide belong to fds; with {name} use --cs_agent "
+            "and --expert")
     if paper.difficulty:
         raise DataError(f"--difficulty chooses the customers of fds; {name} has one mix")
     if name == "sale":
@@ -255,18 +262,18 @@ def run_paper(measured: MeasureConfig, paper: PaperConfig, api: ApiConfig) -> in
     return conduct(settings, workers, api, measured.data_dir, said)
 
 
-def run_budget(measured: MeasureConfig, paper: PaperConfig) -> int:
+def run_budget(measured: MeasureConfig, paper: PaperConfig, api: ApiConfig) -> int:
     """The rows of InteractCS-RL in the food-delivery store, at the level of strategy."""
-    from experiments.budget import STEPS, Study, conduct
+    from experiments.budget import STEPS, Study, conduct, models_of
     foreign = {
         "train_on": paper.train_on, "cs_agent": measured.cs_agent, "expert": measured.expert,
-        "judge": measured.judge != "rules", "model": paper.model != PaperConfig.model,
+        "model": paper.model != PaperConfig.model,
         "small_model": paper.small_model != PaperConfig.small_model}
     for name, asked in foreign.items():
         if asked:
             raise DataError(
                 f"--{name}: --paper --dataset fds compares strategies, whose replies the phrase "
-                "book writes and rules judge; leave it out")
+                "book writes; leave it out (a hosted model as agent: --api MODEL)")
     seeds = 1 if paper.quick else paper.seeds
     episodes = measured.episodes
     if paper.quick:
@@ -274,8 +281,10 @@ def run_budget(measured: MeasureConfig, paper: PaperConfig) -> int:
     # a quick look is in nobody's way
     folder = "results/fds-quick" if paper.quick else "results/fds"
     study = Study(
-        Path(folder), paper.difficulty or "hard", seeds, paper.steps or STEPS, episodes)
-    return conduct(study, paper.workers or 2, command("eval.py", *sys.argv[1:]))
+        Path(folder), paper.difficulty or "hard", seeds, paper.steps or STEPS, episodes,
+        models=models_of(paper.api), api=api)
+    said = command("eval.py", *sys.argv[1:])
+    return conduct(study, paper.workers or 2, said, measured.judge)
 
 
 def run_sale(measured: MeasureConfig, paper: PaperConfig) -> int:

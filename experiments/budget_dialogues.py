@@ -43,28 +43,36 @@ def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 def rows_of(
     gopo: Gopo, played: Sequence[Episode], name: str, seed: int, price: float | None,
-    by_rule: bool = True,
+    perceives: bool = True, by_rule: bool = True,
 ) -> list[Played]:
     """Dialogues of the store as lines of dialogues.jsonl.
 
-    price    lambda of the last step of training; None: nothing was learned under a price
-    by_rule  the process judge by rule reads them; it knows the phrase book's sentences alone
+    price      lambda of the last step of training; None: nothing was learned under a price
+    perceives  perception was trained
+    by_rule    the process judge by rule reads them; it knows the phrase book's sentences alone
     """
     genrm = RuleGenRM(gopo.dataset.skills) if by_rule else None
-    return [row_of(gopo, episode, name, seed, price, genrm) for episode in played]
+    found = []
+    for episode in played:
+        row = row_of(gopo, episode, name, seed, genrm)
+        if price is not None:
+            row["price"] = price
+        if not perceives:
+            for turn in row["turns"]:
+                del turn["perceived"]
+        found.append(row)
+    return found
 
 
 def row_of(
-    gopo: Gopo, episode: Episode, name: str, seed: int, price: float | None,
-    genrm: RuleGenRM | None,
+    gopo: Gopo, episode: Episode, name: str, seed: int, genrm: RuleGenRM | None
 ) -> Played:
     moods = [step.seen.outcome.mood for step in episode.steps]
     row = dialogue_row(gopo, episode, name, seed, moods)
     for turn in row["turns"]:
         # GOPO's rewards say nothing of this study, and its phrases stand in the book
-        del turn["rewards"], turn["must_not_say"], turn["template"]
-    if price is not None:
-        row["price"] = price
+        for key in ("rewards", "must_say", "must_not_say", "template"):
+            del turn[key]
     hidden = getattr(episode.env, "hidden", None)
     if hidden:
         row["customer_is"] = described(hidden)

@@ -32,7 +32,7 @@ Look = dict[str, Any]
 
 def measured(
     gopo: Gopo, choose: Mapping[str, Choose], episodes: int, difficulty: str, learned: bool,
-    keep: Callable[[str, list[Episode]], None] | None = None,
+    keep: Callable[[str, list[Episode]], None] | None = None, by_rule: bool = True,
 ) -> dict[str, Look]:
     """The looks of a row.
 
@@ -40,11 +40,12 @@ def measured(
     difficulty  of the customers that `gopo` has
     learned     it has the further looks
     keep        is given the dialogues of greedy and of sampled
+    by_rule     the process judge by rule can read the replies
     """
     looks = {}
     for name, chooser in choose.items():
         played = meet(gopo, chooser, episodes, label=name)
-        looks[name] = look_at(gopo, *played)
+        looks[name] = look_at(gopo, *played, by_rule)
         if keep:
             keep(name, played[1])
     if learned:

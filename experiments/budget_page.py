@@ -18,12 +18,15 @@ from experiments.budget_dialogues import read, write_lines
 from experiments.budget_report import (
     AGREED_HELP,
     NOT_COMPARABLE,
+    STAND_INS,
+    judged_by,
     look_of,
     mean_over,
     printed_of,
     rate_of_demand,
 )
-from experiments.budget_rows import ROWS, TABLE, trained
+from experiments.budget_forms import Forms, read_forms, unscored
+from experiments.budget_rows import TABLE, names_of, ours_beside, row_of, trained
 from experiments.cells import figure
 from experiments.intervals import bootstrap, paired, student
 from experiments.layout import column
@@ -111,7 +114,7 @@ def results(folder: Path, difficulty: str, seeds: int, cells: Cells) -> dict[str
         "note": " ".join(["Simulated customers; strategy alone is learned, and the phrase book "
                           "speaks.", *unread(folder, cells)]),
         "findings": [*in_words(cells), *map(answered, judged)],
-        "tables": [main_table(difficulty, cells), further_table(cells)],
+        "tables": [main_table(folder, difficulty, cells), further_table(cells)],
         "made": made,
     }
 
@@ -120,9 +123,12 @@ def results(folder: Path, difficulty: str, seeds: int, cells: Cells) -> dict[str
 
 def answered(verdict: Verdict) -> dict[str, str]:
     """A criterion as a question, with what was measured."""
+    measured = verdict.measured.capitalize()
+    if verdict.holds is not None:
+        measured = f"Measured: {verdict.measured}"
     return {
         "question": QUESTIONS[verdict.number],
-        "answer": f"{verdict.condition}. Measured: {verdict.measured}.",
+        "answer": f"Criterion: {verdict.condition}. {measured}.",
         "verdict": WORDS[verdict.holds],
     }
 
@@ -170,23 +176,32 @@ def unread(folder: Path, cells: Cells) -> list[str]:
 
 # --- tables ---------------------------------------------------------------------------------------
 
-def main_table(difficulty: str, cells: Cells) -> dict[str, Any]:
-    beside = {line.ours: line for line in TABLE if line.ours}
+def main_table(folder: Path, difficulty: str, cells: Cells) -> dict[str, Any]:
+    beside = {ours_beside(line, cells): line for line in TABLE}
+    forms = read_forms(folder)
     rows = []
-    for name in ROWS:
-        if name in cells:
-            rows.append(main_row(name, cells, printed_of(beside.get(name), difficulty)))
-    alone = [f"{line.paper} ({line.without})" for line in TABLE if not line.ours]
+    for name in names_of(cells):
+        rows.append(main_row(name, cells, printed_of(beside.get(name), difficulty), forms))
+    alone = []
+    for line in TABLE:
+        if not ours_beside(line, cells):
+            alone.append(f"{line.paper} ({line.without})")
     return {
         "id": "rows",
         "title": "Who earns how many stars, with how many vouchers",
         "columns": COLUMNS,
         "rows": rows,
-        "notes": [NOT_COMPARABLE, f"Rows of the paper without one of ours: {'; '.join(alone)}."],
+        "notes": [
+            NOT_COMPARABLE,
+            f"{STAND_INS} {judged_by(forms, unscored(folder))}",
+            f"Rows of the paper without one of ours: {'; '.join(alone)}.",
+        ],
     }
 
 
-def main_row(name: str, cells: Cells, paper: Mapping[str, float]) -> dict[str, Any]:
+def main_row(
+    name: str, cells: Cells, paper: Mapping[str, float], forms: Forms
+) -> dict[str, Any]:
     of_row = cells[name]
     look = look_of(of_row)
     own = {
@@ -200,23 +215,24 @@ def main_row(name: str, cells: Cells, paper: Mapping[str, float]) -> dict[str, A
         own[key] = over_seeds(of_row, look, of_look)
     if {"never", "free"} <= set(cells) and trained(name):
         own["over_coin"] = gained(cells, name, look)[0]
-    for form in ("comm", "logic", "compensation"):
-        own[form] = None
+    own |= (forms.get("rows") or {}).get(name) or {}
+    if not trained(name):
+        # a planner has one run by nature, and not one of five
+        own = {key: cell and {k: v for k, v in cell.items() if k != "seeds"}
+               for key, cell in own.items()}
     difference = None
     if name != REFERENCE and trained(name) and REFERENCE in cells:
         difference = {key: less(cells, name, of_look) for key, of_look in (
             ("satisfaction", "satisfaction"), ("V", "voucher"))}
     return {
-        "key": name, "name": name, "note": ROWS[name].said, "cells": own,
+        "key": name, "name": name, "note": row_of(name).said, "cells": own,
         "difference": difference, "paper": dict(paper) or None}
 
 
 def further_table(cells: Cells) -> dict[str, Any]:
     """Other customers, soft constraints, and V by demand, of the rows that learned."""
     rows = []
-    for name in ROWS:
-        if name not in cells or not trained(name):
-            continue
+    for name in filter(trained, names_of(cells)):
         of_row = cells[name]
         own = {"soft": over_seeds(of_row, "soft", "valid")}
         for look in ("seen", "other"):

@@ -218,9 +218,10 @@ function skillRows(t) {
 // What was perceived, and what was true.
 function perception(name, perceived, truth) {
   if (!perceived && !truth) return null;
+  if (!perceived) return pair(name, `${truth} (in truth)`);
   if (!truth) return pair(name, `${perceived} (the truth is not known)`);
   if (perceived === truth) return chips(name, [chip(perceived, "✓", "perceived rightly", true)]);
-  const wrong = chip(perceived ?? "not perceived", "✗", "perceived wrongly", false);
+  const wrong = chip(perceived, "✗", "perceived wrongly", false);
   return chips(name, [wrong, el("span", {class: "mute"}, `in truth ${truth}`)]);
 }
 
