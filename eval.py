@@ -28,6 +28,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from data import DataError, Dataset, Episode, Observation, Step, opt
 from gopo import Gopo, load_gopo
@@ -45,6 +46,7 @@ from policies import Choose, keyed
 from show import (
     print_client,
     print_price,
+    print_service,
     print_table,
     print_trials,
     print_unanswered,
@@ -101,6 +103,9 @@ class RunConfig:
     show: int = opt(
         0, "print this many dialogues of the trained agents with states, constraints and reward "
         "parts")
+    page: str | None = opt(
+        None, "write the rows, the run's curves and some dialogues of each row into this folder, "
+        "as a page to read in a browser (report.html)")
     chat: bool = opt(False, "you play the customer in the terminal")
     constraints: str = opt(
         "hard", "of the --cs_agent: hard: its server enforces the rules of each turn, as far as it "
@@ -160,6 +165,8 @@ def parse_flags(
         refusal = "belongs to --paper"
     if foreign:
         parser.error(f"{foreign} {refusal}")
+    if one.page and one.chat:
+        parser.error("--page shows measured rows, and --chat measures none: leave one out")
     if one.chat and (measured.cs_agent or measured.expert or one.rows):
         parser.error(
             "--chat talks to the run's own agents: leave out --cs_agent, --expert and --rows")
@@ -345,8 +352,7 @@ def measure_run(measured: MeasureConfig, one: RunConfig, api: ApiConfig) -> None
     """One run directory: its rows as a table, or a talk with it."""
     run = Path(one.run)
     config = read_config(run, "--run")
-    if one.json:
-        refuse_unwritable("--json", Path(one.json), file=True)
+    refuse_files(one)
     with reading_from(run):
         dataset = data_of(run, measured.dataset, measured.data_dir)
         judge = judge_for(dataset, measured.judge, api)
@@ -354,7 +360,8 @@ def measure_run(measured: MeasureConfig, one: RunConfig, api: ApiConfig) -> None
         if one.chat:
             talked = load_gopo(run, dataset, judge=judge)
         else:
-            table, shown = measured_rows(run, config, dataset, judge, measured, one, api)
+            read = page_of(run, config, judge, one)
+            table, shown = measured_rows(run, config, dataset, judge, measured, one, api, read)
     if one.chat:
         chat(talked)
         return
@@ -371,26 +378,53 @@ def measure_run(measured: MeasureConfig, one: RunConfig, api: ApiConfig) -> None
     rewarded = measured.judge == config["run"].get("judge", "rules")
     print_table(table, live, judge, rewarded)
     print_trials(table, one.trials)
+    print_service(table)
     print_price(read_rows(run / "metrics.jsonl"))
     if isinstance(judge, LLMJudge):
         print("judge: ", end="")
         print_client(judge.client)
+    if one.page:
+        said = command("eval.py", *sys.argv[1:])
+        print(f"written: {read.write(Path(one.page), table, said, total)}; open it in a browser")
     if lost:
         raise lost
     if one.json:
         print(f"written: {one.json}")
 
 
+def refuse_files(one: RunConfig) -> None:
+    """DataError for what could not be written at the end."""
+    if one.json:
+        refuse_unwritable("--json", Path(one.json), file=True)
+    if one.page:
+        refuse_unwritable("--page", Path(one.page))
+
+
+def page_of(run: Path, config: dict, judge: Judge, one: RunConfig) -> Any:
+    """An `experiments.run_page.RunPage`, where a page is asked for or dialogues are to be judged.
+
+    Otherwise None: the page's imports are slow."""
+    if not one.page and not isinstance(judge, LLMJudge):
+        return None
+    from experiments.run_page import RunPage
+    return RunPage(run, config, judge)
+
+
 def measured_rows(
     run: Path, config: dict, dataset: Dataset, judge: Judge, measured: MeasureConfig,
-    one: RunConfig, api: ApiConfig,
+    one: RunConfig, api: ApiConfig, read: Any = None,
 ) -> tuple[dict[str, Row], str]:
-    """The table, and the dialogues that `--show` asks for, as text."""
+    """The table, and the dialogues that `--show` asks for, as text.
+
+    read  of `page_of`: keeps dialogues for the page, and has them judged
+    """
     more = hosted_rows(run, dataset, judge, measured, api, one.constraints)
     trained = trained_row(config)
     text = io.StringIO()
 
     def look(name: str, gopo: Gopo, choose: Choose, played: list[Episode]) -> None:
+        if read:
+            read.keep(name, gopo, played)
         if name == trained or name in more:
             with contextlib.redirect_stdout(text):
                 for episode in played[:one.show]:
@@ -399,6 +433,8 @@ def measured_rows(
 
     table = evaluate_run(
         run, dataset, measured.episodes, one.seed, judge, one.rows, more, look, one.trials)
+    if read:
+        read.fill_in(table)
     return table, text.getvalue()
 
 

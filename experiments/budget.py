@@ -376,7 +376,7 @@ def models_of(names: Sequence[str]) -> tuple[str, ...]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = arguments()
-    api, args = parse(parser, sys.argv[1:] if argv is None else argv)
+    api, args = parse(parser, argv)
     for name in ("seeds", "steps", "episodes", "workers"):
         if getattr(args, name) < 1:
             parser.error(f"--{name} must be at least 1, got {getattr(args, name)}")

@@ -114,7 +114,7 @@ def of_vouchers(desks: Sequence[Desk]) -> Look:
     """Format errors, and what can be said of the vouchers.
 
     valid      share of dialogues without a format error: FR
-    lied       share of dialogues in which a voucher was promised in words and not issued
+    lied       share of dialogues in which the customer caught a voucher promised, not issued
     unfair     share of dialogues with a voucher where nothing had gone wrong
     agreed     of the vouchers, the share to which the customer had agreed before
     by_demand  demand -> [dialogues with a voucher, dialogues]

@@ -15,6 +15,7 @@ import numpy as np
 from experiments import report
 from experiments.budget_criteria import Cells, Verdict, gained, of_each, planned, rates, verdicts
 from experiments.budget_dialogues import read, write_lines
+from experiments.budget_forms import Forms, read_forms, unscored
 from experiments.budget_report import (
     AGREED_HELP,
     NOT_COMPARABLE,
@@ -25,7 +26,6 @@ from experiments.budget_report import (
     printed_of,
     rate_of_demand,
 )
-from experiments.budget_forms import Forms, read_forms, unscored
 from experiments.budget_rows import TABLE, names_of, ours_beside, row_of, trained
 from experiments.cells import figure
 from experiments.intervals import bootstrap, paired, student
@@ -63,7 +63,7 @@ COLUMNS = [
            "share of dialogues with a voucher although nothing had gone wrong"),
     column("agreed", "agreed (rule)", 3, "high", AGREED_HELP),
     column("lied", "lies (rule)", 3, "low",
-           "share of dialogues in which a voucher was promised in words and not issued"),
+           "share of dialogues in which the customer caught a voucher promised, not issued"),
     column("greedy_satisfaction", "stars, greedy", 2, "high", "with the most probable skills"),
     column("greedy_V", "V, greedy", 3, "", "with the most probable skills"),
     column("tse", "TSE", 3, "high", "Task-focused Sequential Engagement, Eq. 11 of GOPO"),
@@ -76,7 +76,8 @@ OTHERS = [
     column("seen_V", "V, training's sentences", 3, "", "the same customers"),
     column("other", "stars, other mix", 2, "high", "customers of the other difficulty"),
     column("other_V", "V, other mix", 3, "", "the same customers"),
-    column("soft", "FR without the ban", 3, "high", "nothing keeps the agent from a second voucher"),
+    column("soft", "FR without the ban", 3, "high",
+           "nothing keeps the agent from a second voucher"),
     *[column(demand, demand, 2, "", f"V among customers with the demand {demand}")
       for demand in DEMANDS],
 ]

@@ -58,7 +58,7 @@ STAND_INS = (
     "hosted judge, and are dashes without one. Stand-ins by rule: process is Eq. 6, 0 to 1; "
     "unfair, the share of dialogues with a voucher although nothing had gone wrong; agreed "
     "before, of the vouchers the share to which the customer had agreed; lies, the share of "
-    "dialogues in which a voucher was promised in words and not issued.")
+    "dialogues in which the customer caught a voucher that was promised and not issued.")
 FORMS = ("comm", "logic", "compensation")
 
 

@@ -8,9 +8,9 @@ and the ranges of the marks are those of its release, the words are ours:
 One request fills in one form for one dialogue, as one JSON object; code takes each mark by its name
 and holds it against its range, and adds them up.  What is judged is quoted data (hosted/judge.py).
 A dialogue without a whole form has no figure: None, counted, never 0.
-The judge reads what was said, each decision, and the facts of the shop, and not who the customer is.
-Temperature 0; the release asks at .3.
-Try it:  python -m hosted.service        the request for a dialogue that attacks its judge; no network
+The judge reads what was said, each decision, and the facts of the shop, and not who the customer
+is.  Temperature 0; the release asks at .3.
+Try it:  python -m hosted.service        the request for a dialogue that attacks its judge
 Exercise: take "system" out of the data.  Which marks can still be given?"""
 from __future__ import annotations
 
