@@ -8,10 +8,13 @@ from typing import Any
 
 from experiments.cells import figure, known, side_of_zero, with_brackets
 
-OPENS = (
-    "The first one shown is of the row that the others are compared with: a customer who was "
-    "served, where there is most to see. It stands for nothing; walk on with next.")
-SIDES = {1: "higher", -1: "lower", 0: "not decided"}
+SERVED = (
+    "The first one shown is of {}, with a customer who was served and with whom there is most to "
+    "see. It stands for nothing; walk on with next.")
+LEFT = (
+    "The first one shown is of {}, which served none of these customers to the end: the one with "
+    "whom there is most to see. Walk on with next.")
+SIDES = {1: "above it", -1: "below it", 0: "not decided"}
 Row = Mapping[str, Any]
 
 
@@ -20,17 +23,20 @@ Row = Mapping[str, Any]
 def findings_of(tables: Sequence[Mapping[str, Any]], lead: str) -> list[dict[str, str]]:
     """One finding a table in which the row `lead` has a number in the first column."""
     found = []
-    for table in tables:
-        said = [in_a_sentence(table, lead), of_orders(table)]
+    for number, table in enumerate(tables):
+        said = [in_a_sentence(table, lead, served=not number), of_orders(table)]
         if said[0]:
             found.append({"question": table["title"], "answer": " ".join(filter(None, said))})
     return found
 
 
-def in_a_sentence(table: Mapping[str, Any], lead: str) -> str:
-    """What `lead` has in a table's first column, and which rows have more or less.
+def in_a_sentence(table: Mapping[str, Any], lead: str, served: bool = False) -> str:
+    """What `lead` has in a table's first column, and which rows are above and below it.
 
-    A row has more or less where the intervals of the difference exclude 0."""
+    A row is above or below where the intervals of the difference exclude 0.
+
+    served  also says how many customers are
+    """
     first = table["columns"][0]
     key, name, digits = first["key"], first["name"], first.get("digits", 3)
     own = next((row for row in table["rows"] if row.get("key") == lead), None)
@@ -42,10 +48,11 @@ def in_a_sentence(table: Mapping[str, Any], lead: str) -> str:
         if difference:
             sides[side_of_zero(difference)].append(row["name"])
     text = f"{own['name']}: {name} {with_brackets(known(own, key), digits)}."
-    text += share_of_served(own)
+    if served:
+        text += share_of_served(own)
     for side, word in SIDES.items():
         if sides[side]:
-            text += f" {word.capitalize()}: {', '.join(sides[side])}."
+            text += f" {word.capitalize()}: {'; '.join(sides[side])}."
     return text
 
 
@@ -63,9 +70,10 @@ def of_orders(table: Mapping[str, Any]) -> str:
     decided = [order for order in orders if order.get("ours") is not None]
     if not orders:
         return ""
+    pairs = "pair" if len(orders) == 1 else "pairs"
     agree = sum(order["ours"] == order["paper"] for order in decided)
     return (
-        f"Of the {len(orders)} pairs that the paper orders by {name}, {agree} come out alike, "
+        f"Of {len(orders)} {pairs} that the paper orders by {name}, {agree} come out alike, "
         f"{len(decided) - agree} the other way round, {len(orders) - len(decided)} undecided.")
 
 
@@ -85,6 +93,16 @@ def opening(dialogues: Sequence[Mapping[str, Any]], lead: str) -> dict[str, str]
         by_customer.setdefault((dialogue["seed"], dialogue["customer"]), []).append(dialogue)
     best = max(own, key=lambda d: worth(d, by_customer[d["seed"], d["customer"]]))
     return {"method": best["method"], "seed": str(best["seed"]), "customer": best["customer"]}
+
+
+def opens(dialogues: Sequence[Mapping[str, Any]], found: Mapping[str, str]) -> str:
+    """Which dialogue is the first, and why."""
+    for dialogue in dialogues:
+        place = {"seed": str(dialogue["seed"])}
+        place |= {key: dialogue[key] for key in ("method", "customer")}
+        if place == found:
+            return (SERVED if dialogue["success"] else LEFT).format(dialogue["method"])
+    return ""
 
 
 def worth(dialogue: Mapping[str, Any], met: Sequence[Mapping[str, Any]]) -> tuple:

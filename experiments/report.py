@@ -27,7 +27,7 @@ import jinja2
 
 from data import DataError
 from experiments.cells import brackets, figure, known, seeds_of, side_of_zero, t_of, with_brackets
-from experiments.plain_words import OPENS, any_decision, findings_of, opening
+from experiments.plain_words import any_decision, findings_of, opening, opens
 from experiments.reading import CURVE, DIALOGUE, NUMBER, read_lines, read_results
 from infra.files import whole
 from rewards import DIMENSIONS
@@ -437,7 +437,7 @@ def render(folder: Path, dialogues: int = 400, points: int = 200) -> str:
         figures=pictures(folder),
         dialogue_note=note,
         decides=any_decision(page_data["dialogues"]),
-        opens=OPENS if page_data["opening"] else "",
+        opens=opens(page_data["dialogues"], page_data["opening"]),
         page_data=page_data,
     )
 

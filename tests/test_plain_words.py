@@ -48,8 +48,8 @@ def test_a_table_in_a_sentence():
     found, = plain_words.findings_of([TABLE], "gopo")
     assert found["question"] == "Methods"
     assert found["answer"] == (
-        "GOPO: TSE 0.90 [0.89, 0.91]. Higher: TEACHER. Lower: PPO. Not decided: SFT. "
-        "Of the 3 pairs that the paper orders by TSE, 1 come out alike, 1 the other way round, "
+        "GOPO: TSE 0.90 [0.89, 0.91]. Above it: TEACHER. Below it: PPO. Not decided: SFT. "
+        "Of 3 pairs that the paper orders by TSE, 1 come out alike, 1 the other way round, "
         "1 undecided.")
 
 
@@ -92,6 +92,15 @@ def test_it_opens_where_others_ended_otherwise_and_else_with_the_first():
     # the same customer of another seed is another talk
     elsewhere = dialogue("PPO", "1", success=False, seed=1)
     assert plain_words.opening([*alike, elsewhere], "GOPO")["customer"] == "0"
+
+
+def test_the_page_says_which_dialogue_it_opens_with_and_why():
+    both = [dialogue("GOPO", "0", success=False), dialogue("GOPO", "1")]
+    said = plain_words.opens(both, plain_words.opening(both, "GOPO"))
+    assert "of GOPO, with a customer who was served" in said
+    said = plain_words.opens(both[:1], plain_words.opening(both[:1], "GOPO"))
+    assert "served none of these customers" in said
+    assert plain_words.opens([], {}) == ""
 
 
 def test_it_opens_with_whoever_is_there():
