@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data import DECISION, Episode
+from data import Episode
 from experiments import report
 from experiments.budget_dialogues import rows_of, write_lines
 from experiments.layout import COLUMNS, column
@@ -24,6 +24,7 @@ from infra.files import write_json
 from infra.runs import read_rows, versions
 from judge import Judge
 from measure import PASSES, Row, trained_row
+from shop.fds_customer import Desk
 from tse import interval
 
 SHOWN = 12                                       # customers of each row
@@ -56,7 +57,7 @@ class RunPage:
     def keep(self, name: str, gopo: Gopo, played: Sequence[Episode]) -> None:
         """The first dialogues of a row."""
         first = played[:SHOWN]
-        self.decides = DECISION in gopo.dataset.skills
+        self.decides = isinstance(first[0].env, Desk)
         if self.decides:
             found = rows_of(gopo, first, name, self.seed, self._price(name))
         else:
