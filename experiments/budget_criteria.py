@@ -92,7 +92,8 @@ def missing(cells: Cells, seeds: int, *names: str) -> str:
 
 def lacks(cells: Cells, seeds: int, name: str) -> str:
     """As `missing`, of one row; a hosted model has one run and no seeds."""
-    return missing(cells, 1 if hosted(name) else seeds, name)
+    wanted = 1 if hosted(name) else seeds
+    return missing(cells, wanted, name)
 
 
 def signed(found: Mapping[str, float], t: list[float] | None) -> str:

@@ -66,7 +66,8 @@ def over(totals: Mapping[str, list[dict[str, int | None]]], form: str) -> Forms 
     for of_seed in totals.values():
         values = [total[form] for total in of_seed if total.get(form) is not None]
         known += values
-        of_seeds.append(float(np.mean(values)) if values else None)
+        mean = float(np.mean(values)) if values else None
+        of_seeds.append(mean)
     if not known:
         return None
     return interval(known) | {"seeds": of_seeds, "dialogues": len(known)}

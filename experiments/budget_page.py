@@ -219,8 +219,7 @@ def main_row(
     own |= (forms.get("rows") or {}).get(name) or {}
     if not trained(name):
         # a planner has one run by nature, and not one of five
-        own = {key: cell and {k: v for k, v in cell.items() if k != "seeds"}
-               for key, cell in own.items()}
+        own = {key: without_seeds(cell) for key, cell in own.items()}
     difference = None
     if name != REFERENCE and trained(name) and REFERENCE in cells:
         difference = {key: less(cells, name, of_look) for key, of_look in (
@@ -277,11 +276,18 @@ def less(cells: Cells, name: str, key: str) -> dict[str, Any] | None:
     both = sorted(set(cells[name]) & set(cells[REFERENCE]))
     if not both:
         return None
-    ours, theirs = (
-        of_each({seed: cells[row][seed] for seed in both}, "sampled", key)
-        for row in (name, REFERENCE))
+    ours, theirs = (common(cells[row], both, key) for row in (name, REFERENCE))
     each = (ours.mean(1) - theirs.mean(1)).tolist()
     return paired(ours, theirs) | {"seeds": each, "t": student(each)}
+
+
+def common(of_row: Mapping[int, Any], seeds: Sequence[int], key: str) -> np.ndarray:
+    """[S, C] of these seeds."""
+    return of_each({seed: of_row[seed] for seed in seeds}, "sampled", key)
+
+
+def without_seeds(cell: dict[str, Any] | None) -> dict[str, Any] | None:
+    return cell and {key: value for key, value in cell.items() if key != "seeds"}
 
 
 # --- curves and dialogues -------------------------------------------------------------------------

@@ -4,6 +4,7 @@ Everything is read off results.json and dialogues.jsonl."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from experiments.cells import figure, known, side_of_zero, with_brackets
@@ -122,4 +123,5 @@ def worth(dialogue: Mapping[str, Any], met: Sequence[Mapping[str, Any]]) -> tupl
 
 def any_decision(dialogues: Sequence[Mapping[str, Any]]) -> bool:
     """Whether these agents decide on a voucher: then the page says what that is."""
-    return any("decision" in turn for dialogue in dialogues for turn in dialogue["turns"])
+    turns = chain.from_iterable(dialogue["turns"] for dialogue in dialogues)
+    return any("decision" in turn for turn in turns)

@@ -19,7 +19,7 @@ from experiments.layout import COLUMNS, column
 from experiments.played import dialogue_row
 from gopo import Gopo
 from hosted.judge import LLMJudge
-from hosted.service import SHEETS, ServiceJudge
+from hosted.service import SHEETS, ServiceJudge, Sheet
 from infra.files import write_json
 from infra.runs import read_rows, versions
 from judge import Judge
@@ -30,15 +30,23 @@ from tse import interval
 SHOWN = 12                                       # customers of each row
 REPLICATED = "A run of train.py, measured on held-out customers"
 NOTE = "Intervals over customers. The dialogues are the first of each row, however they went."
+
+
+def of_pass(k: int) -> dict[str, Any]:
+    served = f"share of customers whom {k} of {k} trials serve, with replies drawn as in training"
+    return column(f"pass_{k}", f"pass^{k}", 2, "high", served)
+
+
+def of_sheet(sheet: Sheet) -> dict[str, Any]:
+    marked = f"0 to {sheet.high}, by the hosted judge, of the dialogues below"
+    return column(sheet.name, f"{sheet.name.capitalize()} (LLM)", 2, "high", marked)
+
+
 OWN = [
     column("satisfaction", "stars", 2, "high", "the customer's own mark at the end, 1 to 5"),
     column("voucher_rate", "V", 3, "", "share of dialogues with a voucher"),
-    *[column(f"pass_{k}", f"pass^{k}", 2, "high",
-             f"share of customers whom {k} of {k} trials serve, with replies drawn as in training")
-      for k in PASSES],
-    *[column(sheet.name, f"{sheet.name.capitalize()} (LLM)", 2, "high",
-             f"0 to {sheet.high}, by the hosted judge, of the dialogues below")
-      for sheet in SHEETS.values()],
+    *map(of_pass, PASSES),
+    *map(of_sheet, SHEETS.values()),
 ]
 
 

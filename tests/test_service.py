@@ -1,4 +1,4 @@
-"""Comm, Logic and Compensation: the forms, what is asked, what counts, and how a study holds them."""
+"""Comm, Logic and Compensation: the forms, what is asked, what counts, and a study's figures."""
 from __future__ import annotations
 
 import json
