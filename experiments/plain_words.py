@@ -121,6 +121,12 @@ def worth(dialogue: Mapping[str, Any], met: Sequence[Mapping[str, Any]]) -> tupl
     return bool(dialogue["success"]), voucher, otherwise, round(rise, 2)
 
 
+def any_difference(tables: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a row is compared with another: then the page says what the difference is."""
+    rows = chain.from_iterable(table["rows"] for table in tables)
+    return any(row.get("difference") for row in rows)
+
+
 def any_decision(dialogues: Sequence[Mapping[str, Any]]) -> bool:
     """Whether these agents decide on a voucher: then the page says what that is."""
     turns = chain.from_iterable(dialogue["turns"] for dialogue in dialogues)

@@ -27,7 +27,7 @@ import jinja2
 
 from data import DataError
 from experiments.cells import brackets, figure, known, seeds_of, side_of_zero, t_of, with_brackets
-from experiments.plain_words import any_decision, findings_of, opening, opens
+from experiments.plain_words import any_decision, any_difference, findings_of, opening, opens
 from experiments.reading import CURVE, DIALOGUE, NUMBER, read_lines, read_results
 from infra.files import whole
 from rewards import DIMENSIONS
@@ -431,6 +431,7 @@ def render(folder: Path, dialogues: int = 400, points: int = 200) -> str:
         facts=facts(results),
         tables=views,
         any_paper=has_figures_of_paper(views),
+        compares=any_difference(tables),
         style=style,
         script=script,
         hashes={"style": sha256_of(style), "script": sha256_of(script)},

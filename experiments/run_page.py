@@ -15,6 +15,7 @@ from typing import Any
 from data import Episode
 from experiments import report
 from experiments.budget_dialogues import rows_of, write_lines
+from experiments.cells import with_brackets
 from experiments.layout import COLUMNS, column
 from experiments.played import dialogue_row
 from gopo import Gopo
@@ -57,6 +58,7 @@ class RunPage:
         self.run = run
         self.trained = trained_row(config)
         self.seed = config["run"]["seed"]
+        self.dataset = config["run"]["dataset"]
         self.sheets = ServiceJudge(judge.client) if isinstance(judge, LLMJudge) else None
         self.metrics = read_rows(run / "metrics.jsonl")
         self.dialogues: dict[str, list[dict[str, Any]]] = {}
@@ -93,10 +95,11 @@ class RunPage:
     def write(self, folder: Path, table: Mapping[str, Row], said: str, episodes: int) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         results = {
-            "dataset": self.run.name,
+            "dataset": f"{self.dataset}, run {self.run.name}",
             "paper": REPLICATED,
             "reference": self.trained,
             "note": NOTE,
+            "findings": findings(table, self.trained),
             "tables": [table_of(table)],
             "made": {
                 "commit": versions()["commit"], "date": time.strftime("%Y-%m-%d"),
@@ -110,6 +113,43 @@ class RunPage:
             every += dialogues
         write_lines(folder / "dialogues.jsonl", every)
         return report.write(folder)
+
+
+def findings(table: Mapping[str, Row], trained: str) -> list[dict[str, str]]:
+    """What the run's own row says, in words; without that row, nothing."""
+    row = table.get(trained)
+    if row is None:
+        return []
+    said = {
+        "Are the customers served?": [
+            in_words(row, "success", "{} of 100 customers are served to the end", 100, 0),
+            in_words(row, "tse", "TSE is {}", 1, 3)],
+        "And what do they and the vouchers say?": [
+            in_words(row, "satisfaction", "they give {} of 5 stars", 1, 2),
+            in_words(row, "voucher_rate", "{} of 100 got a voucher", 100, 0)],
+        "Each time, or by luck?": [
+            in_words(row, f"pass_{k}", f"{{}} of 100 customers are served in {k} of {k} trials",
+                     100, 0)
+            for k in PASSES],
+    }
+    found = []
+    for question, answers in said.items():
+        known_ones = list(filter(None, answers))
+        if known_ones:
+            found.append({"question": question, "answer": f"{trained}: {'; '.join(known_ones)}."})
+    return found
+
+
+def in_words(row: Row, key: str, words: str, times: float, digits: int) -> str:
+    """A mean and its interval in a sentence; nothing where there is none."""
+    cell = row.get(key)
+    if not cell or cell["mean"] is None:
+        return ""
+    scaled = {}
+    for part in ("mean", "low", "high"):
+        value = cell.get(part)
+        scaled[part] = None if value is None else times * value
+    return words.format(with_brackets(scaled, digits).strip())
 
 
 def table_of(table: Mapping[str, Row]) -> dict[str, Any]:

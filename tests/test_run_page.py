@@ -41,6 +41,10 @@ def test_a_run_of_the_store_has_decisions_and_its_last_price(fds_run, tmp_path, 
     said = page.find("body")[0]["all"]
     assert "pass^2" in said
     assert "A run of train.py" in said
+    # nothing is compared, and what the run says stands in words
+    assert "paired difference" not in said
+    assert "of 100 customers are served in 2 of 2 trials" in said
+    assert "of 5 stars" in said
     last = lines(fds_run / "metrics.jsonl")[-1]
     read = lines(tmp_path / "p" / "dialogues.jsonl")
     assert {d["method"] for d in read} == {"cmpo", "teacher"}
