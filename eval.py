@@ -28,6 +28,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from data import DataError, Dataset, Episode, Observation, Step, opt
 from gopo import Gopo, load_gopo
@@ -45,6 +46,7 @@ from policies import Choose, keyed
 from show import (
     print_client,
     print_price,
+    print_service,
     print_table,
     print_trials,
     print_unanswered,
@@ -101,6 +103,9 @@ class RunConfig:
     show: int = opt(
         0, "print this many dialogues of the trained agents with states, constraints and reward "
         "parts")
+    page: str | None = opt(
+        None, "write the rows, the run's curves and some dialogues of each row into this folder, "
+        "as a page to read in a browser (report.html)")
     chat: bool = opt(False, "you play the customer in the terminal")
     constraints: str = opt(
         "hard", "of the --cs_agent: hard: its server enforces the rules of each turn, as far as it "
@@ -123,6 +128,9 @@ class PaperConfig:
     quick: bool = opt(False, "--paper: one seed, 100 customers")
     difficulty: str | None = opt(
         None, "--paper --dataset fds: hard (default) or easy, the mix of its customers")
+    api: list[str] = field(default_factory=list, metadata={
+        "help": "--paper --dataset fds: also a row of each of these models of the --api_base "
+                "server, which decide on a voucher and then write, alone"})
     steps: int | None = opt(
         None, "--paper: joint steps of every method; default 15, with which five seeds take two "
         "and a third hours on 2 cores; with fds steps of CMPO, default 300")
@@ -157,6 +165,8 @@ def parse_flags(
         refusal = "belongs to --paper"
     if foreign:
         parser.error(f"{foreign} {refusal}")
+    if one.page and one.chat:
+        parser.error("--page shows measured rows, and --chat measures none: leave one out")
     if one.chat and (measured.cs_agent or measured.expert or one.rows):
         parser.error(
             "--chat talks to the run's own agents: leave out --cs_agent, --expert and --rows")
@@ -226,7 +236,11 @@ def run_paper(measured: MeasureConfig, paper: PaperConfig, api: ApiConfig) -> in
             "e.g. http://127.0.0.1:8000/v1")
     name = measured.dataset or "mgshop"
     if name == "fds":
-        return run_budget(measured, paper)
+        return run_budget(measured, paper, api)
+    if paper.api:
+        raise DataError(
+            f"--api: rows of hosted models that decide belong to fds; with {name} use --cs_agent "
+            "and --expert")
     if paper.difficulty:
         raise DataError(f"--difficulty chooses the customers of fds; {name} has one mix")
     if name == "sale":
@@ -255,18 +269,18 @@ def run_paper(measured: MeasureConfig, paper: PaperConfig, api: ApiConfig) -> in
     return conduct(settings, workers, api, measured.data_dir, said)
 
 
-def run_budget(measured: MeasureConfig, paper: PaperConfig) -> int:
+def run_budget(measured: MeasureConfig, paper: PaperConfig, api: ApiConfig) -> int:
     """The rows of InteractCS-RL in the food-delivery store, at the level of strategy."""
-    from experiments.budget import STEPS, Study, conduct
+    from experiments.budget import STEPS, Study, conduct, models_of
     foreign = {
         "train_on": paper.train_on, "cs_agent": measured.cs_agent, "expert": measured.expert,
-        "judge": measured.judge != "rules", "model": paper.model != PaperConfig.model,
+        "model": paper.model != PaperConfig.model,
         "small_model": paper.small_model != PaperConfig.small_model}
     for name, asked in foreign.items():
         if asked:
             raise DataError(
                 f"--{name}: --paper --dataset fds compares strategies, whose replies the phrase "
-                "book writes and rules judge; leave it out")
+                "book writes; leave it out (a hosted model as agent: --api MODEL)")
     seeds = 1 if paper.quick else paper.seeds
     episodes = measured.episodes
     if paper.quick:
@@ -274,8 +288,10 @@ def run_budget(measured: MeasureConfig, paper: PaperConfig) -> int:
     # a quick look is in nobody's way
     folder = "results/fds-quick" if paper.quick else "results/fds"
     study = Study(
-        Path(folder), paper.difficulty or "hard", seeds, paper.steps or STEPS, episodes)
-    return conduct(study, paper.workers or 2, command("eval.py", *sys.argv[1:]))
+        Path(folder), paper.difficulty or "hard", seeds, paper.steps or STEPS, episodes,
+        models=models_of(paper.api), api=api)
+    said = command("eval.py", *sys.argv[1:])
+    return conduct(study, paper.workers or 2, said, measured.judge)
 
 
 def run_sale(measured: MeasureConfig, paper: PaperConfig) -> int:
@@ -336,8 +352,7 @@ def measure_run(measured: MeasureConfig, one: RunConfig, api: ApiConfig) -> None
     """One run directory: its rows as a table, or a talk with it."""
     run = Path(one.run)
     config = read_config(run, "--run")
-    if one.json:
-        refuse_unwritable("--json", Path(one.json), file=True)
+    refuse_files(one)
     with reading_from(run):
         dataset = data_of(run, measured.dataset, measured.data_dir)
         judge = judge_for(dataset, measured.judge, api)
@@ -345,7 +360,8 @@ def measure_run(measured: MeasureConfig, one: RunConfig, api: ApiConfig) -> None
         if one.chat:
             talked = load_gopo(run, dataset, judge=judge)
         else:
-            table, shown = measured_rows(run, config, dataset, judge, measured, one, api)
+            read = page_of(run, config, judge, one)
+            table, shown = measured_rows(run, config, dataset, judge, measured, one, api, read)
     if one.chat:
         chat(talked)
         return
@@ -362,26 +378,53 @@ def measure_run(measured: MeasureConfig, one: RunConfig, api: ApiConfig) -> None
     rewarded = measured.judge == config["run"].get("judge", "rules")
     print_table(table, live, judge, rewarded)
     print_trials(table, one.trials)
+    print_service(table)
     print_price(read_rows(run / "metrics.jsonl"))
     if isinstance(judge, LLMJudge):
         print("judge: ", end="")
         print_client(judge.client)
+    if one.page:
+        said = command("eval.py", *sys.argv[1:])
+        print(f"written: {read.write(Path(one.page), table, said, total)}; open it in a browser")
     if lost:
         raise lost
     if one.json:
         print(f"written: {one.json}")
 
 
+def refuse_files(one: RunConfig) -> None:
+    """DataError for what could not be written at the end."""
+    if one.json:
+        refuse_unwritable("--json", Path(one.json), file=True)
+    if one.page:
+        refuse_unwritable("--page", Path(one.page))
+
+
+def page_of(run: Path, config: dict, judge: Judge, one: RunConfig) -> Any:
+    """An `experiments.run_page.RunPage`, where a page is asked for or dialogues are to be judged.
+
+    Otherwise None: the page's imports are slow."""
+    if not one.page and not isinstance(judge, LLMJudge):
+        return None
+    from experiments.run_page import RunPage
+    return RunPage(run, config, judge)
+
+
 def measured_rows(
     run: Path, config: dict, dataset: Dataset, judge: Judge, measured: MeasureConfig,
-    one: RunConfig, api: ApiConfig,
+    one: RunConfig, api: ApiConfig, read: Any = None,
 ) -> tuple[dict[str, Row], str]:
-    """The table, and the dialogues that `--show` asks for, as text."""
+    """The table, and the dialogues that `--show` asks for, as text.
+
+    read  of `page_of`: keeps dialogues for the page, and has them judged
+    """
     more = hosted_rows(run, dataset, judge, measured, api, one.constraints)
     trained = trained_row(config)
     text = io.StringIO()
 
     def look(name: str, gopo: Gopo, choose: Choose, played: list[Episode]) -> None:
+        if read:
+            read.keep(name, gopo, played)
         if name == trained or name in more:
             with contextlib.redirect_stdout(text):
                 for episode in played[:one.show]:
@@ -390,6 +433,8 @@ def measured_rows(
 
     table = evaluate_run(
         run, dataset, measured.episodes, one.seed, judge, one.rows, more, look, one.trials)
+    if read:
+        read.fill_in(table)
     return table, text.getvalue()
 
 

@@ -140,6 +140,17 @@ def _with_interval(found: dict[str, float | None]) -> str:
     return f"{found['mean']:.2f} [{found['low']:.2f}, {found['high']:.2f}]"
 
 
+def print_service(table: dict[str, Row]) -> None:
+    """Comm, Logic and Compensation, where a hosted judge marked whole dialogues."""
+    for name, row in table.items():
+        said = []
+        for key, high in (("comm", 28), ("logic", 12), ("compensation", 6)):
+            if row.get(key) and row[key]["mean"] is not None:
+                said.append(f"{key} {row[key]['mean']:.2f} of {high}")
+        if said:
+            print(f"{name}: {', '.join(said)} (the hosted judge, whole dialogues)")
+
+
 def print_price(rows: Sequence[Mapping[str, Any]]) -> None:
     """What a voucher cost in the last step of training, if there was a price (metrics.jsonl)."""
     if rows and rows[-1].get("lambda") is not None:

@@ -7,7 +7,7 @@ profiles of training, at the other mix of customers, and without the ban on a se
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -31,17 +31,23 @@ Look = dict[str, Any]
 
 
 def measured(
-    gopo: Gopo, choose: Mapping[str, Choose], episodes: int, difficulty: str, learned: bool
+    gopo: Gopo, choose: Mapping[str, Choose], episodes: int, difficulty: str, learned: bool,
+    keep: Callable[[str, list[Episode]], None] | None = None, by_rule: bool = True,
 ) -> dict[str, Look]:
     """The looks of a row.
 
     choose      greedy -> who chooses the skills; and sampled, if they are drawn
     difficulty  of the customers that `gopo` has
     learned     it has the further looks
+    keep        is given the dialogues of greedy and of sampled
+    by_rule     the process judge by rule can read the replies
     """
     looks = {}
     for name, chooser in choose.items():
-        looks[name] = look(gopo, chooser, episodes, label=name)
+        played = meet(gopo, chooser, episodes, label=name)
+        looks[name] = look_at(gopo, *played, by_rule)
+        if keep:
+            keep(name, played[1])
     if learned:
         few = min(episodes, FURTHER)
         drawn = gopo.chooser(keyed(0))
@@ -55,7 +61,23 @@ def measured(
 def look(
     gopo: Gopo, choose: Choose, episodes: int, split: str = "test", seed: int = 0, label: str = ""
 ) -> Look:
-    numbers, played = measure(gopo, choose, episodes, seed, split, label, forms=())
+    return look_at(gopo, *meet(gopo, choose, episodes, split, seed, label))
+
+
+def meet(
+    gopo: Gopo, choose: Choose, episodes: int, split: str = "test", seed: int = 0, label: str = ""
+) -> tuple[list[Numbers], list[Episode]]:
+    """The customers of a look, served."""
+    return measure(gopo, choose, episodes, seed, split, label, forms=())
+
+
+def look_at(
+    gopo: Gopo, numbers: Sequence[Numbers], played: Sequence[Episode], by_rule: bool = True
+) -> Look:
+    """What is kept of dialogues.
+
+    by_rule  the process judge by rule can read the replies: they are the phrase book's
+    """
     desks = [episode.env for episode in played]
     ends = [episode.seen.outcome for episode in played]
     value = [round(desk.hidden.value, 4) for desk in desks]
@@ -64,7 +86,7 @@ def look(
     found: Look = {
         "satisfaction": marks,
         "voucher": issued,
-        "process": process_credits(gopo, played),
+        "process": process_credits(gopo, played) if by_rule else None,
         "value": value,
     }
     return found | means_of(numbers) | of_vouchers(desks)
@@ -92,6 +114,7 @@ def of_vouchers(desks: Sequence[Desk]) -> Look:
     """Format errors, and what can be said of the vouchers.
 
     valid      share of dialogues without a format error: FR
+    lied       share of dialogues in which the customer caught a voucher promised, not issued
     unfair     share of dialogues with a voucher where nothing had gone wrong
     agreed     of the vouchers, the share to which the customer had agreed before
     by_demand  demand -> [dialogues with a voucher, dialogues]
@@ -101,7 +124,7 @@ def of_vouchers(desks: Sequence[Desk]) -> Look:
     every = Counter(desk.hidden.demand for desk in desks)
     given = Counter(desk.hidden.demand for desk in issued)
     found: Look = {"agreed": float(np.mean(agreed)) if issued else None}
-    for name in ("valid", "unfair", "left"):
+    for name in ("valid", "unfair", "left", "lied"):
         found[name] = float(np.mean([getattr(desk, name) for desk in desks]))
     found["by_demand"] = {demand: [given[demand], every[demand]] for demand in DEMANDS}
     return found

@@ -6,7 +6,8 @@ each, or why none does.  `ROWS` says how ours are made.  Adding a row is adding 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -71,8 +72,36 @@ ROWS = {
 PLANNERS = ("never", "free", "hidden", "coin")
 
 
+# the row of a hosted model: this, and its name
+HOSTED_ROW = "api_"
+
+
+def hosted(name: str) -> bool:
+    return name.startswith(HOSTED_ROW)
+
+
+def row_name(model: str) -> str:
+    """The row of a hosted model, as a file may be called.
+
+    >>> row_name("org/model-7b")
+    'api_org_model-7b'
+    """
+    return HOSTED_ROW + re.sub(r"[^\w.-]", "_", model)
+
+
+def row_of(name: str) -> Row:
+    if hosted(name):
+        return Row("hosted model, prompted: it decides, then writes", "")
+    return ROWS[name]
+
+
+def names_of(found: Collection[str]) -> list[str]:
+    """Rows in the order of the tables, hosted models last."""
+    return [name for name in ROWS if name in found] + sorted(filter(hosted, found))
+
+
 def trained(name: str) -> bool:
-    return bool(ROWS[name].algo)
+    return bool(row_of(name).algo)
 
 
 def flags_of(name: str, price: float | None) -> dict[str, Any]:
@@ -80,7 +109,9 @@ def flags_of(name: str, price: float | None) -> dict[str, Any]:
 
     price  of `cmpo_fixed`: where the controller of row cmpo, seed 0, came to rest on hard customers
     """
-    flags = dict(ROWS[name].flags)
+    flags = dict(row_of(name).flags)
+    if hosted(name):
+        flags["api"] = name.removeprefix(HOSTED_ROW)
     if name == FIXED:
         flags["lambda0"] = price
     return flags
@@ -120,6 +151,8 @@ def choosers(name: str, gopo: Gopo, customers: int) -> dict[str, Choose]:
     """How a row chooses: most probable skills, and drawn ones, of which a planner has none."""
     if name in PLANNERS:
         return {"greedy": planner(name, gopo.dataset, customers)}
+    if hosted(name):
+        return {"greedy": gopo.chooser(greedy=True)}
     if name == "random":
         return {"greedy": by_chance(list(gopo.dataset.skills), 0)}
     return {"greedy": gopo.chooser(greedy=True), "sampled": gopo.chooser(keyed(0))}
@@ -148,7 +181,7 @@ class Line(NamedTuple):
     easy: Printed = Printed()
 
 
-HOSTED = "needs a hosted model as agent, which is not built for this store"
+HOSTED = "needs a hosted model of this name as agent: --api MODEL"
 SIZE = "as 7B: without a language model there is one size"
 TABLE = (
     Line("GPT-4.1", Printed(1.91, 83.8, 25.29, 10.59, 70.0), without=HOSTED),
@@ -168,5 +201,24 @@ TABLE = (
     Line("without outcome and cost", Printed(2.42, logic=10.21, V=41.2), "cmpo_process_only"),
     Line("without GenRM", Printed(logic=9.56), "cmpo_no_genrm"),
 )
+
+
+def plain(name: str) -> str:
+    """A model's name without case and signs."""
+    return "".join(filter(str.isalnum, name.casefold()))
+
+
+def ours_beside(line: Line, found: Collection[str]) -> str:
+    """Our row beside one of the paper's: its own, or the hosted model of the same name; or ""."""
+    if line.ours:
+        return line.ours
+    for name in filter(hosted, found):
+        # the owner of a model is a part of the row's name
+        model = plain(name.removeprefix(HOSTED_ROW))
+        if line.without == HOSTED and model.endswith(plain(line.paper)):
+            return name
+    return ""
+
+
 PAIRED = {line.ours for line in TABLE}
 BESIDE = tuple(name for name in ROWS if name not in PAIRED)

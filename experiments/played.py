@@ -6,11 +6,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from data import Episode, ExpertState, Step, fill
+from data import DECISION, Episode, ExpertState, Step, fill
 from gopo import Gopo
 from lm.constraints import violations
 from measure import completed
 from policies import Choose
+from show import decisions
 from tse import tse
 
 # customer -> mood before every turn
@@ -56,6 +57,9 @@ def dialogue_row(
     done = completed(gopo, episode)
     after = moods_after(episode, moods)
     turns = [turn_row(step, mood) for step, mood in zip(episode.steps, after)]
+    if DECISION in gopo.dataset.skills:
+        for turn, decision in zip(turns, decisions(episode)):
+            turn["decision"] = decision
     return {
         "method": method,
         "seed": seed,
@@ -65,6 +69,7 @@ def dialogue_row(
         "N": list(done),
         "tse": tse(done, gamma=gopo.cfg.tse_gamma),
         "mood": moods[0] if moods else None,
+        "satisfaction": end.outcome.satisfaction,
         "last": end.user,
         "turns": turns,
     }

@@ -65,10 +65,21 @@ MADE = {
     "model?": str,
     "small_model?": str,
 }
-RESULTS = {"dataset": str, "note?": str, "tables?": [TABLE], "made?": MADE}
+FINDING = {"question": str, "answer": str, "verdict?": str}
+RESULTS = {
+    "dataset": str,
+    "note?": str,
+    "paper?": str,                               # what is reproduced
+    "reference?": str,                           # the row that the others are compared with
+    "findings?": [FINDING],
+    "tables?": [TABLE],
+    "reliability?": TABLE,
+    "made?": MADE,
+}
 
 CURVE = {"method": str, "seed": COUNT, "step": NUMBER}
 REWARDS = {"R_E?": NUMBER, "S?": [OR_NULL], "R_A?": NUMBER, "R_t?": NUMBER}
+PROCESS = {"S": {"*": NUMBER}, "credit": NUMBER}
 TURN = {
     "user": str,
     "perceived?": {"*": str},
@@ -84,7 +95,12 @@ TURN = {
     "violations?": [str],
     "mood?": NUMBER,
     "rewards?": REWARDS,
+    # of shops whose agents take a decision: chat or voucher; S_j and R_P of Eq. 6 (interactcs.md)
+    "decision?": str,
+    "process?": PROCESS,
 }
+# lambda of the last training step, 0 where none was charged; the customer as the shop knows it
+CHARGED = {"price?": NUMBER, "customer_is?": {"*": NAME}}
 DIALOGUE = {
     "method": str,
     "seed": COUNT,
@@ -94,8 +110,10 @@ DIALOGUE = {
     "N?": [OR_NULL],
     "tse?": NUMBER,
     "mood?": NUMBER,
+    "satisfaction?": NUMBER,
     "last?": str,
     "turns": [TURN],
+    **CHARGED,
 }
 EVAL = {
     "row": str,

@@ -27,6 +27,7 @@ import jinja2
 
 from data import DataError
 from experiments.cells import brackets, figure, known, seeds_of, side_of_zero, t_of, with_brackets
+from experiments.plain_words import any_decision, any_difference, findings_of, opening, opens
 from experiments.reading import CURVE, DIALOGUE, NUMBER, read_lines, read_results
 from infra.files import whole
 from rewards import DIMENSIONS
@@ -39,7 +40,11 @@ FIGURES = {
     "figure1": "Figure 1",
     "figure3": "Figure 3: losses over training",
     "hacking": "What training did to the replies",
+    "curves": "The voucher rate V and the price of a voucher over the steps of training",
+    "pareto": "What a voucher buys: satisfaction over the voucher rate",
 }
+GOPO = "gopo"
+PAPER = "Goal-Oriented Preference Optimization (arXiv 2602.15854), reproduced"
 RERUN = "python -m experiments.report"
 
 
@@ -189,6 +194,7 @@ def view_table(table: dict[str, Any], seeds: int) -> dict[str, Any]:
         "orders": orders,
         "tally": tally(orders),
         "helps": helps,
+        "shows_saw": any(row.get("saw") is not None for row in table["rows"]),
     }
 
 
@@ -363,7 +369,7 @@ def template_of(source: str) -> jinja2.Template:
 
 
 def script_data(
-    folder: Path, tables: Sequence[dict], dialogues: int, points: int
+    folder: Path, tables: Sequence[dict], lead: str, dialogues: int, points: int
 ) -> tuple[dict[str, Any], str]:
     """(what the page's script reads, which dialogues are in it)."""
     curves = in_words(read_lines(folder / "curves.jsonl", CURVE), tables)
@@ -375,6 +381,7 @@ def script_data(
     data = {
         "curves": pack_curves(curves, points),
         "dialogues": kept,
+        "opening": opening(kept, lead),
         "dimensions": DIMENSIONS,
         "names": names,
     }
@@ -405,23 +412,33 @@ def render(folder: Path, dialogues: int = 400, points: int = 200) -> str:
     """
     results = read_results(folder)
     made = results.get("made") or {}
-    tables = results.get("tables") or []
+    tables = list(results.get("tables") or [])
+    reference = results.get("reference") or GOPO
+    lead = names_of(tables).get(reference, "GOPO")
+    findings = results.get("findings") or findings_of(tables, reference)
+    if results.get("reliability"):
+        tables.append(results["reliability"])
     seeds = len(made.get("seeds") or [])
     style = STYLE.read_text(encoding="utf-8")
     script = script_of_page()
-    page_data, note = script_data(folder, tables, dialogues, points)
+    page_data, note = script_data(folder, tables, lead, dialogues, points)
     views = [view_table(table, seeds) for table in tables]
     return template_of(PAGE.read_text(encoding="utf-8")).render(
-        results={"note": ""} | results,
+        results={"note": "", "paper": PAPER} | results,
+        lead=lead,
+        findings=findings,
         made={"quick": False, "commands": []} | made,
         facts=facts(results),
         tables=views,
         any_paper=has_figures_of_paper(views),
+        compares=any_difference(tables),
         style=style,
         script=script,
         hashes={"style": sha256_of(style), "script": sha256_of(script)},
         figures=pictures(folder),
         dialogue_note=note,
+        decides=any_decision(page_data["dialogues"]),
+        opens=opens(page_data["dialogues"], page_data["opening"]),
         page_data=page_data,
     )
 

@@ -7,6 +7,8 @@ const DIALOGUE_METHODS = unique(DATA.dialogues.map(d => d.method));
 
 // Fills the lists from left to right, each by what stands before it; returns the dialogues left.
 function fillLists() {
+  // an address that names no dialogue opens the one that is worth reading
+  if (!state.method && !state.customer) Object.assign(state, DATA.opening);
   state.method = options($("method"), DIALOGUE_METHODS, state.method);
   const ofMethod = DATA.dialogues.filter(d => d.method === state.method);
   const seeds = unique(ofMethod.map(d => String(d.seed)));
@@ -23,7 +25,8 @@ function fillLists() {
   const customers = found.map(d => d.customer);
   const inWords = customer => {
     const d = found.find(d => d.customer === customer);
-    return `${customer}: TSE ${number(d.tse)}, ${d.turns.length} turns`;
+    const said = isNumber(d.satisfaction) ? `${d.satisfaction} stars` : `TSE ${number(d.tse)}`;
+    return `${customer}: ${said}, ${d.turns.length} turns`;
   };
   state.customer = options($("customer"), customers, state.customer, inWords);
   const others = ["", ...DIALOGUE_METHODS.filter(method => method !== state.method)];
@@ -111,7 +114,35 @@ function summary(d) {
     el("header", {}, el("h3", {}, d.method), el("span", {class: "mute small"}, who)),
     pair("ended", `${sign} ${d.outcome}, after ${d.turns.length} turns`),
     pair("tasks", `${tasks}; TSE ${number(d.tse, 3)}`),
+    markOf(d),
+    charged(d),
+    whoItIs(d),
     pair("mood 0–1", noted ? spark(moods) : "not recorded"));
+}
+
+// The customer's own mark.
+function markOf(d) {
+  if (!isNumber(d.satisfaction)) return null;
+  const stars = "★".repeat(d.satisfaction) + "☆".repeat(5 - d.satisfaction);
+  return pair("mark", el("span", {"aria-hidden": "true"}, stars), ` ${d.satisfaction} of 5 stars`);
+}
+
+// Whether a voucher was issued, and what one cost at the end of training.
+function charged(d) {
+  const turn = d.turns.findIndex(t => t.decision === "voucher");
+  if (!d.turns.some(t => t.decision)) return null;
+  const given = turn < 0 ? "none" : `issued in turn ${turn + 1}`;
+  const cost = isNumber(d.price)
+    ? `in the last step of training one cost λ ${number(d.price, 3)}, ${number(4 * d.price)} stars`
+    : "nothing was learned under a price";
+  return pair("voucher", `${given}; ${cost}`);
+}
+
+// Who the customer was, which no agent is told.
+function whoItIs(d) {
+  const known = Object.entries(d.customer_is ?? {});
+  if (!known.length) return null;
+  return pair("customer", `hidden from the agent: ${known.map(([k, v]) => `${k}: ${v}`).join("; ")}`);
 }
 
 // The mood before the first turn (where it is known) and after each, between 0 and 1.
@@ -187,9 +218,10 @@ function skillRows(t) {
 // What was perceived, and what was true.
 function perception(name, perceived, truth) {
   if (!perceived && !truth) return null;
+  if (!perceived) return pair(name, `${truth} (in truth)`);
   if (!truth) return pair(name, `${perceived} (the truth is not known)`);
   if (perceived === truth) return chips(name, [chip(perceived, "✓", "perceived rightly", true)]);
-  const wrong = chip(perceived ?? "not perceived", "✗", "perceived wrongly", false);
+  const wrong = chip(perceived, "✗", "perceived wrongly", false);
   return chips(name, [wrong, el("span", {class: "mute"}, `in truth ${truth}`)]);
 }
 
@@ -210,11 +242,28 @@ function bars(rewards) {
     ["R^A reply", rewards.R_A],
     ["R_t joint", rewards.R_t],
   ];
+  return drawn(rows);
+}
+
+function drawn(rows) {
   const line = ([name, value]) => el("div", {},
     el("span", {}, name),
     bar(value),
     el("span", {}, number(value)));
   return el("div", {class: "bars"}, rows.map(line));
+}
+
+// The marks of the process judge and their weighted mean, Eq. 6.
+function credits(process) {
+  const rows = [...Object.entries(process.S), ["R_P process", process.credit]];
+  return drawn(rows);
+}
+
+// d_t of a turn: a voucher, or words alone.
+function decided(t, d) {
+  if (!t.decision) return null;
+  const cost = t.decision === "voucher" && isNumber(d.price) ? ` (λ ${number(d.price, 3)})` : "";
+  return pair("decision", el("span", {class: `decision ${t.decision}`}, t.decision), cost);
 }
 
 function constraint(t) {
@@ -257,10 +306,12 @@ function card(d, t, i) {
     perception("intent", t.perceived?.intent, t.truth?.intent),
     perception("emotion", t.perceived?.emotion, t.truth?.emotion),
     skillRows(t),
-    constraint(t),
+    decided(t, d),
+    t.must_say || t.must_not_say ? constraint(t) : null,
     el("p", {class: "say agent"}, el("b", {}, d.method), t.reply ?? "—"),
     breaks(t),
-    bars(t.rewards ?? {}),
+    t.process ? credits(t.process) : null,
+    t.rewards || !t.process ? bars(t.rewards ?? {}) : null,
     seen(t));
 }
 

@@ -41,6 +41,7 @@ from experiments.layout import (
 )
 from experiments.printed import DATASETS, printed
 from experiments.reading import CURVE, DIALOGUE, present_name, read_lines, read_results
+from experiments.reliability import reliability
 from experiments.texts import RERUN, comma_separated, markdown
 from infra.files import write_atomic, write_json
 
@@ -295,7 +296,9 @@ def build(folder: Path, dataset: str, made: dict[str, Any]) -> dict[str, Any]:
     seeds = set().union(*evals.values())
     counted = {"seeds": sorted(seeds), "episodes": episodes_of(evals)}
     note = note_above(folder, dataset, evals, shown, made)
-    return {"dataset": dataset, "note": note, "tables": tables, "made": made | counted}
+    found = {"dataset": dataset, "note": note, "tables": tables, "made": made | counted}
+    served = reliability(measured)
+    return found | ({"reliability": served} if served else {})
 
 
 # --- the folder -------------------------------------------------------------------------------

@@ -88,8 +88,20 @@ def markdown_head(results: dict[str, Any]) -> str:
     return f"{title}\n\n{results['note']}\n\n{by}."
 
 
+def markdown_reliability(table: dict[str, Any]) -> str:
+    """pass^k with its interval, a row a method."""
+    columns = table["columns"]
+    lines = [["", *[c["name"] for c in columns]], ["---"] * (1 + len(columns))]
+    for row in table["rows"]:
+        lines.append([row["name"], *[spread(row, c, "cells", "") for c in columns]])
+    body = "\n".join(map(markdown_line, lines))
+    return "\n\n".join([f"## {table['title']}", body, *table["notes"]])
+
+
 def markdown(results: dict[str, Any]) -> str:
     parts = [markdown_head(results), *map(markdown_table, results["tables"])]
+    if results.get("reliability"):
+        parts.append(markdown_reliability(results["reliability"]))
     return "\n\n".join(parts) + "\n"
 
 

@@ -103,15 +103,19 @@ class HostedAgent:
             replies.append([self._reply(text, request) for text in texts])
         return replies
 
+    def read(self, answer: Answer) -> Any:
+        """What an answer says; ValueError if it is no answer."""
+        return read_reply(answer)
+
     def _ask(self, prepared: Sequence[Prepared], temperature: float,
-             seed: int | None) -> list[str | None]:
-        """One text for each turn; None where no usable answer came."""
+             seed: int | None) -> list[Any]:
+        """What was answered in each turn; None where no usable answer came."""
         prompts = [self.prompt(p) for p in prepared]
         names = [p.request.where for p in prepared]
         more = {}
         if self.enforced:
             more["more"] = [fields_for(self.enforced, p.constraints) for p in prepared]
-        texts = self.client.ask(prompts, read_reply, max_tokens=self.max_tokens,
+        texts = self.client.ask(prompts, self.read, max_tokens=self.max_tokens,
                                 temperature=temperature, seed=seed, names=names, **more)
         self.unanswered += texts.count(None)
         return texts
@@ -206,10 +210,11 @@ def messages(instructions: Sequence[str], data: dict[str, Any], end: str) -> Mes
 
 def read_reply(answer: Answer) -> str:
     """The text of {"reply": ".."} on one line; ValueError if it holds no word."""
-    return parse_json(answer.text, {"reply": _one_line})["reply"]
+    return parse_json(answer.text, {"reply": one_line})["reply"]
 
 
-def _one_line(value: Any) -> str:
+def one_line(value: Any) -> str:
+    """A field of an answer that has to hold words."""
     if not isinstance(value, str) or not re.search(r"\w", value):
         raise ValueError(f"reply is {value!r:.40}, not a text with words")
     return " ".join(value.split())

@@ -3,7 +3,7 @@ import base64
 import json
 from html.parser import HTMLParser
 
-VOID = {"meta", "link", "img", "input", "br", "hr"}
+VOID = {"meta", "link", "img", "input", "br", "hr", "wbr"}
 METHODS = ("GOPO", "PPO", "SFT", "Memento", "Untrained", "Expert + soft", "Expert + hard")
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJ"
