@@ -32,7 +32,8 @@ from typing import Any
 
 from data import DataError, Dataset, Episode, Observation, Step, opt
 from gopo import Gopo, load_gopo
-from hosted.judge import LLMJudge, hosted_model, judge_for
+from hosted.judge import LLMJudge, judge_for
+from infra.api import hosted_model
 from infra.client import ApiConfig
 from infra.files import refuse_unwritable, write_json
 from infra.flags import given, parse, parser_of, refuse_below, refuse_other_words

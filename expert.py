@@ -17,123 +17,21 @@ watch `length` and `esndcg`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data import MAX_SKILLS, ExpertState, opt
+from config import ExpertConfig
+from data import MAX_SKILLS, ExpertState
 from infra.devices import exact
-from infra.flags import refuse_below, refuse_not_positive
 from perception import Perception, Reader
 from surrogate import clipped_gain
 
 Skills = tuple[str, ...]
 Generators = torch.Generator | Sequence[torch.Generator] | None
-
-
-# Defaults that differ between a simulated shop, where every customer is new, and logs, whose turns
-# come back until they are known by heart (GAP-9).  An anchor on logs would be the same turns again.
-IN_A_SHOP = {
-    "expert_lr": 1e-3, "expert_lr_end": 1e-4, "expert_epochs": 3, "expert_minibatch": 360,
-    "expert_anchor": 0.3, "expert_samples": 1}
-ON_LOGS = {
-    "expert_lr": 5e-4, "expert_lr_end": 5e-5, "expert_epochs": 2, "expert_minibatch": 1000,
-    "expert_anchor": 0.0, "expert_samples": 4}
-
-
-def differing(name: str, help: str) -> Any:
-    """A field whose default depends on the dataset."""
-    return opt(None, f"{help}; default {IN_A_SHOP[name]:g}, on logs {ON_LOGS[name]:g}")
-
-
-@dataclass(frozen=True)
-class ExpertConfig:
-    """What the Expert learns with; every number is ours unless it says otherwise (GAP-9)."""
-    expert_warm: int = opt(
-        8, "epochs of the Expert's warm start: cross-entropy on the teacher's skills in the "
-        "training logs, before any GOPO step; 0 = it begins untrained")
-    expert_lr: float | None = differing(
-        "expert_lr", "Adam step size of the Expert at its first rollout")
-    expert_lr_end: float | None = differing(
-        "expert_lr_end", "the same after --expert_decay rollouts, to which it falls linearly")
-    alpha: float = opt(0.01, "weight of the entropy term in Eq. 7 at the first rollout, >= 0")
-    alpha_end: float = opt(0.002, "the same after --expert_decay rollouts; falls linearly")
-    expert_decay: int | None = opt(
-        None, "rollouts over which --expert_lr and --alpha fall; default --strategy_steps, or "
-        "--steps with template replies.  A run that is resumed for more steps stays at the ends")
-    expert_epochs: int | None = differing(
-        "expert_epochs", "times that Eq. 7 uses each rollout (GAP-6)")
-    expert_minibatch: int | None = differing(
-        "expert_minibatch", "turns in an Adam step of the Expert, about")
-    expert_clip: float = opt(
-        0.2, "Eq. 7 does not push the probability of a pick further than by this share from what "
-        "it was in play; 0 = never clipped, no ratio (as printed, with one large minibatch)")
-    expert_anchor: float | None = differing(
-        "expert_anchor", "weight of the warm start's loss, on as many logged turns, beside Eq. 7: "
-        "keeps what the logs taught (with --expert_warm 0 too); 0 = none")
-    slips: float = opt(
-        0.15, "share of the turns in training in which the skills of a random logged turn are "
-        "played: the Expert learns to recover, and nothing of the slip itself; none on logs")
-    hide: float = opt(
-        0.15, "share of the sentences in training that are hard or impossible to read: sentences "
-        "never met are less of a surprise; on logs every sentence loses n-grams (--hide_ngrams)")
-    expert_samples: int | None = differing(
-        "expert_samples", "replayed logs only: sequences drawn in each state for R^E alone, which "
-        "needs no customer (Eq. 6), with --gamma 0")
-    blind_critic: bool = opt(
-        False, "ablation: the critic is not told the teacher's sequence; the policy never is")
-    gae_lambda: float = opt(0.9, "lambda of GAE, in [0, 1]: 0 trusts the critic, 1 the return")
-    sentences: int = opt(
-        6, "a text is read as at most this many sentences, the last of which takes the rest; "
-        "1: as a whole")
-    hide_ngrams: float = opt(
-        0.5, "mean share of each sentence's n-grams that are hidden while perception and the warm "
-        "start learn their labels, and on logs always, in [0, .5]")
-    encoder: str | None = opt(
-        None, "folder of a Hugging Face sentence encoder, which reads in place of hashed n-grams; "
-        "it is not trained")
-    history: int = opt(3, "k of H_t: how many turns before this one the Expert reads")
-    width: int = opt(192, "hidden width of the policy and the critic")
-    skill_cost: float = opt(0.1, "c of R^E = ESNDCG - c max(0, m - n): the price of a skill beyond "
-                                 "the teacher's number (GAP-2); 0 = the paper")
-
-    def __post_init__(self):
-        refuse_not_positive(self, "expert_lr", "expert_lr_end")
-        refuse_below(self, {
-            "expert_warm": 0, "alpha": 0, "alpha_end": 0, "expert_decay": 1, "expert_epochs": 1,
-            "expert_minibatch": 1, "expert_clip": 0, "expert_anchor": 0, "expert_samples": 1,
-            "sentences": 1, "history": 0, "width": 1, "skill_cost": 0})
-        if not 0 <= self.hide_ngrams <= 0.5:
-            raise ValueError(f"--hide_ngrams must lie in [0, .5], got {self.hide_ngrams}")
-        for name in ("gae_lambda", "hide"):
-            value = getattr(self, name)
-            if not 0 <= value <= 1:
-                raise ValueError(f"--{name} must lie in [0, 1], got {value}")
-        if not 0 <= self.slips < 1:
-            raise ValueError(f"--slips must lie in [0, 1), got {self.slips}: of a slip nothing is "
-                             "learned")
-        if not self.expert_clip and self.expert_epochs != 1:
-            raise ValueError(
-                "--expert_clip 0 needs --expert_epochs 1: without a ratio a rollout cannot be used "
-                "twice")
-
-    def settled(self, live: bool = True, rollouts: int | None = None) -> ExpertConfig:
-        """The config with its open defaults filled in.
-
-        live      the dataset is a simulated shop, and not a log that is replayed
-        rollouts  that the Expert will learn from before it has settled; None: stays open
-        """
-        filled: dict[str, Any] = {}
-        for name, value in (IN_A_SHOP if live else ON_LOGS).items():
-            if getattr(self, name) is None:
-                filled[name] = value
-        if rollouts is not None and self.expert_decay is None:
-            filled["expert_decay"] = max(1, rollouts)
-        return replace(self, **filled)
 
 
 # --- equations -----------------------------------------------------------------------------------

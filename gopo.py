@@ -18,8 +18,9 @@ import numpy as np
 import torch
 
 import data
+from config import ALGORITHMS, ExpertConfig, GopoConfig
 from data import DataError, Dataset, Episode, ExpertState, Step, fill
-from expert import Expert, ExpertConfig, gae
+from expert import Expert, gae
 from expert_learner import ExpertBatch, ExpertLearner, labelled_states
 from hosted.judge import judge_for
 from infra.client import ApiConfig, Client, all_or_none
@@ -30,7 +31,7 @@ from infra.processes import shard, world_size
 from infra.runs import adam_state, device_of, load_adam_state, load_into, load_tensors, read_config
 from judge import Judge, RuleJudge
 from perception import HideEverywhere, HideSentences, Perception, reading
-from play import Answer, GopoConfig, Player
+from play import Answer, Player
 from policies import Choose, Draws, Speaker, by_nobody, by_policy, keyed, silent_speaker, with_slips
 from rewards import expert_weight, joint_reward
 
@@ -356,18 +357,6 @@ def strategy_only(gopo: Gopo) -> Gopo:
 
 
 # --- the algorithms -----------------------------------------------------------------------------
-
-ALGORITHMS = {
-    "gopo": "gopo:Gopo",
-    "sft": "baselines.sft:SFT",
-    "ppo": "baselines.ppo:PPO",
-    "dpo": "baselines.dpo:DPO",
-    "memento": "baselines.memento:Memento",
-    "imitation": "baselines.imitation:Imitation",
-    "cmpo": "systems.cmpo:CMPO",
-    "more": "systems.more_train:MORE",
-}
-
 
 def algorithm(name: str) -> type[Gopo]:
     """The class of --algo, found by its name: this file cannot import the baselines."""

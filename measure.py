@@ -20,7 +20,7 @@ from data import Dataset, Episode, Form, Step, begin
 from gopo import Gopo, algorithm_of, load_gopo
 from hosted.agents import HostedAgent, HostedExpert
 from hosted.enforced import enforced_by
-from hosted.judge import hosted_model
+from infra.api import hosted_model
 from infra.client import ApiConfig, Client
 from infra.domain import as_trained
 from infra.locks import refuse_growing

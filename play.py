@@ -12,8 +12,9 @@ Nothing here learns: that is in gopo.py.  Who chooses and who speaks is in polic
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+from config import GopoConfig
 from corpora.jsonl import facts_of
 from data import (
     Dataset,
@@ -31,11 +32,9 @@ from data import (
     begin,
     delexicalise,
     fill,
-    opt,
 )
 from expert import Expert
 from infra.answers import HALF_CHARACTERS
-from infra.flags import refuse_below, refuse_other_words
 from infra.places import next_turn
 from judge import Judge
 from policies import Choose, Draws, Silence, Speaker, allowed, by_talk, request_of
@@ -51,71 +50,6 @@ from rewards import (
 from tse import tse
 
 JUDGE_BY = ("chosen", "needed", "nobody")
-
-
-@dataclass(frozen=True)
-class GopoConfig:
-    """How both agents are rewarded."""
-    gamma: float | None = opt(
-        None, "discount per turn of Eq. 1, in [0, 1]; default .95 in a live shop, 0 on replayed "
-        "logs, where the next state ignores the action (GAP-4)")
-    dialogues: int | None = opt(
-        None, "dialogues per GOPO step, played in lockstep; default 128 without a language model, "
-        "16 with one")
-    strategy_dialogues: int | None = opt(
-        None, "dialogues per step of the strategy stage, in which no language model speaks; "
-        "default 128")
-    judge_by: str = opt(
-        "chosen", "the skills by which a judge marks replies in training: chosen (those that the "
-        "Expert chose) or needed (the teacher's, as in evaluation)")
-    reward: str = opt(
-        "joint", "what the Expert's advantage is made of, apart from the absorbing end: joint "
-        "(Eq. 10), expert (R^E only), cs (R^A only) or end (nothing else)")
-    end_weight: float = opt(
-        1.0, "weight of the absorbing end: what a success earns for the turns left (GAP-4); "
-        "0 = none, as printed")
-    cs_reward: str = opt(
-        "cs", "what Eq. 9b rewards: cs (R^A, as printed) or joint (R_t, the other reading of "
-        "Sec. 3.2, GAP-4)")
-    outcome_weight: float = opt(
-        0.0, "adds this times the dialogue's TSE to its last reward; 0 = the paper "
-        "(the absorbing end already pays for success, GAP-4)")
-    tse_gamma: float = opt(
-        0.9, "decay of Eq. 11, in (0, 1]; evaluation only, unless --outcome_weight")
-    no_expert: bool = opt(
-        False, "ablation: no Expert; the Customer Service Agent alone reads H_t, u_t, e_t and "
-        "the shop's global rules")
-
-    def __post_init__(self):
-        if self.gamma is not None and not 0 <= self.gamma <= 1:
-            raise ValueError(f"--gamma must lie in [0, 1], got {self.gamma}")
-        if not 0 < self.tse_gamma <= 1:
-            raise ValueError(f"--tse_gamma must lie in (0, 1], got {self.tse_gamma}")
-        refuse_below(self, {
-            "dialogues": 1, "strategy_dialogues": 1, "end_weight": 0, "outcome_weight": 0})
-        refuse_other_words(self, {
-            "reward": ("joint", "expert", "cs", "end"),
-            "cs_reward": ("cs", "joint"),
-            "judge_by": ("chosen", "needed"),
-        })
-
-    def settled(self, live: bool, speaks: bool) -> GopoConfig:
-        """The config with its open defaults filled in.
-
-        live    the dataset is a simulated shop, and not a log that is replayed
-        speaks  a language model writes the replies
-        """
-        gamma = self.gamma
-        if gamma is None:
-            # GAP-4: on logs the next state ignores the action.
-            gamma = 0.95 if live else 0.0
-        usual = 16 if speaks else 128
-        return replace(
-            self,
-            gamma=gamma,
-            dialogues=self.dialogues or usual,
-            strategy_dialogues=self.strategy_dialogues or 128,
-        )
 
 
 class Player:

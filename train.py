@@ -23,6 +23,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from start.flags import RunConfig, parse_flags, refuse_early
+
+ABOUT = __doc__.split("\n\n")[0]
+if __name__ == "__main__":
+    # Before torch is imported, which takes two seconds: --help and a wrong flag end here.
+    refuse_early(ABOUT)
+
 import torch
 from tqdm import tqdm
 
@@ -57,7 +64,7 @@ from play import GopoConfig
 from show import print_client, print_table
 from start import own_judge
 from start.plan import planned
-from start.resolve import RunConfig, parse_flags, resolve_together
+from start.resolve import resolve_together
 from start.stages import (
     look,
     prepare_agent,
@@ -363,7 +370,7 @@ EXPECTED = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     forgive()
-    configs = parse_flags(argv, __doc__.split("\n\n")[0])
+    configs = parse_flags(argv, ABOUT)
     stop, run = Stop(), None
     try:
         device = configs.run.device

@@ -11,17 +11,16 @@ Try it:  python -m baselines.case_bank        two customers, the cases nearest t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data import MAX_SKILLS, Dataset, opt
+from baselines.config import MementoConfig
+from data import MAX_SKILLS, Dataset
 from expert import ExpertConfig, ExpertState
 from expert_learner import labelled_states
-from infra.flags import refuse_below
 from perception import Perception
 
 # Keys are multiples of 1/2048: their products sum without rounding in float32, in any order.
@@ -35,44 +34,6 @@ CHUNK = 2048
 # Cases that Q ranks, the nearest by cosine: more, and Q picks cases that fit the state less [ours].
 NEAR = 16
 WIDTH = 64                                       # hidden, of Q, a perceptron [Memento: 512]
-
-
-@dataclass(frozen=True)
-class MementoConfig:
-    """How cases are kept and read; numbers are ours where the source is not named (GAP-10)."""
-    memento_read: str = opt(
-        "q", "which cases are read: cosine (Memento Eq. 13), or q (Eq. 16; by cosine until Q has "
-        "learned from --memento_warm turns)")
-    memento_credit: str = opt(
-        "dialogue", "what a played turn is credited with: dialogue (its customer's success) or "
-        "turn (whether its ESNDCG is at least .5, as always on logs)")
-    memento_k: int = opt(
-        4, "K, cases read a turn [Memento: 4 is best of 0 to 32]; in training one is drawn from "
-        "the best 2K")
-    memento_bank: int = opt(
-        20_000, "cases kept, logged ones at most half of them; when full the oldest played case is "
-        "dropped")
-    memento_alpha: float = opt(
-        0.5, "temperature alpha of Memento Eq. 7, by which a case is drawn in training, > 0")
-    memento_warm: int = opt(500, "turns that Q has learned from before it reads, >= 0")
-    memento_q_lr: float = opt(2e-4, "Adam step size of Q")
-    # Settings of older runs that nobody used, and the only value that still means the same.
-    REMOVED: ClassVar = {"memento_near": 16, "memento_width": 64, "memento_batch": 32}
-
-    def __post_init__(self):
-        if self.memento_read not in ("cosine", "q"):
-            raise ValueError(f"--memento_read is cosine or q, got {self.memento_read!r}")
-        if self.memento_credit not in ("dialogue", "turn"):
-            raise ValueError(
-                f"--memento_credit is dialogue or turn, got {self.memento_credit!r}")
-        refuse_below(self, {"memento_k": 1, "memento_bank": 2, "memento_warm": 0})
-        # Beyond 2^20 `nearest` could not order cases by age.
-        if self.memento_bank > 1_000_000:
-            raise ValueError(f"--memento_bank must be at most 1000000, got {self.memento_bank}")
-        if not self.memento_alpha > 0 or not self.memento_q_lr > 0:
-            raise ValueError(
-                "--memento_alpha and --memento_q_lr must be positive, "
-                f"got {self.memento_alpha}, {self.memento_q_lr}")
 
 
 # --- equations ----------------------------------------------------------------------------------

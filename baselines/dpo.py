@@ -16,7 +16,6 @@ Exercise: draw the replies from the policy itself (leave `as_reference` out).  W
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,12 +23,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from data import Dataset, Episode, opt
+from baselines.config import DPOConfig
+from data import Dataset, Episode
 from gopo import GopoConfig
-from infra.flags import refuse_below, refuse_not_positive
 from systems.more import LEAST_STD, mix
-from systems.more_config import MoreConfig
-from systems.more_rewards import DEFAULT
 from systems.more_train import MORE
 
 # B pairs, S states, M replies to each, n rewards
@@ -65,29 +62,6 @@ def margins(
     for_chosen = chosen - ref_chosen.detach()
     for_rejected = rejected - ref_rejected.detach()
     return beta * (for_chosen - for_rejected)
-
-
-@dataclass(frozen=True)
-class DPOConfig:
-    """How DPO learns; the paper gives none of these numbers."""
-    dpo_beta: float = opt(
-        0.1, "DPO: beta, how dear it is to leave the warm start [Rafailov et al.]")
-    dpo_contexts: int = opt(
-        16, "DPO: logged states in a step, each with --group replies, of which two are the pair")
-    dpo_rewards: str = opt(
-        ",".join(DEFAULT), "DPO: the rewards whose sum prefers, of NAT RSN FID COV RUD REP RGE "
-        "BLEU, with commas in between")
-
-    def __post_init__(self):
-        refuse_not_positive(self, "dpo_beta")
-        refuse_below(self, {"dpo_contexts": 1})
-        self.of_more()
-
-    def of_more(self) -> MoreConfig:
-        """What MORE's states, replies and rewards are drawn by."""
-        return MoreConfig(
-            more_contexts=self.dpo_contexts, more_rewards=self.dpo_rewards, more_weights="equal",
-            more_scaffold_steps=0)
 
 
 class Pair(NamedTuple):

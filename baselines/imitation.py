@@ -8,18 +8,10 @@ of data: a rollout is learned from once it was played, and then dropped.  The lo
 paper has no such baseline; it is ours."""
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from data import Episode, opt
+from baselines.config import ImitationConfig
+from data import Episode
 from gopo import Gopo
 from infra.processes import all_sum
-
-
-@dataclass(frozen=True)
-class ImitationConfig:
-    """What is imitated."""
-    imitate_successes: bool = opt(
-        False, "learn from dialogues that ended in success only")
 
 
 class Imitation(Gopo):

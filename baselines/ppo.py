@@ -52,8 +52,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from baselines.config import PPOConfig
 from baselines.ppo_equations import clipped_surrogate, demo, token_gae, token_rewards, value_loss
-from data import DataError, Episode, Prepared, Reply, Step, opt
+from data import DataError, Episode, Prepared, Reply, Step
 from gopo import Gopo, GopoConfig
 from infra.devices import exact
 from infra.processes import all_mean, all_sum, sum_gradients
@@ -65,47 +66,6 @@ from rewards import end_bonus
 
 
 # --- learning -----------------------------------------------------------------------------------
-
-@dataclass(frozen=True)
-class PPOConfig:
-    """How PPO learns; every number is ours (GAP-9).
-
-    The step size of the LM is --agent_lr, the discount between turns --gamma."""
-    ppo_clip: float = opt(
-        0.2, "PPO: eps, how far the ratio may go before the gradient stops, in (0, 1)")
-    ppo_epochs: int = opt(
-        2, "PPO: optimiser steps on each rollout, each on all of its tokens")
-    ppo_lambda: float = opt(
-        0.7, "PPO: lambda of GAE from turn to turn, in [0, 1], as the Expert's --gae_lambda; 1 "
-        "within a reply, or credit would fade in it")
-    ppo_value_lr: float = opt(
-        0.2, "PPO: about how far the value head's weights may move V in a step (its bias is set, "
-        "not learned): their Adam step size times the LM's width, over which V sums")
-    ppo_value_weight: float = opt(
-        0.0, "PPO: weight of the value loss in what the LM learns, in [0, 1]; 0: only the head "
-        "learns values (at 0.5, before V had a bias, returns of 5 met by V = 0 drove the tiny LM's "
-        "R^A from .71 to .48 in five steps, on one seed)")
-    ppo_tse: float = opt(
-        1.0, "PPO: adds this times the dialogue's TSE to the reward at its last token, live shop "
-        "only")
-    ppo_end_bonus: bool = opt(
-        False, "PPO: when a dialogue ends with all tasks done, adds a discounted 1 for each turn "
-        "left to the horizon, as for GOPO's Expert (GAP-4)")
-
-    def __post_init__(self):
-        if not 0 < self.ppo_clip < 1:
-            raise ValueError(f"--ppo_clip must lie in (0, 1), got {self.ppo_clip}")
-        if not self.ppo_epochs >= 1:
-            raise ValueError(f"--ppo_epochs must be at least 1, got {self.ppo_epochs}")
-        for name in ("ppo_lambda", "ppo_value_weight"):
-            value = getattr(self, name)
-            if not 0 <= value <= 1:
-                raise ValueError(f"--{name} must lie in [0, 1], got {value}")
-        if not 0 < self.ppo_value_lr < math.inf:
-            raise ValueError(f"--ppo_value_lr must be positive, got {self.ppo_value_lr}")
-        if not 0 <= self.ppo_tse < math.inf:
-            raise ValueError(f"--ppo_tse must be >= 0, got {self.ppo_tse}")
-
 
 @dataclass
 class Spoken:

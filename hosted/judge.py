@@ -27,8 +27,9 @@ from functools import cache, partial
 from types import SimpleNamespace
 from typing import Any
 
-from data import DataError, Dataset, Judged, Scores, Skill, fill
+from data import Dataset, Judged, Scores, Skill, fill
 from infra.answers import Answer, parse_json
+from infra.api import hosted_model
 from infra.client import ApiConfig, Client
 from judge import Judge, ReplayJudge, RuleJudge
 
@@ -365,21 +366,6 @@ def judge_from(name: str, api_cfg: ApiConfig, dataset: Dataset) -> LLMJudge:
     """`--judge api:MODEL`."""
     client = Client(hosted_model(name, "--judge", "rules"), api_cfg)
     return LLMJudge(client, dataset.skills, dataset.must_not_say)
-
-
-def hosted_model(name: str, flag: str, otherwise: str) -> str:
-    """MODEL of `api:MODEL`; a DataError that names the flag for anything else.
-
-    >>> hosted_model("api:org/model", "--judge", "rules")
-    'org/model'
-    """
-    kind, _, model = name.partition(":")
-    if kind != "api" or not model.strip():
-        raise DataError(
-            f"{flag} {name}: write {otherwise}, or api:MODEL with the name that your --api_base "
-            "server gives the model"
-        )
-    return model.strip()
 
 
 def main() -> None:

@@ -107,3 +107,18 @@ def _finite(text: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f"{text} is no number")
     return value
+
+
+def hosted_model(name: str, flag: str, otherwise: str) -> str:
+    """MODEL of `api:MODEL`; a DataError that names the flag for anything else.
+
+    >>> hosted_model("api:org/model", "--judge", "rules")
+    'org/model'
+    """
+    kind, _, model = name.partition(":")
+    if kind != "api" or not model.strip():
+        raise DataError(
+            f"{flag} {name}: write {otherwise}, or api:MODEL with the name that your --api_base "
+            "server gives the model"
+        )
+    return model.strip()

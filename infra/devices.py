@@ -9,7 +9,6 @@ from torch import Tensor
 
 from data import DataError
 
-DEVICES = ("cpu", "cuda", "mps", "auto")
 FIND = {"cuda": "a PyTorch built for your GPU", "mps": "a PyTorch for macOS on Apple silicon"}
 
 

@@ -14,6 +14,9 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 from data import DataError
 
 Config = TypeVar("Config")
+# The words of --device and --report_to.
+DEVICES = ("cpu", "cuda", "mps", "auto")
+REPORTS = ("none", "tensorboard", "trackio")
 
 
 def refuse_other_words(config: Any, choices: Mapping[str, tuple[str, ...]]) -> None:

@@ -17,7 +17,6 @@ from data import DataError, Episode, fill
 from infra.files import read_json, write_json
 from infra.processes import is_main
 
-KINDS = ("none", "tensorboard", "trackio")
 DIALOGUES = 2                                    # of a step
 PROJECT = "gopo"
 Row = Mapping[str, Any]

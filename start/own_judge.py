@@ -23,12 +23,13 @@ import torch
 
 from data import DataError, Dataset, Judged, Request, Scores
 from judge import GreScores, Judge
+from start.flags import LIKELIHOOD
 from start.pairs import Pair, warm_pairs
 
 if TYPE_CHECKING:
     from csagent import CustomerServiceAgent
 
-NAME = "likelihood"
+NAME = LIKELIHOOD
 LOGGED = 64                                      # dev replies of which the median is taken
 AT_ONCE = 16                                     # replies in a pass
 

@@ -30,9 +30,9 @@ from infra.runs import (
 from infra.watch import SILENT, Watch, watch
 from lm.config import BUILT, WarmConfig, configs_of
 from measure import evaluate, training_row
+from start.flags import DEV
 from start.laptop import tell_duration
 from start.pairs import Pair, mixed_pairs, slot_names, unfound_pairs, vocabulary_texts, warm_pairs
-from start.resolve import DEV
 from start.warm_expert import warm_expert
 
 if TYPE_CHECKING:

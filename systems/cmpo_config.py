@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from data import opt
-from hosted.judge import hosted_model
+from infra.api import hosted_model
 from infra.flags import refuse_below, refuse_not_positive, refuse_other_words
-from systems.interactcs import CONTROLLERS, Gains
 
 WORDS = {
-    "control": tuple(CONTROLLERS),
+    "control": ("pid", "printed", "dual", "clip", "fixed", "off"),     # systems/controllers.py
     "cost": ("to_go", "printed"),
     "credit": ("turn", "dialogue"),
     "scale": ("batch", "group", "none"),
@@ -149,8 +149,10 @@ class CMPOConfig:
             raise ValueError("--control off has no price: leave --lambda0 out, or take fixed")
 
     @property
-    def gains(self) -> Gains:
-        """What the controller is set to."""
+    def gains(self) -> Any:
+        """What the controller is set to: its `Gains`."""
+        # imported here: the flags alone need no torch
+        from systems.controllers import Gains
         return Gains(
             target=max(0.0, self.budget - self.budget_margin),
             rate_ema=self.rate_ema,

@@ -7,8 +7,7 @@ from typing import Any
 from data import DataError, Dataset
 from hosted.customer import HostedCustomers, refuse_strangers
 from hosted.genrm import HostedGenRM
-from hosted.judge import hosted_model
-from infra.api import ApiConfig
+from infra.api import ApiConfig, hosted_model
 from infra.client import Client
 from systems.cmpo_config import CMPOConfig
 

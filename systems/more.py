@@ -31,10 +31,10 @@ import torch
 from torch import Tensor
 
 from surrogate import clipped_gain
+from systems.more_config import AVERAGES
 
 # S prompts, M candidates of each, B = S M replies in that order, n rewards, L tokens of a reply
 
-AVERAGES = ("token", "reply")
 # A group whose rewards differ by less has nothing to teach.
 LEAST_STD = 1e-6
 

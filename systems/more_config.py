@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 from data import opt
 from infra.flags import refuse_below, refuse_not_positive, refuse_other_words
-from systems.more import AVERAGES
-from systems.more_norms import NORMS
 from systems.more_rewards import DEFAULT, RuleRewards
 
 WEIGHTS = ("rank", "equal", "std", "candidate")
 FIXED = "fixed:"
+AVERAGES = ("token", "reply")
+NORMS = ("norm", "signal")
 WORDS = {
     "more_norms": NORMS,
     "more_norm_params": ("all", "head"),

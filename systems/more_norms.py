@@ -21,11 +21,11 @@ import torch
 from torch import Tensor
 
 from systems.more import centred, check_rewards, rank_weights, spreads
+from systems.more_config import NORMS
 
 # S prompts, M candidates of each, B = S M replies in that order, n rewards, L tokens of a reply,
 # N tokens of all replies, V vocabulary, D width of the output matrix, P parameters
 
-NORMS = ("norm", "signal")
 
 
 def reward_gradients(

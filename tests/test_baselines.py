@@ -24,8 +24,8 @@ from measure import training_row
 from play import GopoConfig
 from policies import keyed
 from shop import mgshop
+from start.flags import Configs, parse_flags
 from start.pairs import slot_names, vocabulary_texts, warm_pairs
-from start.resolve import Configs, parse_flags
 from start.supervised import dev_loss, imitate, supervised
 
 

@@ -12,7 +12,7 @@ from expert import ExpertConfig
 from judge import RuleJudge
 from play import GopoConfig
 from shop import sale
-from start.resolve import parse_flags
+from start.flags import parse_flags
 from systems import more_learner
 from tests.test_more_train import SMALL, agent_of, equal, weights
 

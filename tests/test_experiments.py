@@ -25,7 +25,8 @@ from infra.jobs import order
 from infra.locks import alone_in
 from shop import mgshop
 from start.base import check_base
-from start.resolve import PARTS, parse_flags, settle
+from start.flags import PARTS, parse_flags
+from start.resolve import settle
 from tests.made_up import made_up
 
 S = Settings("mgshop", "mgshop", 2, 3, precision="fp32")

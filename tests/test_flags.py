@@ -1,12 +1,19 @@
 """infra/flags.py: config dataclasses as flags."""
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import dataclass, field
 
 import pytest
 
+from config import OPTIONS
 from data import opt
+from gopo import algorithm
 from infra.flags import parse, parser_of
+from start.flags import options_of
+from systems.cmpo_config import WORDS
+from systems.controllers import CONTROLLERS
 
 
 @dataclass(frozen=True)
@@ -79,3 +86,25 @@ def test_an_argument_that_was_added_comes_last():
     other, rest = parse(parser, ["logs.jsonl"])
     assert other == Other()
     assert vars(rest) == {"file": "logs.jsonl"}
+
+
+# --- the flags of train.py need no torch -------------------------------------------------------
+
+def test_all_flags_are_known_before_torch_is_imported():
+    asked = ("import sys; from start.flags import parser_for; parser_for('about'); "
+             "sys.exit('torch' in sys.modules)")
+    assert subprocess.run([sys.executable, "-c", asked]).returncode == 0
+
+
+@pytest.mark.parametrize("name", sorted(OPTIONS))
+def test_an_algorithm_learns_with_the_flags_that_are_read(name):
+    assert options_of(name) is algorithm(name).Options
+
+
+def test_an_algorithm_without_flags_of_its_own():
+    assert options_of("gopo") is None is algorithm("gopo").Options
+    assert options_of("sft") is None is algorithm("sft").Options
+
+
+def test_every_controller_is_a_word_of_its_flag():
+    assert WORDS["control"] == tuple(CONTROLLERS)

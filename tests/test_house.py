@@ -15,7 +15,8 @@ HOUSE = Path(__file__).parent.parent
 FLOORS = (
     ("data", "text", "tse", "surrogate"),
     ("infra", "corpora"),
-    ("rewards", "judge", "lm", "shop", "perception", "expert", "expert_learner"),
+    ("rewards", "judge", "lm", "shop", "perception", "expert", "expert_learner",
+     "config"),
     ("hosted", "csagent"),
     ("policies", "play", "gopo"),
     ("metrics", "measure", "start", "show", "serving"),

@@ -4,8 +4,8 @@ import logging
 import pytest
 
 from lm.models import build_tiny
+from start.flags import parse_flags
 from start.laptop import SMALLER, Seconds, expected, smaller
-from start.resolve import parse_flags
 
 
 @pytest.fixture(scope="module")

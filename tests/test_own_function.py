@@ -8,7 +8,8 @@ import data
 from corpora.function import load_function
 from data import DataError, is_function
 from infra.domain import as_trained, save_domain
-from start.resolve import name_of, parse_flags
+from start.flags import parse_flags
+from start.resolve import name_of
 from tests.training import refused
 
 HEAD = """

@@ -2,7 +2,8 @@
 import pytest
 
 import data
-from start.resolve import new_config, parse_flags, settle
+from start.flags import parse_flags
+from start.resolve import new_config, settle
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,8 @@ from shop.sale_profile import (
     skill_pool,
     split_of,
 )
-from start.resolve import parse_flags, with_rates
+from start.flags import parse_flags
+from start.resolve import with_rates
 from systems.more_rewards import RuleRewards, scaffold_format, scaffold_reward
 
 ADA = Profile("Ms", "Adams", "07", "50000", "7.30", "20", "06-03", "06-12")

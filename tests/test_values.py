@@ -9,7 +9,7 @@ from infra.runs import refuse_ruined
 from lm import memory
 from lm.config import configs_of
 from policies import keyed
-from start.resolve import RunConfig, parse_flags
+from start.flags import RunConfig, parse_flags
 
 # --- flags --------------------------------------------------------------------------------------
 

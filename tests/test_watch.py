@@ -7,7 +7,7 @@ import types
 import pytest
 
 from data import DataError, Dialogue, Episode, Replay, Turn
-from infra import watch as watch_module
+from infra.flags import REPORTS
 from infra.runs import Log
 from infra.watch import SILENT, Trackio, Watch, refuse_missing, watch, written
 from tests.training import SHORT, refused
@@ -113,4 +113,4 @@ def test_another_word_is_refused(capsys):
     with pytest.raises(SystemExit):
         refused(["--report_to", "wandb"], capsys)
     said = capsys.readouterr().err
-    assert f"--report_to must be one of {', '.join(watch_module.KINDS)}, got 'wandb'" in said
+    assert f"--report_to must be one of {', '.join(REPORTS)}, got 'wandb'" in said

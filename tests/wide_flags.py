@@ -20,7 +20,7 @@ from hosted.label import LabelConfig
 from infra.client import ApiConfig
 from lm.config import AgentConfig, LMConfig, WarmConfig
 from lm.memory import Machine
-from start.resolve import SHARED
+from start.flags import SHARED
 from tests import forks
 
 CONFIGS = {
