@@ -5,12 +5,15 @@ that is refused need not wait for it.  The flags of the language model are in lm
 a run in start/flags.py, those of each algorithm beside it."""
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 from data import opt
 from infra.flags import refuse_below, refuse_not_positive, refuse_other_words
 
+NONE: Mapping[str, Any] = MappingProxyType({})
 # name -> where its class is
 ALGORITHMS = {
     "gopo": "gopo:Gopo",
@@ -121,14 +124,18 @@ class ExpertConfig:
                 "--expert_clip 0 needs --expert_epochs 1: without a ratio a rollout cannot be used "
                 "twice")
 
-    def settled(self, live: bool = True, rollouts: int | None = None) -> ExpertConfig:
+    def settled(
+        self, live: bool = True, rollouts: int | None = None, usual: Mapping[str, Any] = NONE
+    ) -> ExpertConfig:
         """The config with its open defaults filled in.
 
         live      the dataset is a simulated shop, and not a log that is replayed
         rollouts  that the Expert will learn from before it has settled; None: stays open
+        usual     an algorithm's own defaults, before those of the dataset
         """
         filled: dict[str, Any] = {}
-        for name, value in (IN_A_SHOP if live else ON_LOGS).items():
+        defaults = (IN_A_SHOP if live else ON_LOGS) | usual
+        for name, value in defaults.items():
             if getattr(self, name) is None:
                 filled[name] = value
         if rollouts is not None and self.expert_decay is None:

@@ -63,6 +63,7 @@ class Gopo(Player):
     samples = False                              # its policy is also evaluated as it is drawn
     usual: Mapping[str, int] = {}                # its own defaults of --steps and the like
     usual_of_words: Mapping[str, int] = {}       # the same where a language model decides
+    usual_of_expert: Mapping[str, Any] = {}      # its own defaults of the Expert's open flags
     unread: Mapping[str, str] = {}               # common flags that it passes over -> the cure
     # its language model begins each reply with a decision, and is then a single agent
     decides = False
@@ -114,6 +115,11 @@ class Gopo(Player):
     @classmethod
     def refuse_options(cls, dataset: Dataset, options: Any, speaks: bool) -> None:
         """DataError if the algorithm's own flags do not suit this data, or who speaks."""
+
+    @classmethod
+    def settled_options(cls, options: Any, speaks: bool) -> Any:
+        """The algorithm's own config with its open defaults filled in."""
+        return options
 
     @classmethod
     def refuse_words(cls, dataset: Dataset, lm: Any, options: Any) -> None:

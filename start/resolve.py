@@ -76,8 +76,10 @@ def settle(config: dict[str, Any], dataset: Dataset) -> dict[str, Any]:
     rollouts = run["steps"]
     if speaks and run["strategy_steps"] and not decides(config):
         rollouts = run["strategy_steps"]
-    expert = expert_config(config).settled(live, rollouts)
+    expert = expert_config(config).settled(live, rollouts, method.usual_of_expert)
+    options = method.settled_options(method.options_of(config), speaks)
     return config | {
+        "options": asdict(options) if options else None,
         "run": run,
         "expert": asdict(expert),
         "gopo": asdict(gopo),

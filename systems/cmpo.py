@@ -11,11 +11,12 @@ The decision d_t of the paper is the skill `issue_voucher`.  What it is worth, a
 shop's business.  The equations are pure functions in interactcs.py and decision.py; the flags stand
 in cmpo_config.py.
 
-Two aids are ours, and without them runs died or never began (docs/interactcs.md):
+Three aids are ours, and without them runs died or served badly (docs/interactcs.md):
   - a *control copy* in each group may not offer a voucher.  Where all copies decide alike, none
     stands out, and the price has no gradient however high it is
   - an *anchor* on the decision, whose gradient does not vanish where p(voucher) is near 0 or 1;
     the same on its proposal, skill `propose_voucher`, where a shop has one
+  - the *pull* to the warm start is strong; it holds how the agent serves and spares the vouchers
 
 With several processes each plays whole groups; V and the scale of rewards are those of all.
 Try it:  python train.py --dataset fds --algo cmpo --replies template --steps 20
@@ -41,9 +42,9 @@ from perception import reading
 from policies import keyed
 from start.pairs import may_decide
 from surrogate import clipped_gain
-from systems.cmpo_config import UNREAD, CMPOConfig
+from systems.cmpo_config import AT_MOST, DYING, NO_VOUCHER, UNREAD, WOUND_UP, CMPOConfig
 from systems.cmpo_words import Words, refuse_soft_controls
-from systems.decision import decision_log_odds, exact_kl, uniform_anchor
+from systems.decision import decision_log_odds, exact_kl, given_no, uniform_anchor
 from systems.hosted_parts import Hosted, genrm_of
 from systems.interactcs import (
     CONTROLLERS,
@@ -57,16 +58,11 @@ from systems.interactcs import (
     turn_weights,
 )
 from systems.shown import Shown
-from systems.talks import Talk, Turns, paid
+from systems.talks import Talk, Turns, of_groups, paid
 
 PROPOSAL = "propose_voucher"                     # leads to it: withheld from a control copy as well
 WARM_UP = 0.1                                    # of all steps, in which the step size rises
 ANCHOR_END = 0.2                                 # share of the anchor's weight at the end
-DYING = 0.02                                     # V below which there is little left to learn from
-NO_VOUCHER = ("V has been below .02 for 10 steps while a voucher has a price: there is no voucher "
-              "left to learn from; lower --k_i or --dual_gain, raise --decision_anchor")
-AT_MOST = "the price has been at --lambda_max for 10 steps, and V is still too high"
-WOUND_UP = "the integral has been at its limit for 10 steps: --lambda_max is too low for the budget"
 
 # B turns, S positions of a sequence, K skills
 
@@ -78,6 +74,7 @@ class CMPO(Gopo):
     decides = True
     usual = {"steps": 300, "eval_every": 50, "save_every": 50}
     usual_of_words = {"steps": 30, "eval_every": 10, "save_every": 10}
+    usual_of_expert = {"expert_lr": 2e-3}        # ours, chosen on dev customers
     unread = UNREAD
 
     @classmethod
@@ -100,17 +97,31 @@ class CMPO(Gopo):
         genrm_of(options.genrm, dataset)
 
     @classmethod
+    def options_of(cls, config: dict) -> CMPOConfig:
+        # runs from before the flag existed spared nothing
+        options = {"kl_spares": "nothing"} | config["options"]
+        return super().options_of(config | {"options": options})
+
+    @classmethod
+    def settled_options(cls, options: CMPOConfig, speaks: bool) -> CMPOConfig:
+        return options.settled(speaks)
+
+    @classmethod
     def refuse_words(cls, dataset: Dataset, lm: Any, options: CMPOConfig) -> None:
         if dataset.offers is None:
             raise DataError(
                 "--algo cmpo with a language model needs to know which words issue a voucher: "
                 f"{dataset.name} does not say; use --dataset fds, or --replies template")
+        if options.kl_spares == "vouchers":
+            raise DataError(
+                "--kl_spares vouchers: a language model's vouchers are words; leave it out")
         refuse_soft_controls(lm.constraints, options.control_copies)
 
     def __init__(
         self, dataset, expert, agent, judge, cfg: GopoConfig, speaker=None, options=None
     ):
-        super().__init__(dataset, expert, agent, judge, cfg, speaker, options or CMPOConfig())
+        options = (options or CMPOConfig()).settled(bool(agent))
+        super().__init__(dataset, expert, agent, judge, cfg, speaker, options)
         self.size = self.options.customers
         self.gains = self.options.gains
         self.price = Price.start(self.options.lambda0, self.gains)
@@ -384,7 +395,7 @@ class CMPO(Gopo):
         log_p = expert.distributions(expert.read(turns.states), picks)               # [B, S, K+1]
         weight = turn_weights(torch.tensor(turns.dialogue, device=expert.device), dialogues)
         gained = self._gained(log_p, picks, old, turns.advantage, shown, weight)
-        kl = exact_kl(log_p, reference, picks.mask)
+        kl = self._pull(log_p, reference, picks)
         loss = -(weight * (gained - self.options.kl * kl)).sum()
         shown.add(loss=loss, kl=(weight * kl).sum())
         for name in self.withheld:
@@ -396,6 +407,13 @@ class CMPO(Gopo):
                     shown.decide(log_yes, log_no)
                 loss = loss + anchor * (weight[decides] * uniform_anchor(log_yes, log_no)).sum()
         return loss
+
+    def _pull(self, log_p: Tensor, reference: Tensor, picks: Picks) -> Tensor:
+        """[B] how far each turn is from the warm start, nats: of what was not a voucher."""
+        if self.options.kl_spares == "vouchers":
+            spared = [self.expert.index[name] for name in self.withheld]
+            log_p, reference = given_no(log_p, spared), given_no(reference, spared)
+        return exact_kl(log_p, reference, picks.mask)
 
     def _gained(
         self,
@@ -437,6 +455,7 @@ class CMPO(Gopo):
         # a voucher where nothing had gone wrong; only some shops know
         shops = [talk.episode.env for talk in free]
         unfair = [float(shop.unfair) for shop in shops if hasattr(shop, "unfair")]
+        spreads, dead = of_groups(kept, [self.turn_rewards(talk) for talk in kept])
         process: list[float] = []
         for talk in kept:
             process += talk.process
@@ -451,21 +470,9 @@ class CMPO(Gopo):
             "format_ok": all_mean(valid),
             "unfair": all_mean(unfair),
             "unscored_dialogues": all_mean(unscored),
-            **self._of_groups(kept),
+            "sd_group": all_mean(spreads),
+            "dead_groups": all_mean(dead),
         }
-
-    def _of_groups(self, talks: Sequence[Talk]) -> dict[str, float | None]:
-        """sd_group, the mean spread of rewards in a group; dead_groups, where all decide alike."""
-        groups: dict[int, list[Talk]] = {}
-        for talk in talks:
-            groups.setdefault(talk.group, []).append(talk)
-        spreads, dead = [], []
-        for group in groups.values():
-            rewards = [self.turn_rewards(talk) for talk in group]
-            spreads.append(float(np.concatenate(rewards).std()))
-            decided = {any(talk.issued) for talk in group}
-            dead.append(float(len(decided) == 1))
-        return {"sd_group": all_mean(spreads), "dead_groups": all_mean(dead)}
 
     def signs(self, row: Mapping[str, Any]) -> list[tuple[str, bool, int]]:
         gains = self.gains

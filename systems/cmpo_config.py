@@ -3,7 +3,7 @@
 [paper] arXiv 2602.22697, [release] its published code, [ours] everything that neither gives."""
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from data import opt
@@ -16,9 +16,14 @@ WORDS = {
     "credit": ("turn", "dialogue"),
     "scale": ("batch", "group", "none"),
     "ratio": ("turn", "token"),
+    "kl_spares": ("vouchers", "nothing"),
     "customer_noise": ("paired", "own"),
 }
 
+# Defaults that differ: the phrase book speaks, a language model does.  The pull was chosen on dev
+# customers for the one (docs/interactcs.md), and is the release's for the other.
+WITH_SKILLS = {"kl": 0.2, "kl_spares": "vouchers", "lr_end": 0.0}
+WITH_WORDS = {"kl": 0.005, "kl_spares": "nothing", "lr_end": 0.2}
 NO_CRITIC = "CMPO compares the copies of a customer and has no critic; leave it out"
 REWARDED = (
     "CMPO's rewards are those of its Eq. 5; use --process_weight, --session_weight and --cost")
@@ -45,6 +50,13 @@ UNREAD = {
     "blind_critic": NO_CRITIC,
     "gae_lambda": NO_CRITIC,
 }
+
+# What alarms say.
+DYING = 0.02                                     # V below which there is little left to learn from
+NO_VOUCHER = ("V has been below .02 for 10 steps while a voucher has a price: there is no voucher "
+              "left to learn from; lower --k_i or --dual_gain, raise --decision_anchor")
+AT_MOST = "the price has been at --lambda_max for 10 steps, and V is still too high"
+WOUND_UP = "the integral has been at its limit for 10 steps: --lambda_max is too low for the budget"
 
 
 @dataclass(frozen=True)
@@ -103,8 +115,12 @@ class CMPOConfig:
     decision_anchor: float = opt(
         0.05, "CMPO: weight of KL(uniform || pi(d_t)), which keeps the decision, and its proposal, "
         "open at V near 0 or 1; falls to a fifth [ours; 0: the paper]")
-    kl: float = opt(
-        0.005, "CMPO: beta of Eq. 9, the pull back to the warm start [release]")
+    kl: float | None = opt(
+        None, "CMPO: beta of Eq. 9, the pull back to the warm start; default .2 [ours], where a "
+        "language model decides .005 [release]")
+    kl_spares: str | None = opt(
+        None, "CMPO: what the pull leaves free: vouchers, so that it holds how the agent serves, "
+        "not whom it gives one (ours), or nothing (the paper, and where a language model decides)")
     cmpo_clip: float = opt(
         0.2, "CMPO: eps of Eq. 9 [release]; without effect at --cmpo_epochs 1, where every ratio "
         "is 1")
@@ -113,12 +129,13 @@ class CMPOConfig:
     ratio: str = opt(
         "turn", "CMPO: the ratio of Eq. 9: of a whole turn (paper) or of each pick (token, as "
         "published code has it)")
-    lr_end: float = opt(
-        0.2, "CMPO: the step size falls to this share of --expert_lr, by a cosine after a warm-up "
-        "of a tenth [paper]")
+    lr_end: float | None = opt(
+        None, "CMPO: the step size falls to this share of --expert_lr, by a cosine after a warm-up "
+        "of a tenth [paper]; default 0 [ours], where a language model decides .2")
 
     def __post_init__(self):
-        refuse_other_words(self, WORDS)
+        said = {name: words for name, words in WORDS.items() if getattr(self, name) is not None}
+        refuse_other_words(self, said)
         if self.genrm not in ("rules", "none"):
             hosted_model(self.genrm, "--genrm", "rules, none")
         if self.customer != "rules":
@@ -134,7 +151,7 @@ class CMPOConfig:
             "decision_anchor": 0, "kl": 0, "cmpo_epochs": 1})
         for name in ("budget", "budget_margin", "rate_ema", "lr_end"):
             value = getattr(self, name)
-            if not 0 <= value <= 1:
+            if value is not None and not 0 <= value <= 1:
                 raise ValueError(f"--{name} must lie in [0, 1], got {value}")
         if self.cmpo_clip >= 1:
             raise ValueError(f"--cmpo_clip must lie in (0, 1), got {self.cmpo_clip}")
@@ -147,6 +164,12 @@ class CMPOConfig:
                 f"{self.copies}: V is counted in the others")
         if self.control == "off" and self.lambda0:
             raise ValueError("--control off has no price: leave --lambda0 out, or take fixed")
+
+    def settled(self, speaks: bool) -> CMPOConfig:
+        """The config with its open defaults filled in; `speaks`: a language model decides."""
+        usual = WITH_WORDS if speaks else WITH_SKILLS
+        opened = {name: usual[name] for name in usual if getattr(self, name) is None}
+        return replace(self, **opened)
 
     @property
     def gains(self) -> Any:

@@ -6,6 +6,7 @@ Shapes: B turns, S positions of a sequence, K skills."""
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +40,16 @@ def uniform_anchor(log_voucher: Tensor, log_chat: Tensor) -> Tensor:
     0.0
     """
     return -0.5 * (log_voucher + log_chat) - math.log(2)
+
+
+def given_no(log_p: Tensor, skills: Sequence[int]) -> Tensor:
+    """log p of each pick given that it is none of `skills`: [..., K + 1] -> [..., K + 1 - n].
+
+    >>> given_no(torch.tensor([0.5, 0.25, 0.25]).log(), [0]).exp()
+    tensor([0.5000, 0.5000])
+    """
+    kept = [i for i in range(log_p.shape[-1]) if i not in skills]
+    return log_p[..., kept].log_softmax(-1)
 
 
 def exact_kl(log_p: Tensor, reference: Tensor, mask: Tensor) -> Tensor:

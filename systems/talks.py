@@ -1,7 +1,10 @@
 """What a step of CMPO played, as it learns from it."""
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+
+import numpy as np
 
 from data import Episode, ExpertState, Prepared, Reply
 
@@ -52,6 +55,21 @@ class Turns:
     def could(self, skill: str) -> list[bool]:
         """In which turns a skill could have been chosen."""
         return [skill not in state.banned for state in self.states]
+
+
+def of_groups(
+    talks: Sequence[Talk], rewards: Sequence[Sequence[float]]
+) -> tuple[list[float], list[float]]:
+    """Of each group the spread of its rewards, and 1 if all its dialogues decided alike, else 0."""
+    spreads, dead = [], []
+    groups = [talk.group for talk in talks]
+    for group in dict.fromkeys(groups):
+        members = [i for i, other in enumerate(groups) if other == group]
+        earned = [rewards[i] for i in members]
+        decided = {any(talks[i].issued) for i in members}
+        spreads.append(float(np.concatenate(earned).std()))
+        dead.append(float(len(decided) == 1))
+    return spreads, dead
 
 
 def paid(episode: Episode) -> list[int]:

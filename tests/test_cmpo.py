@@ -15,7 +15,7 @@ from perception import HideSentences, reading
 from policies import keyed
 from systems.cmpo import CMPO, PROPOSAL, Shown
 from systems.cmpo_config import CMPOConfig
-from systems.decision import decision_log_odds, exact_kl, uniform_anchor
+from systems.decision import decision_log_odds, exact_kl, given_no, uniform_anchor
 from systems.interactcs import Price, cmpo_objective, cmpo_tokens, normalise
 from tests.helpers import IDS, expert_of, property_test
 from tests.small_world import made, practised
@@ -47,7 +47,7 @@ def test_copies_that_choose_alike_have_the_same_dialogue():
     # also in what luck brings: the same customer twice would otherwise be two
     cmpo = made(warm=False)
     for noise, ends in (("paired", 1), ("own", 2)):
-        cmpo.options = CMPOConfig(customer_noise=noise, control_copies=0, copies=8)
+        cmpo.options = CMPOConfig(customer_noise=noise, control_copies=0, copies=8).settled(False)
         calm = [c for c in range(20) if not cmpo.copies("train", [c], 0)[0].env.eager]
         episodes = cmpo.copies("train", calm[:1], 0)
         cmpo.play(episodes, lambda states, live: [(DECISION,)] * len(live), judge_by="nobody")
@@ -139,14 +139,14 @@ def test_a_group_that_decides_alike_is_moved_by_its_control_copy_alone(cmpo):
     by_dialogue = np.array(cmpo.advantages(alike))
     assert np.ptp(by_dialogue, axis=0).max() == 0
     # ... but with the release's credit all advantages are 0, and with them the gradient
-    cmpo.options = CMPOConfig(customers=8, credit="dialogue")
+    cmpo.options = CMPOConfig(customers=8, credit="dialogue").settled(False)
     assert decision_gradient(cmpo, alike) < 1e-6
     with_control = by_hand(cmpo, [voucher] * 4)
     assert with_control[-1].control
     assert decision_gradient(cmpo, with_control) > 1e-3
     row = cmpo.told(with_control, with_control)
     assert (row["dead_groups"], cmpo.told(alike, alike)["dead_groups"]) == (0, 1)
-    cmpo.options, cmpo.price = CMPOConfig(customers=8), Price.start(0.0, cmpo.gains)
+    cmpo.options, cmpo.price = CMPOConfig(customers=8).settled(False), Price.start(0.0, cmpo.gains)
 
 
 # --- rewards --------------------------------------------------------------------------------------
@@ -154,7 +154,7 @@ def test_a_group_that_decides_alike_is_moved_by_its_control_copy_alone(cmpo):
 def test_advantages_by_hand(cmpo):
     # an eager customer gives 2 stars, and 4 with a voucher: R_O .25 and .75.  Price .3, credit 0.
     cmpo.price = Price(0.3, 0.0, None, 0.27)
-    cmpo.options = CMPOConfig(customers=8, scale="group")
+    cmpo.options = CMPOConfig(customers=8, scale="group").settled(False)
     talks = by_hand(cmpo, [(DECISION,), ("explain",), ("explain",), ()])
     assert [talk.R_O for talk in talks] == [0.75, 0.25, 0.25, 0.25]
     # turns .45 .75 .75 and nine of .25: mean 4.2 / 12 = .35
@@ -162,19 +162,19 @@ def test_advantages_by_hand(cmpo):
     found = cmpo.advantages(talks)
     assert found[0] == pytest.approx([0.1 / 0.187083, 0.4 / 0.187083, 0.4 / 0.187083], abs=1e-4)
     assert found[1] == pytest.approx([-0.1 / 0.187083] * 3, abs=1e-4)
-    cmpo.options = CMPOConfig(customers=8)
+    cmpo.options = CMPOConfig(customers=8).settled(False)
     cmpo.price = Price.start(0.0, cmpo.gains)
 
 
 def test_one_scale_for_the_batch_is_the_pure_function(cmpo):
-    cmpo.options = CMPOConfig(scale="batch")
+    cmpo.options = CMPOConfig(scale="batch").settled(False)
     talks = [cmpo.talk(e) for e in practised(cmpo)]
     groups = [talk.group for talk in talks]
     rewards = [cmpo.turn_rewards(talk) for talk in talks]
     expected = normalise(rewards, groups, "batch")
     for row, wanted in zip(cmpo.advantages(talks), expected):
         assert row == pytest.approx(wanted)
-    cmpo.options = CMPOConfig(customers=8)
+    cmpo.options = CMPOConfig(customers=8).settled(False)
 
 
 @pytest.mark.parametrize("end, truncated, expected", [
@@ -276,11 +276,38 @@ def test_the_divergence_is_finite_where_skills_are_barred():
     assert exact_kl(log_p, log_p, picks.mask).item() == pytest.approx(0, abs=1e-6)
 
 
+def test_the_pull_spares_the_vouchers():
+    # given no voucher: .5 : .3 against .1 : .3, whatever the voucher's own probability is
+    log_p = torch.tensor([[[0.2, 0.5, 0.3]]]).log()
+    reference = torch.tensor([[[0.6, 0.1, 0.3]]]).log()
+    mask = torch.ones(1, 1, dtype=torch.bool)
+    found = exact_kl(given_no(log_p, [0]), given_no(reference, [0]), mask)
+    by_hand = 0.625 * math.log(0.625 / 0.25) + 0.375 * math.log(0.375 / 0.75)
+    assert found.item() == pytest.approx(by_hand)
+    eager = torch.tensor([[[0.9, 0.0625, 0.0375]]]).log()
+    again = exact_kl(given_no(eager, [0]), given_no(reference, [0]), mask)
+    assert again.item() == pytest.approx(by_hand)
+
+
+@pytest.mark.parametrize("spares, moved", [("vouchers", False), ("nothing", True)])
+def test_who_only_gives_more_vouchers_is_pulled_back_where_nothing_is_spared(cmpo, spares, moved):
+    cmpo.options = CMPOConfig(kl_spares=spares).settled(False)
+    cmpo.freeze()
+    talks = [cmpo.talk(e) for e in practised(cmpo)]
+    turns = cmpo.turns(talks, cmpo.advantages(talks))
+    picks = cmpo.expert.picks(turns.skills, turns.states)
+    with torch.no_grad():
+        cmpo.expert.actor.bias[cmpo.expert.index[DECISION]] += 3.0
+        log_p = cmpo.expert.distributions(cmpo.expert.read(turns.states), picks)
+    pull = cmpo._pull(log_p, cmpo._before(turns)[1], picks)
+    assert (float(pull.sum()) > 0.1) == moved
+
+
 # --- Eq. 9 ----------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("ratio", ["turn", "token"])
 def test_the_loss_is_the_objective(cmpo, ratio):
-    cmpo.options = CMPOConfig(kl=0.0, ratio=ratio, cmpo_epochs=2)
+    cmpo.options = CMPOConfig(kl=0.0, ratio=ratio, cmpo_epochs=2).settled(False)
     played = practised(cmpo)
     talks = [cmpo.talk(e) for e in played]
     turns = cmpo.turns(talks, cmpo.advantages(talks))
@@ -300,7 +327,7 @@ def test_the_loss_is_the_objective(cmpo, ratio):
     loss = cmpo._loss(turns, len(talks), old, reference, 0.0, Shown(1))
     assert loss.item() == pytest.approx(-expected.item(), abs=1e-5)
     assert abs(loss.item()) > 1e-3
-    cmpo.options = CMPOConfig(customers=8)
+    cmpo.options = CMPOConfig(customers=8).settled(False)
 
 
 def test_the_reference_reads_what_the_policy_reads(cmpo):
@@ -314,7 +341,7 @@ def test_the_reference_reads_what_the_policy_reads(cmpo):
 
 
 def test_step_size_and_anchor_fall_by_a_cosine():
-    cmpo = made(steps=100, warm=False)
+    cmpo = made(steps=100, warm=False, lr_end=0.2)
     group = cmpo.learner.optimiser.param_groups[0]
     seen = []
     for rollout in (0, 9, 10, 55, 100, 500):

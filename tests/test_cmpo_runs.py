@@ -4,7 +4,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +102,21 @@ def test_flags_are_refused(flags, message):
         CMPOConfig(**flags)
 
 
+def test_the_pull_of_skills_is_ours_and_that_of_words_the_release_s():
+    skills, words = CMPOConfig().settled(speaks=False), CMPOConfig().settled(speaks=True)
+    assert (skills.kl, skills.kl_spares, skills.lr_end) == (0.2, "vouchers", 0.0)
+    assert (words.kl, words.kl_spares, words.lr_end) == (0.005, "nothing", 0.2)
+    chosen = CMPOConfig(kl=0.0, kl_spares="nothing", lr_end=1.0)
+    assert chosen.settled(False) == chosen.settled(True) == chosen
+
+
+def test_a_run_from_before_the_pull_spared_anything_spares_nothing():
+    old = {name: value for name, value in asdict(CMPOConfig()).items() if name != "kl_spares"}
+    assert CMPO.options_of({"options": old}).kl_spares == "nothing"
+    new = asdict(CMPOConfig().settled(False))
+    assert CMPO.options_of({"options": new}).kl_spares == "vouchers"
+
+
 def test_the_ends_of_the_budget():
     assert CMPOConfig(budget=0).gains.target == 0
     assert CMPOConfig(budget=1).gains.target == 0.97
@@ -167,7 +182,7 @@ def test_without_the_mark_only_the_process_credit_counts(cmpo):
     talk.R_O, talk.process = 1.0, [0.5] * len(talk.issued)
     found = {}
     for weight in (1.0, 0.0):
-        cmpo.options = CMPOConfig(customers=8, session_weight=weight)
+        cmpo.options = CMPOConfig(customers=8, session_weight=weight).settled(False)
         found[weight] = cmpo.turn_rewards(talk)
     # R_O + .5 R_P = 1 + .25
     assert found[1.0] == [1.25] * len(talk.issued)
@@ -182,11 +197,11 @@ def test_too_many_processes_are_refused(monkeypatch):
 
 
 def test_other_luck_needs_customers_who_have_some(cmpo, monkeypatch):
-    cmpo.options = CMPOConfig(customer_noise="own")
+    cmpo.options = CMPOConfig(customer_noise="own").settled(False)
     monkeypatch.setattr(cmpo, "episodes", lambda *_: [data.Episode(0, object(), None)])
     with pytest.raises(DataError, match="use paired"):
         cmpo.copies("train", [1], 0)
-    cmpo.options = CMPOConfig(customers=8)
+    cmpo.options = CMPOConfig(customers=8).settled(False)
 
 
 # --- alarms ---------------------------------------------------------------------------------------

@@ -254,6 +254,11 @@ def test_a_shop_that_does_not_say_what_issues_a_voucher_is_refused():
         CMPO.refuse_words(mute, LMConfig(), CMPOConfig())
 
 
+def test_a_pull_that_spares_skills_is_refused_where_words_decide():
+    with pytest.raises(DataError, match="--kl_spares vouchers: a language model's vouchers are"):
+        CMPO.refuse_words(small_world.load(), LMConfig(), CMPOConfig(kl_spares="vouchers"))
+
+
 # --- runs -----------------------------------------------------------------------------------------
 
 @pytest.fixture(scope="module")
