@@ -43,6 +43,7 @@ OPTIONS = {
 IN_A_SHOP = {
     "expert_lr": 1e-3, "expert_lr_end": 1e-4, "expert_epochs": 3, "expert_minibatch": 360,
     "expert_anchor": 0.3, "expert_samples": 1}
+HISTORY = 3
 ON_LOGS = {
     "expert_lr": 5e-4, "expert_lr_end": 5e-5, "expert_epochs": 2, "expert_minibatch": 1000,
     "expert_anchor": 0.0, "expert_samples": 4}
@@ -99,7 +100,9 @@ class ExpertConfig:
     encoder: str | None = opt(
         None, "folder of a Hugging Face sentence encoder, which reads in place of hashed n-grams; "
         "it is not trained")
-    history: int = opt(3, "k of H_t: how many turns before this one the Expert reads")
+    history: int | None = opt(
+        None, "k of H_t: how many turns before this one the Expert reads; default "
+        f"{HISTORY}, in fds 6: there a wish that is said at once decides what is done late")
     width: int = opt(192, "hidden width of the policy and the critic")
     skill_cost: float = opt(0.1, "c of R^E = ESNDCG - c max(0, m - n): the price of a skill beyond "
                                  "the teacher's number (GAP-2); 0 = the paper")
@@ -134,7 +137,7 @@ class ExpertConfig:
         usual     an algorithm's own defaults, before those of the dataset
         """
         filled: dict[str, Any] = {}
-        defaults = (IN_A_SHOP if live else ON_LOGS) | usual
+        defaults = {"history": HISTORY} | (IN_A_SHOP if live else ON_LOGS) | usual
         for name, value in defaults.items():
             if getattr(self, name) is None:
                 filled[name] = value

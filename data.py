@@ -329,6 +329,7 @@ class Dataset:
     context: Callable[[list[str]], dict[str, str]] | None = None
     # T of Eq. 1 and Eq. 10: a constant of the dataset
     horizon: int = 12
+    history: int = 3                             # turns back that an Expert should see
     # the shop's global SOP: never said, whatever the skills
     must_not_say: tuple[str, ...] = ()
     # (skills, context, rng) -> a reply from the phrase book, if the dataset has one

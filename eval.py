@@ -134,7 +134,7 @@ class PaperConfig:
                 "server, which decide on a voucher and then write, alone"})
     steps: int | None = opt(
         None, "--paper: joint steps of every method; default 15, with which five seeds take two "
-        "and a third hours on 2 cores; with fds steps of CMPO, default 300")
+        "and a third hours on 2 cores; with fds steps of CMPO, default 600")
     workers: int | None = opt(
         None, "--paper: jobs at a time, one thread each; default 2, or 1 with a large model")
     model: str = opt("tiny", "--paper: the language model of all methods, as in train.py")

@@ -64,7 +64,7 @@ from shop.fds_person import DIFFICULTIES
 from show import print_unanswered
 
 COMMAND = "python -m experiments.budget"
-STEPS = 300                                      # of CMPO, train.py's default
+STEPS = 600                                      # of CMPO, train.py's default
 CUSTOMERS = 1000                                 # on which criteria 1 and 2 are measured
 KEPT = ("voucher_rate", "lambda", "satisfaction", "process", "dead_groups", "kl")
 NO_SERVER = "{} needs --api_base, the address of its server, e.g. http://127.0.0.1:8000/v1"

@@ -39,6 +39,8 @@ class Row(NamedTuple):
     steps: int | None = None
 
 
+WEAK: dict[str, Any] = {"kl": 0.005, "kl_spares": "nothing"}
+NO_AIDS = WEAK | {"control_copies": 0, "decision_anchor": 0.0}
 # The order is that in which they are run: what the criteria need comes first.
 ROWS = {
     "never": Row("planner: never a voucher", ""),
@@ -46,7 +48,7 @@ ROWS = {
     "hidden": Row("planner: the 30 % to whom it is worth most", ""),
     "coin": Row("planner: 30 % by coin", ""),
     "random": Row("random skills", ""),
-    "cmpo": Row("CMPO, cost-to-go, positional PID, two aids of ours"),
+    "cmpo": Row("CMPO, cost-to-go, positional PID, three aids of ours"),
     "cmpo_lambda0": Row("no price (lambda = 0)", flags={"control": "off"}),
     # lambda0: see `flags_of`
     FIXED: Row("the price at which cmpo rested on hard customers", flags={"control": "fixed"}),
@@ -64,10 +66,11 @@ ROWS = {
     "grpo": Row(
         "one number a dialogue, no process credit",
         flags={"credit": "dialogue", "genrm": "none"}),
-    "cmpo_no_aids": Row(
-        "without control copy and anchor", flags={"control_copies": 0, "decision_anchor": 0.0}),
-    "release": Row("the release: one number a dialogue, dual ascent, no aids", flags={
-        "credit": "dialogue", "control": "dual", "control_copies": 0, "decision_anchor": 0.0}),
+    "cmpo_weak_pull": Row("the release's weak pull, which spares nothing", flags=WEAK),
+    "cmpo_no_aids": Row("without our three aids", flags=NO_AIDS),
+    "release": Row(
+        "the release: one number a dialogue, dual ascent, no aids",
+        flags=NO_AIDS | {"credit": "dialogue", "control": "dual"}),
 }
 PLANNERS = ("never", "free", "hidden", "coin")
 

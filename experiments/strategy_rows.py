@@ -242,7 +242,8 @@ class Trainer:
         options = method.Options(**own(method.Options, row)) if method.Options else None
         live = self.dataset.environment is not None
         cfg = replace(ExpertConfig(), **own(ExpertConfig, row))
-        cfg = cfg.settled(live, self.steps_of(row), method.usual_of_expert)
+        usual = {"history": self.dataset.history} | method.usual_of_expert
+        cfg = cfg.settled(live, self.steps_of(row), usual)
         policy = method.new_policy(self.dataset, cfg, options)
         rewards = GopoConfig(**own(GopoConfig, row))
         return method(self.dataset, policy, None, judge_for(self.dataset), rewards, options=options)

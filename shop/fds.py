@@ -41,6 +41,9 @@ SIZES = {"train": 1000, "dev": 60, "test": 200}
 TEACHER_SEED = 10_000
 # share of the customers to whom the teacher gives a voucher: V of its dialogues is about .45
 GENEROSITY = 0.48
+# turns back that an Expert sees: half of the customers say their wish at once, and what it decides,
+# a refund to decline or a voucher, is due four to six turns later
+HISTORY = 6
 SHOWN_CUSTOMER = 3                               # the test customer of the printed dialogue
 
 
@@ -81,6 +84,7 @@ def load(
         cross_check=cross_check,
         context=business_context,
         horizon=HORIZON,
+        history=HISTORY,
         must_not_say=tuple(book(NAME)["must_not_say"]),
         template=wording,
         offers=hear_offers,

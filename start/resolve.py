@@ -76,7 +76,10 @@ def settle(config: dict[str, Any], dataset: Dataset) -> dict[str, Any]:
     rollouts = run["steps"]
     if speaks and run["strategy_steps"] and not decides(config):
         rollouts = run["strategy_steps"]
-    expert = expert_config(config).settled(live, rollouts, method.usual_of_expert)
+    usual = dict(method.usual_of_expert)
+    if not gopo.no_expert:
+        usual["history"] = dataset.history
+    expert = expert_config(config).settled(live, rollouts, usual)
     options = method.settled_options(method.options_of(config), speaks)
     return config | {
         "options": asdict(options) if options else None,

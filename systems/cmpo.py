@@ -72,7 +72,7 @@ class CMPO(Gopo):
     Options = CMPOConfig
     samples = True
     decides = True
-    usual = {"steps": 300, "eval_every": 50, "save_every": 50}
+    usual = {"steps": 600, "eval_every": 100, "save_every": 100}
     usual_of_words = {"steps": 30, "eval_every": 10, "save_every": 10}
     usual_of_expert = {"expert_lr": 2e-3}        # ours, chosen on dev customers
     unread = UNREAD

@@ -306,7 +306,7 @@ def test_the_study_is_reached_by_eval(monkeypatch):
     assert evaluation.main(flags) == 0
     assert evaluation.main([*flags, "--difficulty", "easy", "--quick"]) == 0
     whole, quick = asked
-    assert (whole.seeds, whole.steps, whole.episodes) == (5, 300, 1000)
+    assert (whole.seeds, whole.steps, whole.episodes) == (5, 600, 1000)
     assert str(whole.folder) == "results/fds/hard"
     assert whole.rows == tuple(ROWS)
     assert (quick.seeds, quick.episodes, quick.difficulty) == (1, 100, "easy")
