@@ -109,7 +109,7 @@ class CaseBank(nn.Module):
         self.options = options
         self.index = {s: i for i, s in enumerate(self.pool)}
         size = options.memento_bank
-        width = perception.width * (1 + cfg.history) + perception.size + len(self.pool)
+        width = perception.width * (1 + self.cfg.history) + perception.size + len(self.pool)
         # float16 is exact for multiples of 1/2048 up to 1.
         self.register_buffer("keys", torch.zeros(size, width, dtype=torch.float16))
         self.register_buffer(

@@ -31,7 +31,7 @@ from systems.more_config import MoreConfig
 from systems.more_train import MORE
 
 MORE_ROW = "MORE"
-HISTORY = ExpertConfig().history
+HISTORY = ExpertConfig().settled().history
 TURNS = 2.7                                      # of a logged call, on average
 
 

@@ -34,7 +34,7 @@ from data import (
     delexicalise,
     load,
 )
-from expert import ExpertConfig, ExpertState
+from expert import ExpertState
 from hosted.enforced import fields_for
 from hosted.judge import DATA_RULE, dumps, quoted, record, spoken
 from infra.answers import Answer, parse_json
@@ -239,11 +239,11 @@ class HostedExpert:
     """A `gopo.Choose` that asks a server: at most five different skills of the pool, in order."""
 
     def __init__(self, client: Client, dataset: Dataset, perception: Perception | None = None,
-                 history: int = ExpertConfig.history):
+                 history: int | None = None):
         self.client = client
         self.dataset = dataset
         self.perception = perception
-        self.history = history
+        self.history = dataset.history if history is None else history
         self.unanswered = 0
 
     def __call__(self, states: Sequence[ExpertState],
