@@ -161,7 +161,7 @@ TABLE: dict[str, tuple[str, str, float, str]] = {
     "strategy_stage": ("strategy stage, one epoch", "us a turn", 1e6, "3"),
     "playing": ("playing alone, phrase book", "us a turn", 1e6, "3"),
     "supervised": ("supervised step, 64 replies", "s", 1, "2"),
-    "evaluation": ("evaluation with the LM", "s", 1, "3"),
+    "evaluation": ("evaluation with the LM", "us a turn", 1e6, "3"),
     "help": ("train.py --help", "s", 1, "under 2 s"),
     "import": ("import gopo", "s", 1, "under 2 s"),
     "sampling": ("sampling 64 x 48", "s", 1, ""),

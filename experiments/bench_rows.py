@@ -57,7 +57,11 @@ class Rows:
 
     @cached_property
     def agent(self) -> Any:
-        """The Customer Service Agent with its default settings, in fp32."""
+        """The Customer Service Agent that the joint and the supervised steps go on training."""
+        return self.new_agent()
+
+    def new_agent(self) -> Any:
+        """The Customer Service Agent as it was taught, with its default settings, in fp32."""
         from transformers import AutoModelForCausalLM, AutoTokenizer
         model = AutoModelForCausalLM.from_pretrained(self.language_model)
         tokenizer = AutoTokenizer.from_pretrained(self.language_model)
@@ -81,6 +85,11 @@ class Rows:
         made.practises = False                   # no slips: the teacher chooses
         made.chooser = lambda *_, **__: self.by_teacher
         return made
+
+    @cached_property
+    def measured(self) -> Any:
+        """Agents that nothing trains: both states of the code meet the same turns."""
+        return self.gopo_of(self.new_agent())
 
     @cached_property
     def strategy(self) -> Any:
@@ -172,8 +181,9 @@ class Rows:
 
     def evaluation(self) -> int:
         measure = module("measure", "eval")
-        measure.evaluate(self.gopo, self.by_teacher, self.customers, 0, with_bleu=False)
-        return 1
+        _, played = measure.evaluate(
+            self.measured, self.by_teacher, self.customers, 0, with_bleu=False)
+        return sum(len(episode.steps) for episode in played)
 
     # --- by transformers itself -----------------------------------------------------------------
 

@@ -71,24 +71,29 @@ class Lanes:
         return torch.empty(shape, dtype=self.kept, device=self.device)
 
     def _read(self, prompts: Sequence[list[int]], P: int, shared: int) -> None:
-        """Keys and values of all but the last token of each prompt.
-
-        Padded on the right, where causality keeps the padding out."""
+        """Keys and values of all but the last token of each prompt."""
         rows = [p[:-1] + [0] * (P + 1 - len(p)) for p in prompts]
-        ids = torch.tensor(rows, device=self.device)                                 # [S, P]
+        ids = torch.tensor(rows)                                                     # [S, P]
+        lengths = torch.tensor([len(p) - 1 for p in prompts])
+        real = torch.arange(P) < lengths[:, None]                                    # [S, P]
         if shared:
-            self._read_on(ids[:1, :shared], 0)
+            self._read_on(ids[:1, :shared], real[:1, :shared], 0)
             self.shared, self.prefix = self.prefix, []
-        self._read_on(ids[:, shared:], shared)
+        self._read_on(ids[:, shared:], real[:, shared:], shared)
 
-    def _read_on(self, ids: Tensor, first: int) -> None:
-        """first: position of the first of these tokens [S, L]."""
-        at = slice(first, first + ids.shape[1])
-        self.stack(ids, (self.cos[at, None], self.sin[at, None]), self._attend_within)
+    def _read_on(self, ids: Tensor, real: Tensor, first: int) -> None:
+        """One pass over the N tokens of ids [S, L] that are real, in a row: layers see no padding.
+
+        first  position of the first of these tokens
+        """
+        at = real.nonzero()[:, 1] + first                                            # [N]
+        self.real = real.to(self.device)
+        turn = self.cos[at, None], self.sin[at, None]                                # [N, 1, d]
+        self.stack(ids[real].to(self.device), turn, self._attend_within)
 
     def _attend_within(self, number: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor | None:
-        """q [S, L, H, d], k and v [S, L, K, d] -> [S, L, H d]; L follow what is shared."""
-        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        """q [N, H, d], k and v [N, K, d] -> [N, H d]; the L tokens of a state follow the shared."""
+        q, k, v = (self._in_rows(x) for x in (q, k, v))                    # [S, heads, L, d]
         if self.shared:
             k, v = map(_behind, self.shared[number], (k, v))
         self.prefix.append((k.to(self.kept).contiguous(), v.to(self.kept).contiguous()))
@@ -101,7 +106,13 @@ class Lanes:
             seen = F.scaled_dot_product_attention(q, k, v, attn_mask=seen_by, enable_gqa=True)
         else:
             seen = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
-        return seen.transpose(1, 2).flatten(2)
+        return seen.transpose(1, 2)[self.real].flatten(1)
+
+    def _in_rows(self, x: Tensor) -> Tensor:
+        """[N, heads, d] -> [S, heads, L, d], padded on the right, where causality keeps it out."""
+        rows = x.new_zeros(*self.real.shape, *x.shape[1:])
+        rows[self.real] = x
+        return rows.transpose(1, 2)
 
     def step(self, token: Tensor) -> Tensor:
         """What was said last in each lane, [S G] -> the logits of what comes next, [S G, V]."""
