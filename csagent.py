@@ -259,12 +259,11 @@ class CustomerServiceAgent(ConstrainedLM):
         totals = _totals(drawn, distance)
         L_p = L_d = 0.0
         self.optimizer.zero_grad(set_to_none=True)
-        with self.few_threads():
-            for rows in self._micro_batches(prepared, drawn):
-                batch = [drawn[i] for i in rows]
-                share_p, share_d = self._learn_from(prepared, batch, distance[rows], totals)
-                L_p += share_p
-                L_d += share_d
+        for rows in self._micro_batches(prepared, drawn):
+            batch = [drawn[i] for i in rows]
+            share_p, share_d = self._learn_from(prepared, batch, distance[rows], totals)
+            L_p += share_p
+            L_d += share_d
         L_p, L_d = all_sum(L_p, L_d)
         L_s = totals.distance / totals.replies
         loss = cs_loss(L_p, L_s, L_d, cfg.lambda_p, cfg.lambda_s, cfg.lambda_d)

@@ -77,8 +77,13 @@ class MeasureConfig:
         None, "adds a row in which api:MODEL picks the skills; with --cs_agent, both parts are "
         "hosted (--paper: by one model)")
 
+    trials: int = opt(
+        0, "also serve every customer this many times, with replies drawn as in training, and "
+        "print pass^k: the share of customers whom k trials of k serve; --paper: the rows of "
+        "Table 1, of the first seed")
+
     def __post_init__(self):
-        refuse_below(self, {"episodes": 1})
+        refuse_below(self, {"episodes": 1, "trials": 0})
         if self.judge != "rules":
             hosted_model(self.judge, "--judge", "rules")
         for name in ("cs_agent", "expert"):
@@ -98,9 +103,6 @@ class RunConfig:
                 "emotion) teacher random untrained_lm_teacher"})
     json: str | None = opt(
         None, "write all metrics to this file: row -> metric -> {mean, low, high}")
-    trials: int = opt(
-        0, "also serve every customer this many times, with replies drawn as in training, and "
-        "print pass^k: the share of customers whom k trials of k serve")
     show: int = opt(
         0, "print this many dialogues of the trained agents with states, constraints and reward "
         "parts")
@@ -113,7 +115,7 @@ class RunConfig:
         "can (it is tried once); soft: the prompt asks for them, and no more")
 
     def __post_init__(self):
-        refuse_below(self, {"seed": 0, "show": 0, "trials": 0})
+        refuse_below(self, {"seed": 0, "show": 0})
         refuse_other_words(self, {"constraints": ("hard", "soft")})
 
 
@@ -236,6 +238,9 @@ def run_paper(measured: MeasureConfig, paper: PaperConfig, api: ApiConfig) -> in
             "--judge api:, --cs_agent and --expert need --api_base, the address of the server, "
             "e.g. http://127.0.0.1:8000/v1")
     name = measured.dataset or "mgshop"
+    if measured.trials and name in ("fds", "sale"):
+        raise DataError(
+            f"--trials: the tables of {name} have none; leave it out, or give it with --run RUN")
     if name == "fds":
         return run_budget(measured, paper, api)
     if paper.api:
@@ -262,6 +267,7 @@ def run_paper(measured: MeasureConfig, paper: PaperConfig, api: ApiConfig) -> in
         small_model=paper.small_model,
         cs_agent=measured.cs_agent,
         expert=measured.expert,
+        trials=measured.trials,
     )
     workers = paper.workers
     if not workers:
@@ -318,11 +324,11 @@ def check(
     rows: Sequence[str],
 ) -> None:
     """Refuses what this run cannot show."""
-    if one.trials and dataset.environment is None:
+    if measured.trials and dataset.environment is None:
         raise DataError(
             f"--trials: {dataset.name} is replayed logs, where no customer can be served; "
             "leave it out")
-    if one.trials and (measured.cs_agent or measured.expert):
+    if measured.trials and (measured.cs_agent or measured.expert):
         raise DataError(
             "--trials: the answers of a hosted model are kept, so that every trial would be the "
             "same; leave out --cs_agent and --expert")
@@ -378,7 +384,7 @@ def measure_run(measured: MeasureConfig, one: RunConfig, api: ApiConfig) -> None
     print(f"{shown}\n{dataset.name}: {total} test dialogues, seed {one.seed}")
     rewarded = measured.judge == config["run"].get("judge", "rules")
     print_table(table, live, judge, rewarded)
-    print_trials(table, one.trials)
+    print_trials(table, measured.trials)
     print_service(table)
     print_price(read_rows(run / "metrics.jsonl"))
     if isinstance(judge, LLMJudge):
@@ -433,7 +439,7 @@ def measured_rows(
                 print_unanswered(gopo.speaker, choose)
 
     table = evaluate_run(
-        run, dataset, measured.episodes, one.seed, judge, one.rows, more, look, one.trials)
+        run, dataset, measured.episodes, one.seed, judge, one.rows, more, look, measured.trials)
     if read:
         read.fill_in(table)
     return table, text.getvalue()

@@ -45,19 +45,18 @@ from metrics import (
 )
 from perception import reading
 from policies import Choose, Silence, by_chance, by_teacher, keyed, with_true_perception
-from tse import bleu, bleu_tokenizer, interval, pass_hat
+from tse import OVER_TRIALS, bleu, bleu_tokenizer, of_trials
 
 __all__ = [
     "CHOOSERS", "FORMS", "HELD_OUT", "METRICS", "TRAINING", "Metric", "Numbers", "Row", "RowSpec",
     "at_once", "bleu_interval", "bleu_statistics", "by_weights", "completed", "data_of",
     "dialogue_metrics", "evaluate", "evaluate_run", "has_tasks", "hosted_gopo", "measure",
-    "present", "reliability", "rows_of", "summary", "trained_row", "training_row",
+    "present", "reliability", "rows_of", "serve_again", "summary", "trained_row",
+    "training_row",
 ]
 
 Row = dict[str, dict[str, float | None]]         # metric -> {mean, low, high}
 FORMS = ("gre", "g_eval")                        # what a judge may fill in, apart from Eq. 8
-PASSES = (1, 2, 4, 8)                            # k of pass^k, as far as there are trials
-OVER_TRIALS = ("tse", "violations", "vouchers")  # what else is a mean over all trials
 
 
 # --- BLEU: of a corpus, not of a dialogue -------------------------------------------------------
@@ -211,13 +210,25 @@ def reliability(
 ) -> Row:
     """How often the same customers are served, with replies drawn as in training.
 
-    In each trial every test customer comes anew, with the same wishes and the same luck.
-
     chooser  of CHOOSERS
-    returns  pass_k for the k of PASSES that are at most `trials`; trials_<key> of OVER_TRIALS: the
-             mean over all trials; each with its interval over customers
+    returns  as tse.of_trials
     """
-    gained = []                                  # of each trial, of each customer
+    return of_trials(serve_again(gopo, chooser, episodes, seed, trials, label), seed)
+
+
+def serve_again(
+    gopo: Gopo,
+    chooser: Callable[[Gopo, int], Choose],
+    episodes: int,
+    seed: int,
+    trials: int,
+    label: str = "",
+) -> list[list[Numbers]]:
+    """The numbers of each trial, of each customer: success and those of OVER_TRIALS.
+
+    In each trial every test customer comes anew, with the same wishes and the same luck.
+    """
+    gained = []
     for trial in range(trials):
         own = 1_000 * (seed + 1) + trial
         customers = begin(gopo.dataset.play, "test", range(episodes), seed)
@@ -226,27 +237,11 @@ def reliability(
             gopo, chooser(gopo, own), customers, own, judge_by="nobody", label=said,
             temperature=None)
         gained.append([_trial(gopo, episode) for episode in played])
-    row = {}
-    successes = [int(sum(of_one)) for of_one in _of_each("success", gained)]
-    for k in PASSES:
-        if k <= trials:
-            row[f"pass_{k}"] = interval([pass_hat(c, trials, k) for c in successes], seed)
-    for key in OVER_TRIALS:
-        means = [float(np.mean(of_one)) for of_one in _of_each(key, gained)]
-        row[f"trials_{key}"] = interval(means, seed)
-    return row
+    return gained
 
 
 def _trial(gopo: Gopo, episode: Episode) -> Numbers:
     return {key: number_of(key, gopo, episode) for key in ("success", *OVER_TRIALS)}
-
-
-def _of_each(key: str, gained: Sequence[Sequence[Numbers]]) -> list[list[float]]:
-    """Of each customer a metric's values over the trials."""
-    of_each = []
-    for trials in zip(*gained):
-        of_each.append([numbers[key] for numbers in trials])
-    return of_each
 
 
 def at_once(gopo: Gopo, dialogues: int) -> int:

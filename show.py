@@ -9,7 +9,8 @@ from gopo import Gopo
 from infra.client import Client
 from judge import Judge
 from lm.constraints import violations
-from measure import METRICS, OVER_TRIALS, PASSES, Row, completed
+from measure import METRICS, Row, completed
+from tse import OVER_TRIALS, PASSES
 
 # A larger difference of TSE between the two ears is flagged.
 EAR_TOLERANCE = 0.05

@@ -11,7 +11,7 @@ that the customer leaves early?
 from __future__ import annotations
 
 import math
-from typing import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from sacrebleu import corpus_bleu
@@ -20,6 +20,8 @@ from sacrebleu import corpus_bleu
 Turns = tuple[int | None, int | None, int | None]
 TASKS = ("requirement matched", "information delivered", "guidance accepted")
 EQUAL = (1 / 3, 1 / 3, 1 / 3)  # omega_1..omega_3 [ours: the paper gives none]
+PASSES = (1, 2, 4, 8)          # k of pass^k, as far as there are trials
+OVER_TRIALS = ("tse", "violations", "vouchers")  # what else is a mean over all trials
 
 
 # --- TSE: Eq. 11 ---------------------------------------------------------------------------------
@@ -230,6 +232,35 @@ def pass_hat(successes: int, trials: int, k: int) -> float:
             f"pass^k needs 0 <= successes <= trials and 1 <= k <= trials, "
             f"got {successes} of {trials}, k = {k}")
     return math.comb(successes, k) / math.comb(trials, k)
+
+
+def of_trials(
+    gained: Sequence[Sequence[Mapping[str, float]]], seed: int = 0
+) -> dict[str, dict[str, float | None]]:
+    """pass_k for k of PASSES, up to the number of trials; trials_<key> for OVER_TRIALS, means.
+
+    Each has its interval over customers.
+
+    gained  [trials][customers], the numbers of each: success, 0 or 1, and those of OVER_TRIALS
+    """
+    trials = len(gained)
+    row = {}
+    successes = [int(sum(of_one)) for of_one in _of_each("success", gained)]
+    for k in PASSES:
+        if k <= trials:
+            row[f"pass_{k}"] = interval([pass_hat(c, trials, k) for c in successes], seed)
+    for key in OVER_TRIALS:
+        means = [float(np.mean(of_one)) for of_one in _of_each(key, gained)]
+        row[f"trials_{key}"] = interval(means, seed)
+    return row
+
+
+def _of_each(key: str, gained: Sequence[Sequence[Mapping[str, float]]]) -> list[list[float]]:
+    """Of each customer a metric's values over the trials."""
+    of_each = []
+    for trials in zip(*gained):
+        of_each.append([numbers[key] for numbers in trials])
+    return of_each
 
 
 def wilson(

@@ -26,7 +26,7 @@ from typing import Any
 
 import data
 from data import DataError
-from experiments import tables
+from experiments import tables, trials
 from experiments.played import dialogue_row, watched
 from experiments.rows import TWO_EARS, AnySpec, Maker, grouped, rows, runs_read
 from experiments.settings import SIZES, STEPS, Settings, agree
@@ -38,7 +38,7 @@ from infra.files import read_json, write_atomic, write_json
 from infra.jobs import Task, clocked, order, run_tasks, stop_once, wanted
 from infra.locks import alone_in
 from infra.runs import read_rows, versions
-from measure import bleu_statistics, data_of, measure
+from measure import bleu_statistics, data_of, measure, serve_again
 from policies import Choose
 
 __all__ = ["JOBS", "PAPER", "STEPS", "Settings", "conduct"]
@@ -136,13 +136,20 @@ def train(run: Path, argv: list[str]) -> int:
 # --- measuring --------------------------------------------------------------------------------
 
 def rows_left(s: Settings, seed: int) -> dict[str, AnySpec]:
-    """The rows of a seed that have no file yet."""
+    """The rows of a seed that lack a file, of numbers or of trials."""
     specs = rows(s)
-    return {name: spec for name, spec in specs.items() if not s.row_file(name, seed).exists()}
+    return {name: spec for name, spec in specs.items()
+            if not s.row_file(name, seed).exists() or trials_left(s, name, seed)}
+
+
+def trials_left(s: Settings, row: str, seed: int) -> bool:
+    """Whether the trials of a row were asked for and are not measured yet."""
+    wanted = s.trials and seed == trials.SEED and row in trials.TRIED
+    return bool(wanted) and not s.trials_file(row, seed).exists()
 
 
 def measuring(s: Settings, seed: int, api: ApiConfig | None, data_dir: str | None) -> Task:
-    """The task of measuring the rows of a seed that have no file yet.
+    """The task of measuring the rows of a seed that lack a file.
 
     It needs the runs that these rows read, and every run for the curves."""
     curves = s.curves_file(seed)
@@ -160,7 +167,7 @@ def measuring(s: Settings, seed: int, api: ApiConfig | None, data_dir: str | Non
 
 
 def measure_seed(s: Settings, seed: int, api: ApiConfig | None, data_dir: str | None) -> int:
-    """Plays the test customers of every row that has no file yet."""
+    """Plays the test customers of every row that lacks a file."""
     trained = [name for name in JOBS[s.study] if complete(s.run(name, seed))]
     dataset = data_of(s.run(trained[0], seed), s.dataset, data_dir)
     judge = judge_for(dataset, s.judge, api)
@@ -174,7 +181,10 @@ def measure_seed(s: Settings, seed: int, api: ApiConfig | None, data_dir: str | 
 def measure_group(s: Settings, seed: int, maker: Maker, group: dict[str, AnySpec]) -> None:
     """Rows with the same weights.  These are freed at the end: two large models would not fit."""
     for name, agents, choose in maker.group(group):
-        measure_row(s, name, seed, agents, choose)
+        if not s.row_file(name, seed).exists():
+            measure_row(s, name, seed, agents, choose)
+        if trials_left(s, name, seed):
+            measure_trials(s, name, seed, agents, choose)
 
 
 def measure_row(s: Settings, row: str, seed: int, agents: Gopo, choose: Choose) -> None:
@@ -197,6 +207,17 @@ def measure_row(s: Settings, row: str, seed: int, agents: Gopo, choose: Choose) 
         "unanswered": sum(getattr(host, "unanswered", 0) for host in (agents.speaker, choose)),
     }
     write_json(path, found)
+
+
+def measure_trials(s: Settings, row: str, seed: int, agents: Gopo, choose: Choose) -> None:
+    """trials/<row>-<seed>.json: the numbers of each trial, of each customer."""
+    def chosen(gopo: Gopo, number: int) -> Choose:
+        return choose
+
+    found = serve_again(agents, chosen, s.episodes, 0, s.trials, row)
+    path = s.trials_file(row, seed)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, {"row": row, "seed": seed, "trials": found})
 
 
 def curve_rows(s: Settings, seed: int, trained: Sequence[str]) -> list[dict]:

@@ -4,6 +4,7 @@
     curves.jsonl      one line a method, seed and training step
     dialogues.jsonl   one line a dialogue that is kept to be read
     evals/*.json      one file a row and seed: the numbers of every customer
+    trials/*.json     one file a row: the same, each customer served several times (trials.py)
 
 A file that does not have the shape written here is refused, with the place that is wrong."""
 from __future__ import annotations
@@ -74,6 +75,7 @@ RESULTS = {
     "findings?": [FINDING],
     "tables?": [TABLE],
     "reliability?": TABLE,
+    "trials?": TABLE,
     "made?": MADE,
 }
 

@@ -44,6 +44,7 @@ FIGURES = {
     "pareto": "What a voucher buys: satisfaction over the voucher rate",
 }
 GOPO = "gopo"
+SERVED = ("reliability", "trials")               # tables that stand behind the others
 PAPER = "Goal-Oriented Preference Optimization (arXiv 2602.15854), reproduced"
 RERUN = "python -m experiments.report"
 
@@ -416,8 +417,7 @@ def render(folder: Path, dialogues: int = 400, points: int = 200) -> str:
     reference = results.get("reference") or GOPO
     lead = names_of(tables).get(reference, "GOPO")
     findings = results.get("findings") or findings_of(tables, reference)
-    if results.get("reliability"):
-        tables.append(results["reliability"])
+    tables += [results[name] for name in SERVED if results.get(name)]
     seeds = len(made.get("seeds") or [])
     style = STYLE.read_text(encoding="utf-8")
     script = script_of_page()

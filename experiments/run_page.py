@@ -24,9 +24,9 @@ from hosted.service import SHEETS, ServiceJudge, Sheet
 from infra.files import write_json
 from infra.runs import read_rows, versions
 from judge import Judge
-from measure import PASSES, Row, trained_row
+from measure import Row, trained_row
 from shop.fds_customer import Desk
-from tse import interval
+from tse import PASSES, interval
 
 SHOWN = 12                                       # customers of each row
 REPLICATED = "A run of train.py, measured on held-out customers"

@@ -26,6 +26,7 @@ class Settings:
     small_model       of Table 4
     cs_agent, expert  hosted models that take the place of our agents
     study             paper, warm_start or hacking
+    trials            times that the agents of one seed serve each customer, see trials.py
     """
     dataset: str
     train_on: str
@@ -39,6 +40,7 @@ class Settings:
     cs_agent: str | None = None
     expert: str | None = None
     study: str = "paper"
+    trials: int = 0
 
     @property
     def root(self) -> Path:
@@ -60,6 +62,9 @@ class Settings:
     def row_file(self, row: str, seed: int) -> Path:
         return self.results / "evals" / f"{row}-{seed}.json"
 
+    def trials_file(self, row: str, seed: int) -> Path:
+        return self.results / "trials" / f"{row}-{seed}.json"
+
     def curves_file(self, seed: int) -> Path:
         return self.results / "evals" / f"curves-{seed}.jsonl"
 
@@ -67,16 +72,21 @@ class Settings:
 # Settings that the runs depend on; the others concern what is measured.
 TRAINED_WITH = ("train_on", "steps", "model", "small_model")
 # Settings in which a later call for the same results may differ.
-MAY_DIFFER = ("seeds", "precision", "cs_agent", "expert")
+MAY_DIFFER = ("seeds", "precision", "cs_agent", "expert", "trials")
 
 
 def agree(s: Settings) -> Settings:
-    """The settings with the precision of an earlier call, and as many seeds as either asked for.
+    """The settings with the precision of an earlier call, and its seeds and trials if more.
 
     Raises DataError if an earlier call for these results or these runs had other settings."""
     of_results = [name for name in asdict(s) if name not in MAY_DIFFER]
     earlier = refuse_change(s, s.results, of_results)
     s = replace(s, precision=earlier["precision"], seeds=max(s.seeds, earlier["seeds"]))
+    if s.trials and earlier["trials"] not in (0, s.trials):
+        raise DataError(
+            f"{s.results} was begun with --trials {earlier['trials']}, now {s.trials}: use the "
+            "same, or remove its trials/ and settings.json")
+    s = replace(s, trials=max(s.trials, earlier["trials"]))
     earlier = refuse_change(s, s.root, TRAINED_WITH)
     s = replace(s, precision=earlier["precision"])
     if s.precision == "auto":

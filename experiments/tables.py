@@ -43,6 +43,7 @@ from experiments.printed import DATASETS, printed
 from experiments.reading import CURVE, DIALOGUE, present_name, read_lines, read_results
 from experiments.reliability import reliability
 from experiments.texts import RERUN, comma_separated, markdown
+from experiments.trials import table_of_trials
 from infra.files import write_atomic, write_json
 
 # As in eval.py: a larger difference of TSE between the two ears is flagged.
@@ -297,8 +298,8 @@ def build(folder: Path, dataset: str, made: dict[str, Any]) -> dict[str, Any]:
     counted = {"seeds": sorted(seeds), "episodes": episodes_of(evals)}
     note = note_above(folder, dataset, evals, shown, made)
     found = {"dataset": dataset, "note": note, "tables": tables, "made": made | counted}
-    served = reliability(measured)
-    return found | ({"reliability": served} if served else {})
+    extra = {"reliability": reliability(measured), "trials": table_of_trials(folder)}
+    return found | {name: table for name, table in extra.items() if table}
 
 
 # --- the folder -------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from experiments.cells import brackets, figure, known, t_of, with_brackets
-from experiments.report import view_table
+from experiments.report import SERVED, view_table
 
 RERUN = "python -m experiments.tables"
 
@@ -100,8 +100,7 @@ def markdown_reliability(table: dict[str, Any]) -> str:
 
 def markdown(results: dict[str, Any]) -> str:
     parts = [markdown_head(results), *map(markdown_table, results["tables"])]
-    if results.get("reliability"):
-        parts.append(markdown_reliability(results["reliability"]))
+    parts += [markdown_reliability(results[name]) for name in SERVED if results.get(name)]
     return "\n\n".join(parts) + "\n"
 
 

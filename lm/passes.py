@@ -114,11 +114,10 @@ class Passes:
 
     @contextlib.contextmanager
     def few_threads(self) -> Iterator[None]:
-        """One thread for a model that is built here, on a CPU.
+        """One thread for sampling from a model that is built here, on a CPU.
 
-        A token's products, and those of a few states' replies, are so small that a second thread
-        costs more than it brings: with two, sampling took 1.1 to 1.7 times as long on an idle
-        machine, an update in micro-batches of 4 states 1.2 times; on a busy one far more."""
+        A token's products are so small that a second thread costs more than it brings: with two,
+        sampling took 1.0 to 1.7 times as long on idle machines; on a busy one far more."""
         threads = torch.get_num_threads()
         if self.device.type == "cpu" and self.lm.model in BUILT:
             torch.set_num_threads(1)
