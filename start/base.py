@@ -22,7 +22,7 @@ STAGES = (UNTRAINED, WARM, *STRATEGY, "untrained", "warm_start")
 # Part of config.json -> settings that must be equal, or the base is refused.
 SAME = {
     "run": ("dataset", "seed", "replies", "conduct", "split", "difficulty", "warm_generosity",
-            "sale_rates"),
+            "sale_rates", "woz_slots"),
     "gopo": ("no_expert",),
     "expert": ("width", "history", "sentences", "hide_ngrams", "encoder"),
 }
