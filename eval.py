@@ -430,7 +430,7 @@ def measured_rows(
     text = io.StringIO()
 
     def look(name: str, gopo: Gopo, choose: Choose, played: list[Episode]) -> None:
-        own.keep(name, played)
+        own.keep(name, gopo, played)
         if read:
             read.keep(name, gopo, played)
         if name == trained or name in more:

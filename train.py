@@ -305,7 +305,7 @@ def finish(run: Path, dataset: Dataset, cfg: RunConfig, judge: Judge) -> None:
         # Seed 0: the same customers whatever was trained.
         with bar("the table", len(rows_of(run, dataset)), unit="row", leave=False) as rows:
             def note(name: str, gopo: Gopo, choose: Choose, played: list[Episode]) -> None:
-                own.keep(name, played)
+                own.keep(name, gopo, played)
                 rows.update()
 
             table = evaluate_run(run, dataset, cfg.eval_episodes, 0, judge, look=note)

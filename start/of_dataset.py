@@ -13,9 +13,11 @@ from corpora import woz_rows
 from corpora.multiwoz import files_in, split_of
 from corpora.woz_tally import Tally, tally
 from data import Dataset, Episode
+from gopo import Gopo
 from infra.files import write_json
 from infra.runs import read_config
 from measure import trained_row
+from policies import Silence
 
 OWN_FILE = woz_rows.FILE                         # in a run directory
 
@@ -23,8 +25,8 @@ OWN_FILE = woz_rows.FILE                         # in a run directory
 class OwnMeasures:
     """Of a dataset that has none: keeps nothing, and says nothing."""
 
-    def keep(self, name: str, played: Sequence[Episode]) -> None:
-        """Takes note of a row of the table: its name, and the dialogues played."""
+    def keep(self, name: str, gopo: Gopo, played: Sequence[Episode]) -> None:
+        """Takes note of a row of the table: its name, its agents, and the dialogues played."""
 
     def write(self, path: Path) -> None:
         """Writes the numbers of each dialogue, if there are any."""
@@ -45,12 +47,13 @@ class OfMultiwoz(OwnMeasures):
         self.tallied: dict[str, Tally] = {}
         self.test: woz_rows.Test | None = None   # read when something is to be measured
 
-    def keep(self, name: str, played: Sequence[Episode]) -> None:
+    def keep(self, name: str, gopo: Gopo, played: Sequence[Episode]) -> None:
+        if isinstance(gopo.speaker, Silence):
+            return
         said = {}
         for episode in played:
             said[woz_rows.key_of(self.dataset.test[episode.number])] = episode.replies
-        if any(any(replies) for replies in said.values()):
-            self.replies[name] = said
+        self.replies[name] = said
 
     @property
     def trained_on(self) -> str:
