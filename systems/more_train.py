@@ -117,10 +117,10 @@ class MORE(Gopo):
         changed: dict[str, Any] = {}
         if dataset.facts is None and cls.rewards_flag not in given:
             changed[cls.rewards_flag] = WITHOUT_FACTS
+            print(f"{dataset.name} has no facts to check: --{cls.rewards_flag} {WITHOUT_FACTS}")
         if cls.has_tasks and dataset.tasks is None and not OF_TASKS.intersection(given):
             changed["more_scaffold_steps"] = 0
-        for name, value in changed.items():
-            print(f"{dataset.name} has no facts to check and no tasks: --{name} {value}")
+            print(f"{dataset.name} has no reasoning tasks: --more_scaffold_steps 0")
         return replace(options, **changed)
 
     @classmethod
@@ -133,8 +133,9 @@ class MORE(Gopo):
         return task_pairs(dataset, round(len(pairs) * share / (1 - share)), seed)
 
     @classmethod
-    def warm_key(cls, options: MoreConfig) -> float:
-        return options.warm_share
+    def warm_key(cls, options: MoreConfig) -> float | None:
+        # without tasks it is the warm start of everybody
+        return options.warm_share or None
 
     def __init__(
         self, dataset, expert, agent, judge, cfg: GopoConfig, speaker=None, options=None

@@ -11,6 +11,7 @@ from sacrebleu import corpus_bleu
 
 import data
 import train
+from baselines.sft import SFT
 from corpora import multiwoz, woz_rows
 from corpora.nearest import Nearest, features
 from corpora.woz_rows import PEOPLE, STUFFING, compared, read_saved
@@ -25,7 +26,9 @@ from corpora.woz_tally import (
     verdict,
 )
 from data import DataError, Dialogue, Episode, Turn
+from infra.runs import read_config
 from policies import Silence
+from start.base import check_base
 from start.flags import parse_flags
 from start.of_dataset import OwnMeasures, own_measures
 from start.resolve import with_slots
@@ -333,6 +336,27 @@ def test_other_slots_and_other_datasets_are_refused():
         data.load("multiwoz", woz_slots="some")
     with pytest.raises(DataError, match="--woz_slots chooses the slots of multiwoz; star has none"):
         data.load("star", woz_slots="every")
+
+
+def test_a_base_of_before_the_flag_had_known_slots(strategy_run, tmp_path):
+    config = read_config(strategy_run)
+    older = config | {"run": config["run"] | {"dataset": "multiwoz"}}
+    older["run"].pop("woz_slots")
+    (tmp_path / "config.json").write_text(json.dumps(older))
+
+    def ours(slots):
+        return older | {"run": older["run"] | {"woz_slots": slots}}
+
+    with pytest.raises(DataError, match="with --woz_slots known, this run has every"):
+        check_base(tmp_path, ours("every"))
+    assert check_base(tmp_path, ours("known"))
+    # other datasets have no such slots, then or now
+    assert check_base(strategy_run, config)
+
+
+def test_more_without_tasks_shares_its_warm_start():
+    assert MORE.warm_key(MoreConfig(more_scaffold_steps=0)) == SFT.warm_key(None)
+    assert MORE.warm_key(MoreConfig()) != SFT.warm_key(None)
 
 
 def test_more_goes_without_what_the_data_lacks(capsys):
