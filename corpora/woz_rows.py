@@ -46,13 +46,14 @@ PUBLISHED = "HDNO, published"
 # Hall of Fame of github.com/Tomiinek/MultiWOZ_Evaluation: policy optimisation, all 1,000 dialogues.
 HDNO = {
     "inform": 93.3, "success": 83.4, "bleu": 17.8, "combined": 106.1, "cbe": 0.84, "words": 103,
-    "trigrams": 315, "length": 14.96}
+    "trigrams": 315, "length": 14.96, "slots": None}
 HDNO_DIFFERS = (
     f"{PUBLISHED} (hierarchical RL, arXiv 2006.06814), for orientation: it learned from the 8,438 "
     "training\ndialogues, and its BLEU is against the canonical references of MultiWOZ 2.2, which "
     "are not here")
 STUFFING_SAYS = (
-    f"{STUFFING}: above people in Inform and Success, which are therefore no reward")
+    f"{STUFFING}: above people in Inform and Success, which are therefore no reward; "
+    "compare\nthe slots that a reply names, repeats counted, with those of people")
 DASH = "—"
 NO_INTERVAL: Interval = {"low": None, "high": None}
 
@@ -108,7 +109,7 @@ def untrained_rows(data_dir: Path) -> dict[str, Tally]:
 
 # --- what is printed -----------------------------------------------------------------------------
 
-RICH = f"{'CBE':>5s} {'words':>6s} {'trigrams':>8s} {'length':>6s}"
+RICH = f"{'CBE':>5s} {'words':>6s} {'trigrams':>8s} {'length':>6s} {'slots':>5s}"
 
 
 def lines_of(rows: Mapping[str, Tally]) -> list[str]:
@@ -137,7 +138,7 @@ def line_of(name: str, found: Mapping[str, Any], spread: Interval) -> str:
     if spread["low"] is not None:
         interval = f"[{spread['low']:.1f}, {spread['high']:.1f}]"
     rich = (f"{found['cbe']:5.2f} {found['words']:6d} {found['trigrams']:8d} "
-            f"{found['length']:6.1f}")
+            f"{found['length']:6.1f} {shown(found['slots']):>5s}")
     return f"{name} {' '.join(cells)} {interval:16s} {rich}"
 
 

@@ -21,7 +21,7 @@ from sacrebleu.metrics import BLEU
 from corpora.multiwoz_database import Database
 from corpora.multiwoz_turns import SPANS, tidy
 from corpora.woz_score import Gold, judge_dialogue, refuse_unfit, richness
-from corpora.woz_venues import Venues, plain_slot
+from corpora.woz_venues import IN_MARKS, Venues, plain_slot
 from data import SLOT, DataError
 
 # N dialogues, D draws, 10 counts: words, reference words, right n-grams and all n-grams, n = 1..4
@@ -110,13 +110,17 @@ def bleu_of(counts: Sequence[int]) -> float:
 # --- a row ---------------------------------------------------------------------------------------
 
 def measures(row: Tally) -> dict[str, float]:
-    """inform, success, bleu and combined in percent, then cbe, words, trigrams and length."""
+    """inform, success, bleu and combined in percent; cbe, words, trigrams and length; slots.
+
+    slots  how many a reply names on average, repeats counted
+    """
     values = _drawn(row, np.ones((1, len(row))))
     found = {name: float(values[name][0]) for name in MEASURES}
     replies: list[str] = []
     for told in row.values():
         replies += told["replies"]
-    return found | richness(replies)
+    named = [len(IN_MARKS.findall(reply)) for reply in replies]
+    return found | richness(replies) | {"slots": sum(named) / max(1, len(named))}
 
 
 def combined_interval(row: Tally, seed: int = 0, draws: int = DRAWS) -> Interval:

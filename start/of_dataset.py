@@ -5,6 +5,7 @@ With `--replies template` nobody speaks there: nothing is measured, and nothing 
 Exercise: the row `teacher` reads the human's own acts.  Which of its four figures gain by that?"""
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from corpora.multiwoz import files_in, split_of
 from corpora.woz_tally import Tally, tally
 from data import Dataset, Episode
 from gopo import Gopo
-from infra.files import write_json
+from infra.files import write_atomic
 from infra.runs import read_config
 from measure import trained_row
 from policies import Silence
@@ -77,9 +78,11 @@ class OfMultiwoz(OwnMeasures):
     def write(self, path: Path) -> None:
         rows = self.rows()
         if rows:
-            write_json(path, {
+            kept = {
                 "row": self._trained(), "trained_on": self.trained_on,
-                "woz_slots": self.config["run"].get("woz_slots"), "rows": rows})
+                "woz_slots": self.config["run"].get("woz_slots"), "rows": rows}
+            # indented it would have a line for each count
+            write_atomic(path, json.dumps(kept, ensure_ascii=False) + "\n")
 
     def _trained(self) -> str:
         """The row of the trained agents; where it was not measured, the first."""

@@ -10,6 +10,7 @@ import pytest
 from sacrebleu import corpus_bleu
 
 import data
+import eval as evaluation
 import train
 from baselines.sft import SFT
 from corpora import multiwoz, woz_rows
@@ -75,6 +76,7 @@ def test_a_tally_by_hand():
     found = measures(row)
     assert (found["inform"], found["success"]) == (50, 50)
     assert found["combined"] == pytest.approx(found["bleu"] + 50)
+    assert found["slots"] == 3 / 4                # name, phone and reference in four replies
     assert found["words"] == 8                   # hello the name phone your reference which price
 
 
@@ -84,7 +86,8 @@ def test_a_tally_says_what_the_score_says():
     for id, texts in zip(IDS, replies):
         said[id] = [{"response": bracketed(text)} for text in texts]
     wanted = score(said, KNOWN.goals, KNOWN.states, KNOWN.booked, Tables(), KNOWN.references)
-    assert measures(row_of(*replies)) == pytest.approx(wanted)
+    found = measures(row_of(*replies))
+    assert {name: found[name] for name in wanted} == pytest.approx(wanted)
 
 
 def test_bleu_of_counts_is_that_of_sacrebleu():
@@ -187,6 +190,32 @@ def test_retrieval_needs_a_reply():
         "two": 1, "=_known area": 1, "=_known day": 1}
 
 
+# --- rows that need no training ------------------------------------------------------------------
+
+def two_turns(*replies):
+    return (Turn("hello", reply=replies[0]), Turn("italian", reply=replies[1]))
+
+
+def test_rows_that_need_no_training(monkeypatch):
+    said = {"every": GOOD, "known": ["hello!", "the golden wok, phone {phone}."]}
+
+    def load(folder, slots="known"):
+        logged = Dialogue("a", (Turn("italian please", reply="{name}, {phone}, {ref}!"), *LOGGED))
+        return SimpleNamespace(
+            train=[logged], test=[Dialogue("SNG1.json", two_turns(*said[slots]))])
+
+    monkeypatch.setattr(woz_rows, "load", load)
+    monkeypatch.setattr(woz_rows, "test_of", lambda folder: woz_rows.Test(KNOWN, Tables()))
+    verdicts = {}
+    for name, row in woz_rows.untrained_rows("here").items():
+        verdicts[name] = row["sng1"]["inform"], row["sng1"]["success"]
+    assert verdicts == {
+        PEOPLE: (1, 0), STUFFING: (1, 1),        # the references hold no reference number
+        "people, --woz_slots every": (1, 1),
+        "people, --woz_slots known": (0, 0),     # a name in words offers nothing
+        "one sentence": (0, 0), "retrieval": (1, 1)}
+
+
 # --- what is printed -----------------------------------------------------------------------------
 
 def test_the_table_says_what_its_rows_are():
@@ -206,7 +235,9 @@ def test_the_table_says_what_its_rows_are():
     assert by_name["more"][4].startswith("[")
     assert by_name["HDNO, published"][:4] == ["93.3", "83.4", "17.8", "106.1"]
     assert "for orientation" in lines[-2]
-    assert "no reward" in lines[-3]
+    assert "no reward" in lines[-4]
+    assert lines[1].split()[-1] == "slots"
+    assert by_name[STUFFING][-1] == "6.0"
 
 
 # --- runs compared -------------------------------------------------------------------------------
@@ -285,6 +316,12 @@ def own(tmp_path, monkeypatch):
     return own_measures(tmp_path, world, None)
 
 
+def test_the_split_is_the_training_one_if_it_is_there(tmp_path):
+    assert multiwoz.split_of(tmp_path) == "validation"
+    (tmp_path / multiwoz.TRAIN).touch()
+    assert multiwoz.split_of(tmp_path) == "training"
+
+
 def test_rows_that_speak_are_told_and_kept(own, tmp_path, capsys):
     speaking = SimpleNamespace(speaker=object())
     own.keep("sft", speaking, [played(0, *GOOD), played(1, *POOR)])
@@ -300,6 +337,13 @@ def test_rows_that_speak_are_told_and_kept(own, tmp_path, capsys):
     assert saved.name == "sft"
     assert saved.rows["sft"] == row_of(GOOD, POOR)
     assert list(saved.rows) == ["sft", "mute"]
+
+
+def test_where_the_trained_row_was_not_played_the_first_counts(own, tmp_path):
+    for name in ("warm_start", "untrained"):
+        own.keep(name, SimpleNamespace(speaker=object()), [played(0, *GOOD)])
+    own.write(tmp_path / "woz.json")
+    assert read_saved(tmp_path).name == "warm_start"
 
 
 def test_without_words_nothing_is_told(own, tmp_path, capsys):
@@ -403,3 +447,12 @@ def test_a_run_ends_with_the_table(algo, tmp_path, monkeypatch, capsys):
     assert saved.name == algo
     assert {len(row) for row in saved.rows.values()} == {2}
     assert json.loads((run / "config.json").read_text())["run"]["woz_slots"] == "every"
+    kept = tmp_path / "more.json"
+    flags = ["--run", str(run), "--rows", algo, "--episodes", "3", "--json", str(kept)]
+    assert evaluation.main(flags) == 0
+    assert "3 test dialogues" in capsys.readouterr().out
+    again = read_saved(tmp_path / "more.woz.json")
+    assert list(again.rows) == [algo]
+    # the same replies to the dialogues that both met
+    assert again.rows[algo].items() > saved.rows[algo].items()
+    assert "combined    +0.0 [+0.0, +0.0]" in compared([run, tmp_path / "more.woz.json"])
