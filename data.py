@@ -446,10 +446,11 @@ def load(
     difficulty: str | None = None,
     warm_generosity: float | None = None,
     sale_rates: str | None = None,
+    woz_slots: str | None = None,
 ) -> Dataset:
     """A dataset by name, a key of `DATASETS`, or of your own, one of `OWN_KINDS`.
 
-    conduct  multiwoz: with EmoWOZ's labels (non-commercial)
+    conduct, woz_slots  multiwoz: with EmoWOZ's labels (non-commercial); "known" or "every" slot
     split    star: "dialogue", or "task" with tasks in test that training never saw
     difficulty  fds: "hard" or "easy", the mix of customers
     warm_generosity  fds: share of the customers to whom the teacher of the logs gives a voucher
@@ -457,7 +458,7 @@ def load(
     """
     options = _options(
         name, conduct=conduct or None, split=split, difficulty=difficulty,
-        generosity=warm_generosity, rates=sale_rates)
+        generosity=warm_generosity, rates=sale_rates, slots=woz_slots)
     for is_such, module, function in OWN_KINDS:
         if is_such(name):
             return getattr(importlib.import_module(module), function)(name)
@@ -478,6 +479,7 @@ OPTIONS = {
     "generosity": (
         "fds", "--warm_generosity is of the planner who wrote the logs of fds; {} has none"),
     "rates": ("sale", "--sale_rates chooses the rates of sale; {} has none"),
+    "slots": ("multiwoz", "--woz_slots chooses the slots of multiwoz; {} has none"),
 }
 
 
@@ -493,8 +495,6 @@ def _options(name: str, **given: Any) -> dict[str, Any]:
 
 def load_used(config: dict[str, Any], data_dir: str | Path | None = None) -> Dataset:
     """The dataset that a run was made with: `config` is "run" of its config.json."""
-    folder = data_dir or config["data_dir"]
-    conduct = config.get("conduct", False)
-    return load(
-        config["dataset"], folder, conduct, config.get("split"), config.get("difficulty"),
-        config.get("warm_generosity"), config.get("sale_rates"))
+    names = ("conduct", "split", "difficulty", "warm_generosity", "sale_rates", "woz_slots")
+    given = {name: config.get(name) for name in names}
+    return load(config["dataset"], data_dir or config["data_dir"], **given)

@@ -54,6 +54,7 @@ from show import (
     show_dialogue,
     show_turn,
 )
+from start.of_dataset import OwnMeasures, own_measures
 
 # --- flags --------------------------------------------------------------------------------------
 
@@ -368,7 +369,9 @@ def measure_run(measured: MeasureConfig, one: RunConfig, api: ApiConfig) -> None
             talked = load_gopo(run, dataset, judge=judge)
         else:
             read = page_of(run, config, judge, one)
-            table, shown = measured_rows(run, config, dataset, judge, measured, one, api, read)
+            own = own_measures(run, dataset, measured.data_dir)
+            table, shown = measured_rows(
+                run, config, dataset, judge, measured, one, api, own, read)
     if one.chat:
         chat(talked)
         return
@@ -377,6 +380,7 @@ def measure_run(measured: MeasureConfig, one: RunConfig, api: ApiConfig) -> None
         # before anything is printed, which may fail as well
         if one.json:
             write_json(Path(one.json), table)
+            own.write(Path(one.json).with_suffix(".woz.json"))
     except OSError as error:
         lost = error
     live = dataset.environment is not None
@@ -387,6 +391,7 @@ def measure_run(measured: MeasureConfig, one: RunConfig, api: ApiConfig) -> None
     print_trials(table, measured.trials)
     print_service(table)
     print_price(read_rows(run / "metrics.jsonl"))
+    own.tell()
     if isinstance(judge, LLMJudge):
         print("judge: ", end="")
         print_client(judge.client)
@@ -419,10 +424,11 @@ def page_of(run: Path, config: dict, judge: Judge, one: RunConfig) -> Any:
 
 def measured_rows(
     run: Path, config: dict, dataset: Dataset, judge: Judge, measured: MeasureConfig,
-    one: RunConfig, api: ApiConfig, read: Any = None,
+    one: RunConfig, api: ApiConfig, own: OwnMeasures, read: Any = None,
 ) -> tuple[dict[str, Row], str]:
     """The table, and the dialogues that `--show` asks for, as text.
 
+    own   takes note of each row, for what the dataset measures itself
     read  of `page_of`: keeps dialogues for the page, and has them judged
     """
     more = hosted_rows(run, dataset, judge, measured, api, one.constraints)
@@ -430,6 +436,7 @@ def measured_rows(
     text = io.StringIO()
 
     def look(name: str, gopo: Gopo, choose: Choose, played: list[Episode]) -> None:
+        own.keep(name, gopo, played)
         if read:
             read.keep(name, gopo, played)
         if name == trained or name in more:

@@ -8,7 +8,7 @@ Exercise: set --outcome_weight 1 and compare TSE: nothing in R_t is TSE (GAP-4).
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -115,6 +115,14 @@ class Gopo(Player):
     @classmethod
     def refuse_options(cls, dataset: Dataset, options: Any, speaks: bool) -> None:
         """DataError if the algorithm's own flags do not suit this data, or who speaks."""
+
+    @classmethod
+    def options_for(cls, options: Any, dataset: Dataset, given: Collection[str]) -> Any:
+        """The algorithm's own config without what this dataset lacks, where no flag asked for it.
+
+        given  names of the flags that were given
+        """
+        return options
 
     @classmethod
     def settled_options(cls, options: Any, speaks: bool) -> Any:

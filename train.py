@@ -61,8 +61,10 @@ from infra.watch import watch
 from judge import Judge
 from measure import evaluate_run, rows_of, training_row
 from play import GopoConfig
+from policies import Choose
 from show import print_client, print_table
 from start import own_judge
+from start.of_dataset import OWN_FILE, own_measures
 from start.plan import planned
 from start.resolve import resolve_together
 from start.stages import (
@@ -298,17 +300,23 @@ def learn(
 def finish(run: Path, dataset: Dataset, cfg: RunConfig, judge: Judge) -> None:
     """The table, the paths, and what to do next."""
     live = dataset.environment is not None
+    own = own_measures(run, dataset, cfg.data_dir)
     if cfg.eval_episodes:
         # Seed 0: the same customers whatever was trained.
         with bar("the table", len(rows_of(run, dataset)), unit="row", leave=False) as rows:
-            table = evaluate_run(
-                run, dataset, cfg.eval_episodes, 0, judge, look=lambda *_: rows.update())
+            def note(name: str, gopo: Gopo, choose: Choose, played: list[Episode]) -> None:
+                own.keep(name, gopo, played)
+                rows.update()
+
+            table = evaluate_run(run, dataset, cfg.eval_episodes, 0, judge, look=note)
         write_json(run / "results.json", table)
+        own.write(run / OWN_FILE)
         total = cfg.eval_episodes
         if not live:
             total = min(total, len(dataset.test))
         print(f"\n{total} test dialogues, the same for every row, most probable skills and tokens:")
         print_table(table, live, judge, rewarded=True)
+        own.tell()
     if isinstance(judge, LLMJudge):
         print("judge: ", end="")
         print_client(judge.client)

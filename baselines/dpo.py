@@ -89,6 +89,7 @@ class DPO(MORE):
     """MORE's states, replies and rewards, with Eq. 7 of DPO for Eqs. 1 and 2."""
     Options = DPOConfig
     rewards_flag = "dpo_rewards"
+    has_tasks = False
 
     @classmethod
     def stages(cls, run: Path, options: DPOConfig) -> dict[str, int]:

@@ -24,7 +24,7 @@ from typing import Any
 from corpora.dialogues import count_skills, examples, horizon, show_dialogue, turns_of
 from corpora.download import fetch
 from corpora.multiwoz_database import Database
-from corpora.multiwoz_turns import SKILLS, TONES, dialogue
+from corpora.multiwoz_turns import SKILLS, TONES, WORDINGS, dialogue
 from data import DataError, Dataset, Dialogue, Skill
 
 CONVLAB2 = (
@@ -69,21 +69,24 @@ DOWNLOAD = "python -m corpora.multiwoz --download"
 
 # ---------------------------------------------------------------- the dataset
 
-def load(data_dir: Path, conduct: bool = False) -> Dataset:
+def load(data_dir: Path, conduct: bool = False, slots: str = "known") -> Dataset:
     """MultiWOZ 2.1 from `data_dir`/multiwoz; fetches it if it is not there.
+
+    slots  of WORDINGS: which annotated values become slots of a reply (multiwoz_turns.py)
 
     Without train.json.zip, train and dev are the validation dialogues (the last 10 % are dev), and
     `note` says so.  That file is tried when the others are fetched and never again by itself: a
     machine without network does not wait for it.
     """
-    folder = Path(data_dir) / "multiwoz"
-    if not all((folder / name).exists() for name in FILES if name != TRAIN_LIST):
-        download(folder)
+    if slots not in WORDINGS:
+        raise DataError(f"--woz_slots must be one of {', '.join(WORDINGS)}, got {slots!r}")
+    folder = files_in(data_dir)
     database = Database(folder / "db")
     tones = _tones(folder) if conduct else None
 
     def read(raws: dict[str, Any]) -> list[Dialogue]:
-        return [dialogue(id, raw, database, tones) for id, raw in raws.items()]
+        every = slots == "every"
+        return [dialogue(id, raw, database, tones, every) for id, raw in raws.items()]
 
     validation = read(unzip(folder / "val.json.zip"))
     test = read(unzip(folder / "test.json.zip"))
@@ -134,6 +137,19 @@ def _intents(train: list[Dialogue]) -> tuple[str, ...]:
 
 
 # ---------------------------------------------------------------- files
+
+def files_in(data_dir: Path | str) -> Path:
+    """The folder of the files, which are fetched if they are not there."""
+    folder = Path(data_dir) / "multiwoz"
+    if not all((folder / name).exists() for name in FILES if name != TRAIN_LIST):
+        download(folder)
+    return folder
+
+
+def split_of(folder: Path) -> str:
+    """The split that is trained on, as far as the files are there: "training" or "validation"."""
+    return "training" if (folder / TRAIN).exists() else "validation"
+
 
 def download(folder: Path) -> None:
     """Fetches every file; the training split as well if it can be had."""
@@ -199,6 +215,9 @@ def arguments() -> argparse.Namespace:
         "--conduct", action="store_true",
         help="put EmoWOZ's tone in front of T (CC BY-NC 4.0: non-commercial)")
     parser.add_argument(
+        "--woz_slots", default="known", choices=WORDINGS,
+        help="which annotated values become slots of a reply")
+    parser.add_argument(
         "--download", action="store_true",
         help="fetch the files first, the training split as well")
     return parser.parse_args()
@@ -208,7 +227,7 @@ def main() -> None:
     args = arguments()
     if args.download:
         download(args.data_dir / "multiwoz")
-    data = load(args.data_dir, args.conduct)
+    data = load(args.data_dir, args.conduct, args.woz_slots)
     print(data.note)
     print(f"{len(data.train)} train, {len(data.dev)} dev, {len(data.test)} test dialogues; "
           f"horizon {data.horizon}\n")

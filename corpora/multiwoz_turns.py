@@ -17,7 +17,9 @@ B_t `context`  of one domain, that of the customer's last acts: what the custome
                then.  Their values are made up from the dialogue's id.
 reply          with slots: an annotated value that *any* match has becomes the slot, because which
                match to offer is the shop's choice.  A second value of one slot, and what no match
-               has, stays in words.
+               has, stays in words: the slots are `known`.  With `every` each annotated value
+               becomes a slot, so that who imitates people can say all that they said; B_t then
+               holds every slot that any reply may carry, "?" where nobody knows the value.
 Exercise:  add `request` to FIRST, retrain the Expert, and compare `esndcg` with the set F1."""
 from __future__ import annotations
 
@@ -25,7 +27,7 @@ import hashlib
 import re
 from typing import Any
 
-from corpora.multiwoz_database import ANY, Database, Matches, norm
+from corpora.multiwoz_database import ANY, UNKNOWN, Database, Matches, norm
 from data import MAX_SKILLS, Dialogue, Turn, delexicalise
 
 # id, task of Eq. 11, slots stated, description.
@@ -81,6 +83,10 @@ SPANS = {
     "Car": ("car",),
     "Department": ("department",),
 }
+# What a reply may carry with --woz_slots every, whatever B_t knows: the same at every turn, so that
+# it tells nothing of the reply.
+OFFERED = tuple(dict.fromkeys(names[0] for names in SPANS.values()))
+WORDINGS = ("known", "every")                    # which annotated values become slots of a reply
 # what a booking needs
 BOOKING = {
     "restaurant": ("people", "day", "time"),
@@ -251,8 +257,13 @@ def _total(domain: str, booking: dict[str, str], facts: dict[str, str]) -> dict[
 
 # ---------------------------------------------------------------- the reply
 
-def with_slots(text: str, spans: list[list], B: dict[str, str], matches: Matches) -> str:
-    """A system reply with slots of B_t for values, and without the corpus' tokenisation."""
+def with_slots(
+    text: str, spans: list[list], B: dict[str, str], matches: Matches, every: bool = False
+) -> str:
+    """A system reply with slots of B_t for values, and without the corpus' tokenisation.
+
+    every  a value that B_t cannot give becomes a slot as well; B_t then holds OFFERED
+    """
     words = text.split()
     # slot -> the value, normalised, that it stands for in this reply
     used: dict[str, str] = {}
@@ -263,9 +274,11 @@ def with_slots(text: str, spans: list[list], B: dict[str, str], matches: Matches
         if not places or taken & places:
             continue
         slot = _slot(kind, value, B, matches, used)
+        if slot is None and every:
+            slot = _likeliest(kind, B)
         if slot is None:
             continue
-        used[slot] = norm(value)
+        used.setdefault(slot, norm(value))
         plural = "s" if norm(value) == norm(B[slot]) + "s" else ""
         # the list keeps its length, so that later spans keep their places
         words[begin:end + 1] = ["{" + slot + "}" + plural] + [""] * (end - begin)
@@ -288,6 +301,18 @@ def _slot(
         if used.get(slot, norm(value)) == norm(value):
             return slot
     return None
+
+
+def _likeliest(kind: str, B: dict[str, str]) -> str | None:
+    """The slot of an annotated value that no match has; None if values of its kind are no slots."""
+    names = SPANS.get(kind, (None,))
+    known = [name for name in names if B.get(name, UNKNOWN) != UNKNOWN]
+    return (known or names)[0]
+
+
+def with_offered(B: dict[str, str]) -> dict[str, str]:
+    """B_t with every slot that a reply may carry, and UNKNOWN for what nobody knows."""
+    return B | {slot: UNKNOWN for slot in OFFERED if slot not in B}
 
 
 def _has(slot: str, value: str, B: dict[str, str], matches: Matches) -> bool:
@@ -321,13 +346,15 @@ def tidy(text: str) -> str:
 # ---------------------------------------------------------------- the dialogue
 
 def dialogue(
-    id: str, raw: dict[str, Any], database: Database, tones: dict[str, int] | None = None
+    id: str, raw: dict[str, Any], database: Database, tones: dict[str, int] | None = None,
+    every: bool = False,
 ) -> Dialogue:
     """One dialogue of the corpus.
 
     raw    log[2t] is the customer's turn; log[2t + 1] is the reply, with the belief state *before*
            the reply
     tones  EmoWOZ's number of the tone, by "<id>.json-<place in the log>"
+    every  every annotated value becomes a slot, as with --woz_slots every
     """
     turns = []
     domain = None
@@ -344,7 +371,9 @@ def dialogue(
         skills = teacher(system["dialog_act"], system["span_info"])
         if tones:
             skills = _with_tone(skills, tones.get(f"{id}.json-{i + 1}", 0))
-        reply = with_slots(system["text"], system["span_info"], B, matches)
+        if every:
+            B = with_offered(B)
+        reply = with_slots(system["text"], system["span_info"], B, matches, every)
         u = intent(customer["dialog_act"])
         turns.append(Turn(tidy(customer["text"]), u, None, B, skills, reply))
         heard += norm(system["text"])

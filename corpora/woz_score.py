@@ -34,7 +34,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from corpora.multiwoz import FILES, TRAIN_LIST, download, unzip
+from corpora.multiwoz import files_in, unzip
 from corpora.multiwoz_database import Database
 from corpora.multiwoz_turns import SPANS, tidy
 from corpora.woz_venues import (
@@ -388,9 +388,7 @@ def trivial(known: Gold) -> dict[str, dict[str, list[dict]]]:
 
 def main() -> None:
     args = arguments()
-    folder = args.data_dir / "multiwoz"
-    if not all((folder / name).exists() for name in FILES if name != TRAIN_LIST):
-        download(folder)
+    folder = files_in(args.data_dir)
     known = gold(unzip(folder / "test.json.zip"))
     rows = trivial(known)
     if args.predictions:

@@ -74,6 +74,10 @@ class RunConfig:
     sale_rates: str | None = opt(
         None, "sale only: clean (3.65 k percent, which a small model can learn) or paper (3.6 to "
         "23.9, two decimals to compute); default clean for tiny and nano, paper for others")
+    woz_slots: str | None = opt(
+        None, "multiwoz only: which annotated values become slots of a reply: known (of "
+        "B_t) or every (all, so that imitation can reach what people reached); default every, "
+        "known with template replies")
     resume: str | None = opt(
         None, "go on with this run directory; its config.json is used, of the flags only --steps "
         "and those of the API count")

@@ -168,7 +168,7 @@ def resolve(configs: Configs, held: ExitStack) -> tuple[Path, dict, Dataset]:
 
 def started(configs: Configs, held: ExitStack) -> tuple[Path, dict, Dataset]:
     """A new run: everything that can be refused is refused before the directory is touched."""
-    configs = with_rates(configs)
+    configs = with_slots(with_rates(configs))
     cfg = configs.run
     if cfg.output_dir:
         refuse_occupied(Path(cfg.output_dir), cfg.overwrite)
@@ -180,7 +180,8 @@ def started(configs: Configs, held: ExitStack) -> tuple[Path, dict, Dataset]:
         encoder_of(configs.expert.encoder)       # refused now, not after the stages before it
     dataset = data_of(asdict(cfg), cfg.base)
     judge_for(dataset, cfg.judge, configs.api)
-    config = new_config(configs, dataset)
+    options = algorithm(cfg.algo).options_for(configs.options, dataset, configs.given)
+    config = new_config(replace(configs, options=options), dataset)
     refuse_unearned(dataset, config)
     own_judge.refuse_unlearned(dataset, config)
     if config["run"]["replies"] == "lm" and configs.lm.model not in BUILT:
@@ -212,6 +213,15 @@ def with_rates(configs: Configs) -> Configs:
         return configs
     rates = "clean" if configs.lm.model in BUILT else "paper"
     return replace(configs, run=replace(run, sale_rates=rates))
+
+
+def with_slots(configs: Configs) -> Configs:
+    """The flags with the slots of `multiwoz` filled in: a model that speaks may say every one."""
+    run = configs.run
+    if run.dataset != "multiwoz" or run.woz_slots:
+        return configs
+    slots = "every" if run.replies == "lm" else "known"
+    return replace(configs, run=replace(run, woz_slots=slots))
 
 
 def data_of(run: Mapping[str, Any], trained: str | None) -> Dataset:

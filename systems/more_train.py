@@ -16,7 +16,7 @@ Exercise: add --more_weights std, and compare the lambda_* of both metrics.jsonl
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -48,6 +48,10 @@ TASKS = "reasoning tasks"                        # the scaffold stage, in the li
 SCAFFOLD = 2                                     # stage whose draws those of the tasks are
 WEAK = 0.02                                      # a group whose R varies less hardly tells apart
 NEED_FACTS = ("RSN", "FID", "COV")
+WITHOUT_FACTS = "NAT,RUD,RGE,BLEU"
+OF_TASKS = frozenset({
+    "more_scaffold_steps", "more_scaffold_warm", "more_merge", "more_merge_tasks",
+    "more_interleave"})
 STUFFED = ("replies hold half as many numbers again as at first: are they listed to win RSN? "
            "look at std_FID, and at python eval.py --run RUN --show 1")
 INERT = ("--more_anchor printed with --more_inner 1: pi_ref is the policy itself, D_KL and its "
@@ -86,6 +90,7 @@ class MORE(Gopo):
     plays = False
     candidates = 8
     rewards_flag = "more_rewards"
+    has_tasks = True                             # reasoning tasks can take part
     usual = {"steps": 100, "eval_every": 50, "save_every": 20}
 
     @classmethod
@@ -104,7 +109,19 @@ class MORE(Gopo):
         if unknown and dataset.facts is None:
             raise DataError(
                 f"--{cls.rewards_flag} {','.join(unknown)}: {dataset.name} has no facts to check "
-                f"them by; give others, as --{cls.rewards_flag} NAT,RUD,RGE,BLEU")
+                f"them by; give others, as --{cls.rewards_flag} {WITHOUT_FACTS}")
+
+    @classmethod
+    def options_for(cls, options: Any, dataset: Dataset, given: Collection[str]) -> Any:
+        """Other rewards where no fact can be checked, and no tasks where there are none."""
+        changed: dict[str, Any] = {}
+        if dataset.facts is None and cls.rewards_flag not in given:
+            changed[cls.rewards_flag] = WITHOUT_FACTS
+            print(f"{dataset.name} has no facts to check: --{cls.rewards_flag} {WITHOUT_FACTS}")
+        if cls.has_tasks and dataset.tasks is None and not OF_TASKS.intersection(given):
+            changed["more_scaffold_steps"] = 0
+            print(f"{dataset.name} has no reasoning tasks: --more_scaffold_steps 0")
+        return replace(options, **changed)
 
     @classmethod
     def more_pairs(
@@ -116,8 +133,9 @@ class MORE(Gopo):
         return task_pairs(dataset, round(len(pairs) * share / (1 - share)), seed)
 
     @classmethod
-    def warm_key(cls, options: MoreConfig) -> float:
-        return options.warm_share
+    def warm_key(cls, options: MoreConfig) -> float | None:
+        # without tasks it is the warm start of everybody
+        return options.warm_share or None
 
     def __init__(
         self, dataset, expert, agent, judge, cfg: GopoConfig, speaker=None, options=None

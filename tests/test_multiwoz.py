@@ -13,6 +13,9 @@ import pytest
 from corpora import multiwoz, multiwoz_turns
 from corpora.dialogues import turns_of
 from corpora.multiwoz_database import Database
+from corpora.woz_score import reference
+from corpora.woz_tally import SAME_KIND
+from corpora.woz_venues import plain_slot, plain_slots
 from data import MAX_SKILLS, DataError, slots
 
 DATA = Path(os.environ.get("GOPO_DATA", "data"))
@@ -49,6 +52,14 @@ def data():
 @pytest.fixture(scope="module")
 def turns(data):
     return turns_of(data.train + data.dev + data.test)
+
+
+@pytest.fixture(scope="module")
+def every():
+    """The same with every annotated value as a slot."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(multiwoz, "fetch", there)
+        return multiwoz.load(DATA, slots="every")
 
 
 # ---------------------------------------------------------------- T by hand
@@ -161,6 +172,29 @@ def test_slots_for_another_match_and_words_for_none(database):
     assert with_slots(f"{first} or {second}", *spans) == "{name} or " + second
 
 
+def test_every_annotated_value_becomes_a_slot(database):
+    matches = database.search("hotel", {"area": "east", "stars": "4", "parking": "yes"})
+    B = multiwoz_turns.with_offered({"choice": "9", "people": "2", **matches.entities[0]})
+    first = B["name"]
+
+    def with_slots(text, *spans):
+        return multiwoz_turns.with_slots(text, list(spans), B, matches, every=True)
+
+    # what no match has, and a second value of one slot
+    text = f"{first} or The Ritz"
+    behind_or = len(first.split()) + 1
+    spans = (name_span(first, 0), name_span("the ritz", behind_or))
+    assert with_slots(text, *spans) == "{name} or {name}"
+    # a slot that B_t has no value of; of two slots the one that B_t knows
+    train = [["Train-Inform", "Leave", "9:30", 0, 0], ["Train-Inform", "Ticket", "20", 2, 2]]
+    assert with_slots("9:30 costs 20", *train) == "{leave} costs {price}"
+    assert "price" not in matches.values
+    B |= {"total": "40.40 pounds"}
+    assert with_slots("9:30 costs 20", *train) == "{leave} costs {total}"
+    # values of a kind that is no slot
+    assert with_slots("wifi is free", ["Hotel-Inform", "Internet", "free", 2, 2]) == "wifi is free"
+
+
 def test_search_by_hand(database):
     way = {"departure": "cambridge", "destination": "bishops stortford", "day": "friday"}
     trains = database.search("train", way | {"after": "09:00", "before": "12:00"})
@@ -172,17 +206,21 @@ def test_search_by_hand(database):
 
 # ---------------------------------------------------------------- properties
 
-def test_nothing_leaks_from_this_reply_or_a_later_one(raw, database):
+@pytest.mark.parametrize("every", [False, True])
+def test_nothing_leaks_from_this_reply_or_a_later_one(raw, database, every):
     """B_t, u_t and U_t stay when another dialogue's reply stands at turn t, and nothing behind."""
+    def read(id, raw):
+        return multiwoz_turns.dialogue(id, raw, database, every=every).turns
+
     for id, other in pairwise(list(raw)[:120]):
         log = raw[id]["log"]
         strange = raw[other]["log"]
-        for t, turn in enumerate(multiwoz_turns.dialogue(id, raw[id], database).turns):
+        for t, turn in enumerate(read(id, raw[id])):
             place = 2 * t + 1
             # the belief is that *before* the reply
             before = {"metadata": log[place]["metadata"]}
             cut = [*log[:place], strange[place % len(strange)] | before]
-            got = multiwoz_turns.dialogue(id, raw[id] | {"log": cut}, database).turns[t]
+            got = read(id, raw[id] | {"log": cut})[t]
             assert (got.context, got.intent) == (turn.context, turn.intent)
             assert got.user == turn.user
 
@@ -220,6 +258,39 @@ def test_every_turn_keeps_the_schema(data, turns):
     for skill in data.skills.values():
         assert skill.task in (None, 1, 2, 3)
         assert 0 < len(skill.examples) <= 8
+
+
+def annotated(entry):
+    """The slots of a system turn by its spans alone; one span of the corpus ends before it begins.
+    """
+    entry = multiwoz_turns.UNANNOTATED | entry
+    spans = [span for span in entry["span_info"] if span[3] <= span[4]]
+    return plain_slots(reference(entry | {"span_info": spans}))
+
+
+def test_with_every_slot_nothing_that_was_annotated_stays_in_words(raw, every):
+    count = 0
+    talks = [talk for talk in every.train + every.dev if talk.id in raw]
+    for talk in talks:
+        for turn, entry in zip(talk.turns, raw[talk.id]["log"][1::2], strict=True):
+            # one kind of annotation has several slots: a time of leaving may be `after`
+            told = {plain_slot(SAME_KIND.get(slot, slot)) for slot in slots(turn.reply)}
+            assert annotated(entry) <= told
+            count += len(told)
+    assert count > 10_000
+
+
+def test_every_slot_of_a_reply_can_be_said_and_nothing_else_changes(data, every):
+    for known, all_slots in zip(turns_of(data.test), turns_of(every.test), strict=True):
+        assert set(slots(all_slots.reply)) <= set(all_slots.context)
+        assert set(multiwoz_turns.OFFERED) <= set(all_slots.context)
+        # what is known is the same; what is offered besides has no value
+        assert known.context.items() <= all_slots.context.items()
+        more = all_slots.context.keys() - known.context.keys()
+        assert {all_slots.context[slot] for slot in more} <= {"?"}
+        assert (known.user, known.intent, known.skills) == (
+            all_slots.user, all_slots.intent, all_slots.skills)
+    assert data.test != every.test
 
 
 def books(turn):

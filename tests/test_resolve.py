@@ -27,7 +27,7 @@ def nulls(config):
 def test_no_null_stands_where_a_run_uses_a_number(shop):
     config = config_of(shop)
     absent = {"run/split", "run/difficulty", "run/resume", "run/base", "run/output_dir"}
-    absent |= {"api/api_base", "run/warm_generosity", "run/sale_rates"}
+    absent |= {"api/api_base", "run/warm_generosity", "run/sale_rates", "run/woz_slots"}
     absent |= {"api/max_requests", "versions/commit", "expert/encoder"}
     assert nulls(config) <= absent
     assert config["gopo"]["gamma"] == 0.95
