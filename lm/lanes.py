@@ -71,25 +71,29 @@ class Lanes:
         return torch.empty(shape, dtype=self.kept, device=self.device)
 
     def _read(self, prompts: Sequence[list[int]], P: int, shared: int) -> None:
-        """Keys and values of all but the last token of each prompt."""
-        rows = [p[:-1] + [0] * (P + 1 - len(p)) for p in prompts]
-        ids = torch.tensor(rows)                                                     # [S, P]
-        lengths = torch.tensor([len(p) - 1 for p in prompts])
-        real = torch.arange(P) < lengths[:, None]                                    # [S, P]
+        """Keys and values of all but the last token of each prompt, padded to P."""
         if shared:
-            self._read_on(ids[:1, :shared], real[:1, :shared], 0)
+            self._read_on([prompts[0][:shared]], 0, shared)
             self.shared, self.prefix = self.prefix, []
-        self._read_on(ids[:, shared:], real[:, shared:], shared)
+        self._read_on([p[shared:-1] for p in prompts], shared, P - shared)
 
-    def _read_on(self, ids: Tensor, real: Tensor, first: int) -> None:
-        """One pass over the N tokens of ids [S, L] that are real, in a row: layers see no padding.
+    def _read_on(self, texts: Sequence[list[int]], first: int, L: int) -> None:
+        """One pass over the N tokens of S texts, in a row: layers see no padding.
 
-        first  position of the first of these tokens
+        first  position of the first token of each
         """
-        at = real.nonzero()[:, 1] + first                                            # [N]
-        self.real = real.to(self.device)
-        turn = self.cos[at, None], self.sin[at, None]                                # [N, 1, d]
-        self.stack(ids[real].to(self.device), turn, self._attend_within)
+        ids: list[int] = []
+        at: list[int] = []
+        places: list[int] = []                   # of each token among S L places
+        for number, text in enumerate(texts):
+            ids += text
+            at += range(first, first + len(text))
+            places += range(number * L, number * L + len(text))
+        self.places = torch.tensor(places, device=self.device)                       # [N]
+        self.shape = len(texts), L
+        position = torch.tensor(at, device=self.device)
+        turn = self.cos[position, None], self.sin[position, None]                    # [N, 1, d]
+        self.stack(torch.tensor(ids, device=self.device), turn, self._attend_within)
 
     def _attend_within(self, number: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor | None:
         """q [N, H, d], k and v [N, K, d] -> [N, H d]; the L tokens of a state follow the shared."""
@@ -106,13 +110,13 @@ class Lanes:
             seen = F.scaled_dot_product_attention(q, k, v, attn_mask=seen_by, enable_gqa=True)
         else:
             seen = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
-        return seen.transpose(1, 2)[self.real].flatten(1)
+        return seen.transpose(1, 2).flatten(0, 1)[self.places].flatten(1)
 
     def _in_rows(self, x: Tensor) -> Tensor:
         """[N, heads, d] -> [S, heads, L, d], padded on the right, where causality keeps it out."""
-        rows = x.new_zeros(*self.real.shape, *x.shape[1:])
-        rows[self.real] = x
-        return rows.transpose(1, 2)
+        S, L = self.shape
+        rows = x.new_zeros(S * L, *x.shape[1:]).index_copy(0, self.places, x)
+        return rows.unflatten(0, (S, L)).transpose(1, 2)
 
     def step(self, token: Tensor) -> Tensor:
         """What was said last in each lane, [S G] -> the logits of what comes next, [S G, V]."""

@@ -256,7 +256,7 @@ def test_a_model_built_here_speaks_with_one_thread(monkeypatch):
     assert torch.get_num_threads() == before
 
 
-def test_so_does_it_learn(monkeypatch):
+def test_it_learns_with_all_threads(monkeypatch):
     agent = sharp_agent(max_new_tokens=2)
     prepared = agent.prepare(REQUESTS[:1])
     replies = agent.speak(prepared, 2, generator=seeded(0))
@@ -264,7 +264,7 @@ def test_so_does_it_learn(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 5)
     monkeypatch.setattr(torch, "set_num_threads", seen.append)
     agent.update(prepared, replies, [[0.0, 1.0]])
-    assert seen == [1, 5]
+    assert seen == []
 
 
 @pytest.mark.parametrize("precision, states", [("fp32", 60), ("bf16", 12)])
