@@ -12,7 +12,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-import numpy as np
 from sacrebleu.metrics import BLEU
 
 import data
@@ -45,13 +44,13 @@ from metrics import (
 )
 from perception import reading
 from policies import Choose, Silence, by_chance, by_teacher, keyed, with_true_perception
-from tse import OVER_TRIALS, bleu, bleu_tokenizer, of_trials
+from tse import OVER_TRIALS, bleu, bleu_counts, bleu_tokenizer, of_trials
 
 __all__ = [
     "CHOOSERS", "FORMS", "HELD_OUT", "METRICS", "TRAINING", "Metric", "Numbers", "Row", "RowSpec",
     "at_once", "bleu_interval", "bleu_statistics", "by_weights", "completed", "data_of",
     "dialogue_metrics", "evaluate", "evaluate_run", "has_tasks", "hosted_gopo", "measure",
-    "present", "reliability", "rows_of", "serve_again", "summary", "trained_row",
+    "present", "rows_of", "serve_again", "summary", "trained_row",
     "training_row",
 ]
 
@@ -103,15 +102,7 @@ def bleu_statistics(episodes: Sequence[Episode]) -> list[list[int]] | None:
     if not references:
         return None
     metric = BLEU(tokenize=bleu_tokenizer(references))
-    return [_statistics(metric, pairs) for pairs in by_dialogue]
-
-
-def _statistics(metric: BLEU, pairs: Sequence[tuple[str, str]]) -> list[int]:
-    if not pairs:
-        return [0] * 10
-    replies, references = zip(*pairs)
-    counted = metric._extract_corpus_statistics(list(replies), [list(references)])
-    return np.sum(counted, 0).astype(int).tolist()
+    return [bleu_counts(metric, pairs) for pairs in by_dialogue]
 
 
 # --- held-out dialogues -------------------------------------------------------------------------
@@ -199,22 +190,6 @@ def _play(
 
 
 # --- the same customers again and again ---------------------------------------------------------
-
-def reliability(
-    gopo: Gopo,
-    chooser: Callable[[Gopo, int], Choose],
-    episodes: int,
-    seed: int,
-    trials: int,
-    label: str = "",
-) -> Row:
-    """How often the same customers are served, with replies drawn as in training.
-
-    chooser  of CHOOSERS
-    returns  as tse.of_trials
-    """
-    return of_trials(serve_again(gopo, chooser, episodes, seed, trials, label), seed)
-
 
 def serve_again(
     gopo: Gopo,
@@ -379,7 +354,7 @@ def evaluate_run(
 
     more    row name -> what makes it; measured first, since a server may refuse
     look    is called after each row with its name, its agents and the dialogues played
-    trials  also adds `reliability` to the run's own rows
+    trials  also adds tse.of_trials to the run's own rows
     """
     specs = rows_of(run, dataset)
     chosen = {name: spec for name, spec in specs.items() if not only or name in only}
@@ -407,7 +382,8 @@ def evaluate_run(
                 temperature = None               # an agent that decides in words is drawn with them
             row(name, gopo, chooser(gopo, 0), temperature)
             if trials:
-                table[name] |= reliability(gopo, chooser, episodes, seed, trials, name)
+                gained = serve_again(gopo, chooser, episodes, seed, trials, name)
+                table[name] |= of_trials(gained, seed)
     return {name: table[name] for name in [*more, *chosen]}
 
 

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from sacrebleu import corpus_bleu
+from sacrebleu.metrics import BLEU
 
 # (N_1, N_2, N_3): the turn in which each task was completed, counted from 1; None = never
 Turns = tuple[int | None, int | None, int | None]
@@ -145,6 +146,18 @@ def bleu_tokenizer(references: Sequence[str]) -> str:
     text = "".join(references)
     cjk = sum("\u3040" <= c <= "\u9fff" for c in text)
     return "char" if cjk > 0.2 * len(text) else "13a"
+
+
+def bleu_counts(metric: BLEU, pairs: Sequence[tuple[str, str]]) -> list[int]:
+    """What corpus BLEU is made of, summed over (reply, reference) pairs: ten counts.
+
+    returns  [reply words, reference words, right n-grams for n = 1..4, all n-grams for n = 1..4]
+    """
+    if not pairs:
+        return [0] * 10
+    replies, references = zip(*pairs)
+    counted = metric._extract_corpus_statistics(list(replies), [list(references)])
+    return np.sum(counted, 0).astype(int).tolist()
 
 
 def distinct_pairs(texts: Sequence[Sequence[str]]) -> float | None:

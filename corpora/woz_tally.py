@@ -23,6 +23,7 @@ from corpora.multiwoz_turns import SPANS, tidy
 from corpora.woz_score import Gold, judge_dialogue, refuse_unfit, richness
 from corpora.woz_venues import IN_MARKS, Venues, plain_slot
 from data import SLOT, DataError
+from tse import bleu_counts
 
 # N dialogues, D draws, 10 counts: words, reference words, right n-grams and all n-grams, n = 1..4
 
@@ -83,20 +84,17 @@ def tally(
         texts = [turn["response"] for turn in said]
         found[id] = Told(
             inform=int(verdict[0]), success=int(verdict[1]),
-            bleu=bleu_counts(texts, known.references[id]), replies=texts)
+            bleu=_counts(texts, known.references[id]), replies=texts)
     return found
 
 
-def bleu_counts(replies: Sequence[str], references: Sequence[str]) -> list[int]:
-    """What corpus BLEU is made of: ten counts, summed over replies that have a reference."""
+def _counts(replies: Sequence[str], references: Sequence[str]) -> list[int]:
+    """BLEU's ten counts of a dialogue, over the replies that have a reference."""
     pairs = []
     for reply, reference in zip(replies, references, strict=True):
         if reference:
             pairs.append((tidy(reply), reference))
-    if not pairs:
-        return [0] * 10
-    said, wanted = map(list, zip(*pairs))
-    return np.sum(METRIC._extract_corpus_statistics(said, [wanted]), 0).astype(int).tolist()
+    return bleu_counts(METRIC, pairs)
 
 
 def bleu_of(counts: Sequence[int]) -> float:
