@@ -172,6 +172,9 @@ class GopoConfig:
     cs_reward: str = opt(
         "cs", "what Eq. 9b rewards: cs (R^A, as printed) or joint (R_t, the other reading of "
         "Sec. 3.2, GAP-4)")
+    fix_expert: bool = opt(
+        False, "ablation: the joint steps leave the Expert as the strategy stage left it, and the "
+        "language model learns alone")
     outcome_weight: float = opt(
         0.0, "adds this times the dialogue's TSE to its last reward; 0 = the paper "
         "(the absorbing end already pays for success, GAP-4)")

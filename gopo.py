@@ -232,10 +232,16 @@ class Gopo(Player):
 
     def learn(self, played: list[Episode], seed: int = 0) -> dict[str, float | None]:
         """Eq. 7 for the Expert, and one step of Eqs. 9a-9d for the Customer Service Agent."""
-        row = {} if self.cfg.no_expert else self.learn_skills(played, seed)
+        row = self.learn_skills(played, seed) if self.learns_skills else {}
         if self.agent:
             row = row | self.learn_words(played)
         return row
+
+    @property
+    def learns_skills(self) -> bool:
+        """Whether a step teaches the Expert; with --fix_expert only the strategy stage does."""
+        joint = self.agent is not None
+        return not (self.cfg.no_expert or (joint and self.cfg.fix_expert))
 
     def learn_skills(self, played: list[Episode], seed: int) -> dict[str, float | None]:
         return self.learner.update(self.expert_batch(played, seed), self.logged, seed)

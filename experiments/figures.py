@@ -339,13 +339,15 @@ def sizes(found: Sequence[dict[str, Any]], path: Path, title: str) -> None:
     axis = axes[0, 0]
     places = list(range(len(found)))
     lines = (
-        ("before", "before the joint steps", COLOURS[0], -0.04),
-        ("after", "after them (GOPO)", COLOURS[1], 0.04),
+        ("before", "before the joint steps", COLOURS[0], -0.08),
+        ("after", "after them, the Expert learning (GOPO)", COLOURS[1], 0.0),
+        ("fixed", "after them, the Expert fixed", COLOURS[2], 0.08),
     )
     for key, name, colour, shift in lines:
-        at = [x + shift for x in places]
-        cells = [row[key] for row in found]
-        with_bars(axis, at, cells, name, colour)
+        at = [x + shift for x in places if found[x][key]]
+        cells = [row[key] for row in found if row[key]]
+        if cells:
+            with_bars(axis, at, cells, name, colour)
     axis.set_xticks(places, [str(r["dialogues"]) for r in found])
     axis.set(xlabel="dialogues that the warm start read", ylabel="TSE", title=title)
     axis.set(ylim=(0, None))

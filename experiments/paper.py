@@ -29,7 +29,7 @@ from data import DataError
 from experiments import tables, trials
 from experiments.played import dialogue_row, watched
 from experiments.rows import TWO_EARS, AnySpec, Maker, grouped, rows, runs_read
-from experiments.settings import SIZES, STEPS, Settings, agree
+from experiments.settings import FIXED, PARTS, SIZES, STEPS, Settings, agree
 from gopo import Gopo
 from hosted.judge import judge_for
 from infra.client import ApiConfig
@@ -66,9 +66,27 @@ PAPER: dict[str, tuple[str, ...]] = {
     "gopo_soft": ("--base", "base", "--constraints", "soft"),
     "gopo_nano": ("--base", "base", "--model", "SMALL"),
 }
-WARM_START = {
-    f"warm_{size}": ("--base", "base", "--warm_dialogues", str(size)) for size in SIZES[:-1]
-}
+
+
+def warm_start_jobs() -> dict[str, tuple[str, ...]]:
+    """Joint steps after warm starts of several sizes, with the Expert learning and fixed."""
+    along = ("--steps", "40", "--eval_every", "10")
+    jobs = {"base": PAPER["base"]}
+    for size in SIZES:
+        read = ("--warm_dialogues", str(size)) if size != SIZES[-1] else ()
+        jobs[f"warm_{size}"] = ("--base", "base", *read, *along)
+        if size in FIXED:
+            # the same warm start, made once
+            start = ("--base", f"warm_{size}", *read)
+            jobs[f"fixed_{size}"] = (*start, "--fix_expert", "True", *along)
+    read = ("--warm_dialogues", str(PARTS))
+    start = ("--base", f"warm_{PARTS}", *read)
+    jobs["no_9c"] = (*start, "--lambda_s", "0", *along)
+    jobs["no_9d"] = (*start, "--lambda_d", "0", *along)
+    jobs["warm_soft"] = ("--base", "base", "--constraints", "soft", *read, *along)
+    return jobs
+
+
 LONG = ("--steps", "100", "--eval_every", "10")
 HACKING = {
     "long": ("--base", "base", *LONG),
@@ -76,7 +94,7 @@ HACKING = {
 }
 JOBS = {
     "paper": PAPER,
-    "warm_start": {"base": PAPER["base"], "gopo": PAPER["gopo"], **WARM_START},
+    "warm_start": warm_start_jobs(),
     "hacking": {"base": PAPER["base"], **HACKING},
 }
 
@@ -225,7 +243,7 @@ def curve_rows(s: Settings, seed: int, trained: Sequence[str]) -> list[dict]:
 
     Of a row that was measured earlier the curve stays: its run may be gone, or be another now."""
     files = {"": "metrics.jsonl"}
-    if s.study == "hacking":
+    if s.study != "paper":
         files[DEV] = "evals.jsonl"
     earlier = read_rows(s.curves_file(seed))
     found = []

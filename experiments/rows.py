@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from baselines.prompted import by_prompt
 from data import Dataset
-from experiments.settings import SIZES, Settings
+from experiments.settings import FIXED, SIZES, Settings
 from gopo import Gopo, load_gopo
 from infra.client import ApiConfig
 from judge import Judge
@@ -107,18 +107,18 @@ HACKING_ROWS = {
 }
 
 
-def warm_job(size: int) -> str:
-    """The job whose warm start read so many dialogues; the largest size is GOPO itself."""
-    return "gopo" if size == SIZES[-1] else f"warm_{size}"
-
-
 def warm_rows() -> dict[str, RowSpec]:
-    """Before and after the joint steps, for every size of the warm start."""
+    """Before and after the joint steps, for every size of the warm start; then parts less."""
     specs = {}
     for size in SIZES:
-        job = warm_job(size)
-        specs[f"before_{size}"] = row(job, STRATEGY, WARM_LM)
-        specs[f"after_{size}"] = row(job)
+        specs[f"before_{size}"] = row(f"warm_{size}", STRATEGY, WARM_LM)
+        specs[f"after_{size}"] = row(f"warm_{size}")
+    for size in FIXED:
+        specs[f"fixed_{size}"] = row(f"fixed_{size}")
+    specs["no_9c"] = row("no_9c")
+    specs["no_9d"] = row("no_9d")
+    specs["before_soft"] = row("warm_soft", STRATEGY, WARM_LM)
+    specs["after_soft"] = row("warm_soft")
     return specs
 
 

@@ -14,9 +14,13 @@ from infra.files import read_json, write_json
 from lm.precision import pick_precision
 
 # joint steps of --paper; train.py's own default is 25
-STEPS = 15
+STEPS = 30
 # dialogues that the warm start reads; the last size is all that a shop has
 SIZES = (0, 30, 100, 300, 1000)
+# sizes with which the joint steps are also made with a fixed Expert
+FIXED = (30, 100, 1000)
+# the size with which the parts of Eq. 9a and the constraints are taken away
+PARTS = 100
 
 
 @dataclass(frozen=True)

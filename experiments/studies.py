@@ -18,7 +18,7 @@ from experiments import figures
 from experiments.cells import brackets, t_of, with_brackets
 from experiments.evals import Measured, load_evals
 from experiments.paper import DEV, conduct, read_all
-from experiments.settings import SIZES, STEPS, Settings
+from experiments.settings import PARTS, SIZES, STEPS, Settings
 from infra.files import write_atomic, write_json
 
 COMMAND = "python -m experiments.studies"
@@ -43,14 +43,29 @@ def markdown(head: str, rows: Sequence[Sequence[str]]) -> str:
 
 # --- the size of the warm start ---------------------------------------------------------------
 
-WARM_HEAD = "| dialogues of the warm start | TSE before the joint steps | after | difference |"
+WARM_HEAD = (
+    "| dialogues of the warm start | TSE before the joint steps | after | difference "
+    "| after, the Expert fixed | difference |"
+)
+PARTS_HEAD = f"| joint steps after {PARTS} dialogues | TSE | difference | of |"
+# row -> (what it is called, the row that it is compared with, what that is called)
+PARTS_OF = {
+    f"after_{PARTS}": ("as they are", f"before_{PARTS}", "before"),
+    "no_9c": ("without Eq. 9c", f"after_{PARTS}", "as they are"),
+    "no_9d": ("without Eq. 9d", f"after_{PARTS}", "as they are"),
+    f"fixed_{PARTS}": ("the Expert fixed", f"after_{PARTS}", "as they are"),
+    "before_soft": ("soft constraints, before them", f"before_{PARTS}", "hard constraints, before"),
+    "after_soft": ("soft constraints", "before_soft", "soft constraints, before them"),
+}
+WARM_LINES = {f"warm_{size}{DEV}": f"{size} dialogues" for size in SIZES}
+WARM_KINDS = (("tse", "TSE"), ("r_cs", "R^A by the teacher's skills"), ("esndcg", "ESNDCG"))
 
 
 def warm_start_found(measured: Measured) -> list[dict[str, Any]]:
     """The sizes that were measured before and after the joint steps."""
     found = []
     for size in SIZES:
-        before, after = f"before_{size}", f"after_{size}"
+        before, after, fixed = f"before_{size}", f"after_{size}", f"fixed_{size}"
         difference = measured.difference(after, before, "tse")
         if not difference:
             continue
@@ -60,14 +75,28 @@ def warm_start_found(measured: Measured) -> list[dict[str, Any]]:
                 "before": measured.cell(before, "tse"),
                 "after": measured.cell(after, "tse"),
                 "difference": difference,
+                "fixed": measured.cell(fixed, "tse"),
+                "difference_fixed": measured.difference(fixed, before, "tse"),
             }
         )
     return found
 
 
+def parts_rows(measured: Measured) -> list[list[str]]:
+    """A line for each part that was measured: TSE, and its difference to another row."""
+    rows = []
+    for row, (name, other, called) in PARTS_OF.items():
+        difference = measured.difference(row, other, "tse")
+        if difference:
+            cell = in_brackets(measured.cell(row, "tse"))
+            rows.append([name, cell, in_brackets(difference, "+"), called])
+    return rows
+
+
 def write_warm_start(s: Settings) -> None:
-    """TSE of the strategy with the warm-started LM, and after the joint steps, for each size."""
-    found = warm_start_found(Measured(load_evals(s.results)))
+    """TSE before and after the joint steps, for each size and without each part; and along them."""
+    measured = Measured(load_evals(s.results))
+    found = warm_start_found(measured)
     rows = []
     for size in found:
         rows.append(
@@ -76,14 +105,25 @@ def write_warm_start(s: Settings) -> None:
                 in_brackets(size["before"]),
                 in_brackets(size["after"]),
                 in_brackets(size["difference"], "+"),
+                in_brackets(size["fixed"]),
+                in_brackets(size["difference_fixed"], "+"),
             ]
         )
-    text = markdown(WARM_HEAD, rows)
+    text = markdown(WARM_HEAD, rows) + "\n\n" + markdown(PARTS_HEAD, parts_rows(measured))
     write_json(s.results / "warm_start.json", found)
     write_atomic(s.results / "warm_start.md", text + "\n")
     title = f"{s.dataset}: TSE against the size of the warm start"
     figures.sizes(found, s.results / "warm_start.png", title)
-    print(f"{text}\nwritten: {s.results}/warm_start.json, .md and .png")
+    along = read_all((s.results / "evals").glob("curves-*.jsonl"))
+    figures.panels(
+        [row for row in along if row["method"] in WARM_LINES],
+        WARM_LINES,
+        WARM_KINDS,
+        s.results / "warm_start_along.png",
+        f"{s.dataset}: dev customers along the joint steps, by the size of the warm start",
+        caption="40 dev customers every 10 steps (most probable skills and tokens)",
+    )
+    print(f"{text}\nwritten: {s.results}/warm_start.json, .md, .png and _along.png")
 
 
 # --- long training ----------------------------------------------------------------------------
@@ -180,7 +220,7 @@ def arguments() -> argparse.ArgumentParser:
     number("--seeds", 2, "training seeds 0, 1, ...")
     number("--episodes", 200, "test customers per row and seed")
     number(
-        "--steps", STEPS, "joint steps of warm_start; those of --paper in the same runs folder"
+        "--steps", STEPS, "those of --paper in the same runs folder; both studies have their own"
     )
     number("--workers", 2, "jobs at a time, one thread each")
     parser.add_argument("--data_dir", help="where corpora lie (default data, or GOPO_DATA)")

@@ -34,7 +34,7 @@ SAME_LM = {
     "warm_start": ("warm_steps", "warm_dialogues", "prompt_gradient", "dev_pairs"),
 }
 # Settings of "gopo" that the strategy stage does not read.
-JOINT_ONLY = ("dialogues", "cs_reward")
+JOINT_ONLY = ("dialogues", "cs_reward", "fix_expert")
 # A stage builds on the ones before it.
 FOLLOWING = {"untrained": ("untrained", "warm_start"), "warm_start": ("warm_start",)}
 

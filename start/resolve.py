@@ -254,6 +254,8 @@ def refuse_unearned(dataset: Dataset, config: dict[str, Any]) -> None:
     method.refuse_options(dataset, options, speaks)
     if speaks:
         method.refuse_words(dataset, configs_of(config)[0], options)
+    if cfg.fix_expert:
+        refuse_fixed(config["run"], cfg)
     method.refuse_unreachable(dataset, options, recorded(ApiConfig, config.get("api", {})))
     if not speaks or cfg.no_expert or not config["run"]["strategy_steps"]:
         return
@@ -261,6 +263,18 @@ def refuse_unearned(dataset: Dataset, config: dict[str, Any]) -> None:
         method.refuse_unsuited(dataset, replace(cfg, dialogues=cfg.strategy_dialogues), False)
     except DataError as error:
         raise DataError(f"{error}, as in the strategy stage: add --strategy_steps 0") from None
+
+
+def refuse_fixed(run: Mapping[str, Any], cfg: GopoConfig) -> None:
+    """--fix_expert needs joint steps in which somebody else learns."""
+    algo = run.get("algo", "gopo")
+    if algo not in ("gopo", "imitation"):
+        raise DataError(f"--algo {algo} does not read --fix_expert: leave it out")
+    if cfg.no_expert:
+        raise DataError("--no_expert leaves nobody whom --fix_expert could keep as it is")
+    if run["replies"] != "lm":
+        raise DataError("--fix_expert without a language model leaves nothing to learn: use "
+                        "--steps 0, which ends after the strategy stage")
 
 
 def name_of(configs: Configs) -> str:

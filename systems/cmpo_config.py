@@ -36,6 +36,7 @@ UNREAD = {
     "reward": REWARDED,
     "end_weight": REWARDED,
     "cs_reward": REWARDED,
+    "fix_expert": "its Expert decides about money in every step; leave it out",
     "outcome_weight": REWARDED,
     "skill_cost": REWARDED,
     "expert_lr_end": "use --lr_end, the share of --expert_lr at the end",

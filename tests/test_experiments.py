@@ -159,13 +159,27 @@ def test_every_job_is_a_command_that_train_accepts_and_a_base_that_it_shares(stu
         # refuses another pretraining or warm start
         shared = check_base(folder, configs[name])
         # another prompt, another model: another language model
-        own_lm = name in ("gopo_soft", "gopo_nano")
-        own_warm_start = own_lm or name.startswith("warm_")
+        own_lm = name in ("gopo_soft", "gopo_nano", "warm_soft")
+        own_warm_start = own_lm or name in ("warm_0", "warm_30", "warm_100", "warm_300")
         assert ("untrained" in shared) == (not own_lm)
         assert ("warm_start" in shared) == (not own_warm_start)
         same_reward = gopo.outcome_weight == 0 and gopo.reward == "joint"
         same_learner = cfg.algo == "gopo" and same_reward
         assert ("strategy.safetensors" in shared) == same_learner, name
+
+
+def test_the_same_sizes_everywhere():
+    jobs = JOBS["warm_start"]
+    for size in (30, 100, 1000):
+        learning, fixed = parsed("x", jobs[f"warm_{size}"]), parsed("x", jobs[f"fixed_{size}"])
+        assert not learning.gopo.fix_expert and fixed.gopo.fix_expert
+        assert learning.warm == fixed.warm
+        assert fixed.run.base == str(S.run(f"warm_{size}", 0))
+    started = parsed("x", jobs["warm_100"]).warm
+    for name in ("no_9c", "no_9d", "warm_soft"):
+        assert parsed(name, jobs[name]).warm == started
+    assert parsed("x", jobs["no_9c"]).agent.lambda_s == 0
+    assert parsed("x", jobs["no_9d"]).agent.lambda_d == 0
 
 
 def test_all_methods_take_as_many_steps_with_as_many_replies():
@@ -273,8 +287,14 @@ def test_the_warm_start_study_by_hand(capsys):
         "before_30": 0.6,
         "before_100": 0.3,
         "after_100": 0.3,
+        "fixed_100": 0.4,
+        "no_9c": 0.1,
     }
     made_up(s.results, levels, (0, 1), 30, curves=False)
+    looks = [{"method": "warm_0_dev", "seed": 0, "step": step, "tse": step / 40}
+             for step in (10, 20)]
+    looks.append({"method": "warm_0", "seed": 0, "step": 1, "tse": 0.5})
+    (s.results / "evals/curves-0.jsonl").write_text("".join(json.dumps(x) + "\n" for x in looks))
     studies.write_warm_start(s)
     found = json.loads((s.results / "warm_start.json").read_text())
     assert [r["dialogues"] for r in found] == [0, 100]
@@ -287,8 +307,19 @@ def test_the_warm_start_study_by_hand(capsys):
     line = next(x for x in lines if x.startswith("| 0 |"))
     assert f"| {np.mean(after):.3f} [" in line
     assert "; t [" in line
+    # no Expert was fixed there
+    assert line.endswith("| — | — |")
+    fixed = [mean_tse(s, "fixed_100", seed) for seed in (0, 1)]
+    start = [mean_tse(s, "before_100", seed) for seed in (0, 1)]
+    assert found[1]["difference_fixed"]["mean"] == pytest.approx(np.mean(fixed) - np.mean(start))
+    parts = [x.split(" | ")[0] for x in lines[lines.index("") + 3:]]
+    # nothing was measured without Eq. 9d
+    assert parts == ["| as they are", "| without Eq. 9c", "| the Expert fixed"]
+    less = np.mean([mean_tse(s, "no_9c", n) - mean_tse(s, "after_100", n) for n in (0, 1)])
+    assert f"| {less:+.3f}".replace("-", "−") in "\n".join(lines)
     assert line in capsys.readouterr().out
     assert (s.results / "warm_start.png").exists()
+    assert (s.results / "warm_start_along.png").exists()
 
 
 def test_the_hacking_study_by_hand():
