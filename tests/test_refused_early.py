@@ -20,7 +20,7 @@ def logs(tmp_path):
     (["--reward", "cs"], "--reward cs is always 0 here.*strategy stage: add --strategy_steps 0"),
     (["--reward", "cs", "--replies", "template"], "--reward cs is always 0 here"),
     (["--outcome_weight", "1"], "--outcome_weight needs a live shop"),
-    (["--fix_expert", "True", "--replies", "template"], "use --steps 0"),
+    (["--fix_expert", "True", "--replies", "template"], "leaves nothing to learn: leave it out"),
     (["--fix_expert", "True", "--no_expert", "True"], "nobody whom --fix_expert could keep"),
     (["--fix_expert", "True", "--algo", "memento"], "does not read --fix_expert"),
     (["--algo", "memento", "--no_expert", "True"], "leaves Memento nothing to do"),
