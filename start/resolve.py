@@ -273,7 +273,8 @@ def refuse_fixed(run: Mapping[str, Any], cfg: GopoConfig) -> None:
     if cfg.no_expert:
         raise DataError("--no_expert leaves nobody whom --fix_expert could keep as it is")
     if run["replies"] != "lm":
-        raise DataError("--fix_expert without a language model leaves nothing to learn: leave it out")
+        raise DataError(
+            "--fix_expert without a language model leaves nothing to learn: leave it out")
 
 
 def name_of(configs: Configs) -> str:
